@@ -292,6 +292,7 @@ fn treatment(table: &Table, command: &Command<'_>) -> (&'static str, &'static st
         Route::Dedicated => ("leased lane", "keeps its connection busy for long"),
         Route::Replicas => ("lane of its writes", "asks about the connection's own last write"),
         Route::Subscribe(_) => ("subscription", "receives messages without a request"),
+        Route::Count(_) => ("shared or subscriber lane", "counts each child that listens"),
         Route::Pin(_) => ("kept lane", "changes the connection it runs on"),
         Route::Control => ("control connection", "must not wait behind the script it is to end"),
         Route::Refused => why_refused(command),

@@ -14,6 +14,7 @@ mod commands;
 mod protocol;
 mod protocol_scanner;
 mod pubsub;
+mod pubsub_counts;
 mod pubsub_shared;
 mod redis_benchmark;
 mod redis_cli;
@@ -21,6 +22,7 @@ mod redis_plus_plus;
 mod scripts_denied;
 mod tracking;
 mod transactions;
+mod transactions_denied;
 mod wait;
 
 // Children, lanes, leases and users.

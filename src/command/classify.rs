@@ -66,6 +66,8 @@ pub enum Route {
     Replicas,
     /// Changes the child's subscriptions.
     Subscribe(Subscribe),
+    /// Its reply counts who listens, and leaves no trace on a connection.
+    Count(Count),
     /// Changes the connection it runs on: from then on the child has one to itself.
     Pin(Pin),
     /// Has to overtake what runs on the lanes, so it goes on the control connection.
@@ -154,6 +156,15 @@ pub struct Subscribe {
     pub family: Family,
     /// Whether it leaves the set instead of joining it.
     pub leave: bool,
+}
+
+/// A command whose reply counts listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Which names it counts them by: channels or shard channels.
+    pub family: Family,
+    /// Whether it publishes to the one channel that it names. Else it asks about all that it names.
+    pub publishes: bool,
 }
 
 /// The three independent sets of subscriptions of a child.

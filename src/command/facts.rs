@@ -3,7 +3,7 @@
 //! beyond a subcommand.
 
 use super::blocking;
-use super::classify::{Family, Local, Pin, Route, Runs, Subscribe, Transaction};
+use super::classify::{Count, Family, Local, Pin, Route, Runs, Subscribe, Transaction};
 
 /// What a command has to do with the state of the connection it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +170,10 @@ const fn subscribe(family: Family, leave: bool) -> Facts {
     row(change.name()).goes(Route::Subscribe(change)).has(Effect::Subscriptions)
 }
 
+const fn count(name: &'static str, family: Family, publishes: bool) -> Facts {
+    row(name).goes(Route::Count(Count { family, publishes }))
+}
+
 impl Facts {
     const fn goes(self, route: Route) -> Facts {
         Facts { route: Some(route), ..self }
@@ -272,8 +276,10 @@ static ROWS: &[Facts] = &[
     row("ping").local(Local::Ping),
     subscribe(Family::Pattern, false),
     row("psync").has(TakesOver),
-    row("publish").goes(Shared).writes(),
+    count("publish", Family::Channel, true).writes(),
     row("pubsub|*").goes(Shared),
+    count("pubsub|numsub", Family::Channel, false),
+    count("pubsub|shardnumsub", Family::Shard, false),
     subscribe(Family::Pattern, true),
     row("quit").local(Local::Quit).has(Stream),
     row("readonly").local(Local::Readonly).has(Cluster),
@@ -291,7 +297,7 @@ static ROWS: &[Facts] = &[
     // The lanes may be busy with the very thing that is to end.
     row("shutdown").allowed(Control).has(Other),
     row("slowlog|*").goes(Shared),
-    row("spublish").goes(Shared).writes(),
+    count("spublish", Family::Shard, true).writes(),
     subscribe(Family::Shard, false),
     subscribe(Family::Channel, false),
     subscribe(Family::Shard, true),

@@ -13,7 +13,7 @@ mod table;
 
 pub use blocking::{WaitRequest, timeout_ms};
 pub use classify::{
-    Blocking, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
+    Blocking, Count, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
 pub use facts::{Effect, Facts, Setting};
 pub use policy::{Policy, is_never_allowed};

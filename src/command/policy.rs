@@ -51,7 +51,7 @@ impl Policy {
         Base::Fixed(match route {
             // Whatever the flags of this upstream say.
             Route::Shared if facts.effect() != Effect::None => Route::Refused,
-            Route::Shared if names(&self.lease, name) => Route::Dedicated,
+            Route::Shared | Route::Count(_) if names(&self.lease, name) => Route::Dedicated,
             route => route,
         })
     }

@@ -159,7 +159,7 @@ impl Table {
     /// Whether a command goes on shared lanes as far as its name tells.
     pub fn is_shared(&self, typed: &[u8]) -> bool {
         let base = self.find(typed).map(|(_, entry)| entry.base);
-        matches!(base, Some(Base::Fixed(Route::Shared) | Base::Waits(TimeoutAt::Block)))
+        matches!(base, Some(Base::Fixed(Route::Shared | Route::Count(_)) | Base::Waits(TimeoutAt::Block)))
     }
 
     /// Whether a command may change data.

@@ -259,7 +259,7 @@ settings! {
     idle_child_timeout: u64 = "0", Milliseconds(0, MONTH), RELOAD;
     /// A child that leaves a MULTI or WATCH open this long is closed; 0: never.
     idle_transaction_timeout: u64 = "60000", Milliseconds(0, DAY), RELOAD;
-    /// shared: MULTI is queued in the broker and written whole to a shared lane; leased: it gets a leased lane.
+    /// shared: MULTI is queued in the broker and written whole to a lane that transactions share; leased: it gets a leased lane.
     transactions: Transactions = "shared", Choice(0, 0), RELOAD;
     /// shared: one upstream subscription per channel; leased: each subscriber gets a leased lane.
     pubsub: Pubsub = "shared", Choice(0, 0), RELOAD;

@@ -28,6 +28,7 @@ impl Broker {
             Notice::HubReady(user) => self.ask_fences_again(user),
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
+            Notice::SharedLaneLost(lost) => self.children.suspect_some_of(&lost),
             Notice::TableChanged => self.children.forget_commands(),
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
             Notice::Failed { lane, slots, failure } => {
@@ -78,6 +79,7 @@ impl Broker {
                 shared.after_reply(child);
             }
             ChildNotice::Late => child.sent_mut().begin_late(),
+            ChildNotice::KeepApart(command) => child.sent_mut().suspect(command),
             ChildNotice::LeaseLost { kind, watching } => shared.lease_lost(child, kind, watching),
             ChildNotice::JoinRefused(fence, frame) => {
                 if let Some(own) = child.topics_mut() {

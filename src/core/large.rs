@@ -66,13 +66,8 @@ impl Shared {
 
 impl Broker {
     /// A reply has begun to come and is long. True if it has ended since, so that there may be another behind it.
-    #[inline]
-    pub(crate) fn take_large(&mut self, key: LaneKey, frames: &mut Frames<'_, ReplyScanner>) -> bool {
-        frames.announced() >= limits::BULK_MIN && self.begin_large(key, frames)
-    }
-
     #[inline(never)]
-    fn begin_large(&mut self, key: LaneKey, frames: &mut Frames<'_, ReplyScanner>) -> bool {
+    pub(crate) fn begin_large(&mut self, key: LaneKey, frames: &mut Frames<'_, ReplyScanner>) -> bool {
         let announced = frames.announced();
         match self.fate(key, frames.rest(), announced) {
             Fate::Keep => {
@@ -128,7 +123,7 @@ impl Broker {
 
     fn large_ended(&mut self, key: LaneKey, answered: Answered, large: Large, part: &[u8]) {
         let Answered { slot, front_since, role, is_yielding, .. } = answered;
-        let ran_long = self.shared.note_work(role, &slot, front_since, b"");
+        let ran_long = self.shared.note_work(key, role, &slot, front_since, b"");
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }

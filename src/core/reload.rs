@@ -66,20 +66,32 @@ impl Shared {
                 match self.connections.find(key).map(Lane::role) {
                     Some(LaneRole::Shared) => self.move_shared(key),
                     Some(LaneRole::Lease) => self.move_lease(key),
-                    Some(LaneRole::Subscriber) => {
-                        // What the new one publishes comes on a new connection, and from now on.
-                        if let Some(lane) = self.connections.known_mut(key) {
-                            lane.forget_failures();
-                        }
-                        let loss = SubscriberLoss::UpstreamReplaced;
-                        self.live_hubs().disconnected(key, loss);
-                    }
+                    Some(LaneRole::Subscriber) => self.move_topics(key),
                     Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
                     Some(LaneRole::Control) | None => {}
                 }
             }
         }
         self.move_control();
+    }
+
+    /// What the new one publishes comes on a new connection, once what children have asked on this one is answered.
+    fn move_topics(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        lane.forget_failures();
+        if lane.owed() > 0 {
+            return lane.leave_on_previous_upstream();
+        }
+        self.live_hubs().disconnected(key, SubscriberLoss::UpstreamReplaced);
+    }
+
+    /// The connection for a user's topics has answered a child.
+    pub(crate) fn move_topics_if_answered(&mut self, key: LaneKey) {
+        let is_done = |lane: &Lane| lane.record().is_on_previous_upstream && lane.owed() == 0;
+        // It may have gone with that answer.
+        if self.connections.find(key).is_some_and(is_done) {
+            self.live_hubs().disconnected(key, SubscriberLoss::UpstreamReplaced);
+        }
     }
 
     /// An idle lease is closed, one that is lent is not lent again. A child that waits for an element is asked

@@ -16,7 +16,6 @@ use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::AfterExec;
 use crate::resp::{encode, reply};
 
 impl Broker {
@@ -60,7 +59,9 @@ impl Broker {
                     self.shared.env.reply = None;
                 }
                 Some(Err(why)) => self.shared.desync(key, why),
-                None => goes_on = self.take_large(key, &mut frames),
+                None => {
+                    goes_on = frames.announced() >= limits::BULK_MIN && self.begin_large(key, &mut frames);
+                }
             }
             self.deliver_notices();
         }
@@ -74,7 +75,9 @@ impl Broker {
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
             return self.shared.greeted(key, frame);
         }
-        if lane.role() == LaneRole::Subscriber {
+        // What is no push, and not about topics, is the reply to a child's request.
+        let is_replied = kind != b'>' && lane.front().is_some_and(|slot| slot.kind != SlotKind::Topic);
+        if lane.role() == LaneRole::Subscriber && !is_replied {
             if let Err(why) = self.hub_said(key, whole, kind) {
                 self.shared.desync(key, why);
             }
@@ -110,7 +113,7 @@ impl Broker {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
-        let ran_long = self.shared.note_work(role, &slot, front_since, frame);
+        let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }
@@ -119,8 +122,16 @@ impl Broker {
             SlotKind::Proof => self.shared.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
             SlotKind::Stir => {}
-            _ if slot.flags.has(SlotFlags::GUARDED) => self.shared.withhold(key, slot, frame),
-            _ if !is_proven => {
+            SlotKind::Arming => {
+                if self.shared.is_in_step(key, frame) {
+                    self.release(key);
+                    self.shared.go_on_armed(key, frame);
+                }
+            }
+            _ if slot.flags.has(SlotFlags::GUARDED) && slot.is_plausible(frame) => {
+                self.shared.withhold(key, slot, frame);
+            }
+            _ if !is_proven && slot.is_plausible(frame) => {
                 // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
                 self.shared.withhold(key, slot, frame);
                 self.shared.lane_lost(key, "integrity: a busy upstream has left replies unproven");
@@ -144,8 +155,10 @@ impl Broker {
         if is_yielding {
             self.shared.connections.finish_yield(&mut self.shared.env, key);
         }
-        if role == LaneRole::Control {
-            self.shared.leave_if_answered();
+        match role {
+            LaneRole::Subscriber => self.shared.move_topics_if_answered(key),
+            LaneRole::Control => self.shared.leave_if_answered(),
+            LaneRole::Shared | LaneRole::Lease | LaneRole::Probe => {}
         }
     }
 
@@ -173,11 +186,7 @@ impl Broker {
             self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
         match self.children.get_mut(slot.child) {
-            Some(child) => {
-                if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
-                    self.shared.begin_filling(child, frame, after);
-                }
-            }
+            Some(child) => self.shared.settle(child, lane, slot, frame, failure),
             // One that has failed is lost with its lane, and its group has heard of that.
             None if slot.kind.is_of_group() && failure.is_some() => {}
             None if slot.kind.is_of_group() => {
@@ -185,7 +194,7 @@ impl Broker {
                 if let Some((waiter, range)) = told
                     && let Some(child) = self.children.known_mut(waiter.child)
                 {
-                    self.shared.serve_from(child, lane, waiter.writes, &frame[range]);
+                    self.shared.serve_from(child, lane, waiter.writes, frame, range);
                 }
             }
             // What was told to be overdue has been counted then.
@@ -202,8 +211,7 @@ impl Shared {
         self.lane_lost(key, why);
     }
 
-    /// Completes one slot of a child with its reply, or with the error of a failure. Returns what an EXEC still
-    /// has to be filled in with.
+    /// Completes one slot of a child with its reply, or with the error of a failure.
     #[inline(always)]
     pub(crate) fn settle(
         &mut self,
@@ -212,15 +220,14 @@ impl Shared {
         slot: Slot,
         frame: &[u8],
         failure: Option<&Failure>,
-    ) -> Option<AfterExec> {
+    ) {
         let real = failure.is_none();
         if child.state() == ChildState::Closed {
-            return None;
+            return;
         }
         if slot.is_timed_out() {
             child.sent_mut().end_late();
-            self.after_reply(child);
-            return None;
+            return self.after_reply(child);
         }
         if slot.flags.has(SlotFlags::WRITE) {
             self.note_write(child, lane, frame, failure);
@@ -229,15 +236,17 @@ impl Shared {
         if !real && child.outbox().has_begun() {
             // It has a part of the reply, and the rest will not come.
             CloseReason::ReplyCutShort.log(child);
-            self.close(child);
-            return None;
+            return self.close(child);
         }
         if child.outbox().output().len() >= self.env.settings.child_output_max {
-            self.close_full(child);
-            return None;
+            return self.close_full(child);
         }
         if slot.kind == SlotKind::Relay {
-            child.sent_mut().weigh(slot.command, frame.len());
+            if real {
+                child.sent_mut().weigh(slot.command, frame.len());
+            } else {
+                self.weigh_lost(child, lane, &slot, failure);
+            }
             self.deliver(child, frame);
         } else {
             if real {
@@ -246,15 +255,14 @@ impl Shared {
                 self.transaction_lost(child, lane);
             }
             if slot.kind == SlotKind::Exec {
-                if let Some(after) = self.settle_exec(child, slot, frame, real) {
-                    return Some(after);
+                if self.settle_exec(child, slot, frame, real) {
+                    return;
                 }
             } else {
                 self.settle_special(child, lane, slot, frame, real);
             }
         }
         self.finish_settling(child);
-        None
     }
 
     pub(crate) fn finish_settling(&mut self, child: &mut Child) {
@@ -268,9 +276,18 @@ impl Shared {
         self.close(child);
     }
 
+    /// A command that was suspected of having cost a lane has cost the one that it had to itself.
+    fn weigh_lost(&self, child: &mut Child, lane: LaneKey, slot: &Slot, failure: Option<&Failure>) {
+        let shared = self.connections.find(lane).is_some_and(Lane::is_shared);
+        if matches!(failure, Some(Failure::Lost(_))) && !shared && child.sent().goes_apart(slot.command) {
+            child.sent_mut().convict(slot.command);
+        }
+    }
+
     fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
+            SlotKind::Count => self.settle_count(child, frame, real),
             SlotKind::Blocking => {
                 self.deliver(child, frame);
                 if real {
@@ -293,8 +310,11 @@ impl Shared {
             // by one.
             SlotKind::Multi if !real => self.deliver(child, b"+OK\r\n"),
             SlotKind::Multi => {
+                let transaction = &mut child.session_mut().transaction;
                 if reply::is_error(frame) {
-                    child.session_mut().transaction.multi_refused();
+                    transaction.multi_refused()
+                } else {
+                    transaction.multi_accepted()
                 }
                 self.deliver(child, frame);
             }
@@ -339,8 +359,8 @@ impl Shared {
     }
 
     /// EXEC: says why it aborted where Redis said so earlier, and carries out what the transaction changed about the
-    /// session. Returns what the broker still has to fill in.
-    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
+    /// session. True if the reply is given as it is filled in.
+    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> bool {
         let after = child.session_mut().transaction.exec_answered();
         child.sent_mut().weigh(slot.command, frame.len());
         let has_aborted = real && reply::error_code(frame) == Some(b"EXECABORT");
@@ -348,28 +368,36 @@ impl Shared {
             let mut aborted = Vec::new();
             encode::error(&mut aborted, texts::exec_aborted(&String::from_utf8_lossy(error)));
             self.deliver(child, &aborted);
-            return None;
+            return false;
         }
         let executed = real && frame.first() == Some(&b'*') && !reply::is_null(frame);
         if executed && let Some(db) = after.selected_db(frame) {
             child.session_mut().db = db;
         }
-        if executed && after.has_local() {
-            return Some(after);
+        let corrected = if executed { self.hubs.corrected_exec(after.counts(), frame) } else { None };
+        let frame = corrected.as_deref().unwrap_or(frame);
+        let is_filled = executed && after.has_local();
+        if is_filled {
+            self.begin_filling(child, frame, after);
+        } else {
+            self.deliver(child, frame);
         }
-        self.deliver(child, frame);
-        None
+        is_filled
     }
 
     /// What a reply makes possible: the next request, the end of a lease.
     #[inline]
     pub(crate) fn after_reply(&mut self, child: &mut Child) {
-        let in_flight_resume = (self.env.settings.child_in_flight_max * 3 / 4) as u32;
         if child.lease().is_some() {
             self.end_lease_if_done(child);
         }
         match child.hold() {
-            Hold::InFlightMax if child.sent().in_flight() <= in_flight_resume => self.lift(child),
+            Hold::InFlightMax => {
+                let max = child.in_flight_max(self.env.settings.child_in_flight_max);
+                if child.sent().in_flight() <= max * 3 / 4 {
+                    self.lift(child);
+                }
+            }
             // What is only overdue may be no hindrance, and has a timer if it is.
             Hold::OwnReplies if child.sent().in_flight() == 0 => self.lift(child),
             Hold::Reply | Hold::BlockingReply if child.sent().in_flight() == 0 => {

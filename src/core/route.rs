@@ -2,7 +2,7 @@
 //! decision, and the order of its cases, which is Redis' own. Never looks at a child, a lane or a setting, and carries
 //! nothing out: `request::dispatch` does. The test prints the whole function as a table.
 
-use crate::command::{Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
+use crate::command::{Count, Family, Local, Pin, Route, Subscribe, Transaction as Command, texts};
 use crate::core::connection::slot::SlotKind;
 use crate::core::keys::LeaseKind;
 
@@ -61,6 +61,8 @@ pub(crate) enum Way {
     /// A lease is taken, and the request goes on with it.
     Borrow(LeaseKind),
     Topics(Subscribe),
+    /// The lane of the topics it is about, or a shared one.
+    Count(Count),
     LeaveNothing(Family),
     /// MULTI: queued here or on a leased lane.
     Multi,
@@ -84,6 +86,7 @@ pub(crate) enum Leased {
     /// Its reply may take as long as it likes.
     Wait,
     Subscribe(Subscribe),
+    Count(Count),
     Pin(Pin),
     Select,
     Multi,
@@ -117,6 +120,7 @@ fn is_said_while_listening(route: Route) -> bool {
 fn shared(facts: &Situation, route: Route) -> Way {
     match route {
         Route::Shared => Way::Share,
+        Route::Count(count) => Way::Count(count),
         Route::Local(local) => Way::Local(local),
         Route::Refused => Way::Refuse,
         Route::Blocking(_) | Route::Dedicated => Way::Block,
@@ -162,6 +166,7 @@ fn leased(facts: &Situation, route: Route) -> Way {
         Route::Transaction(Command::Exec) if facts.lease_listens_resp2 => Way::RejectLeasedExec,
         _ if facts.lease_listens_resp2 => Way::Leased(Leased::Send(SlotKind::Relay)),
         Route::Pin(pin) => Way::Leased(Leased::Pin(pin)),
+        Route::Count(count) => Way::Leased(Leased::Count(count)),
         Route::Local(Local::ClientCaching) if facts.tracks => Way::Leased(Leased::Send(SlotKind::Caching)),
         Route::Local(Local::ClientTrackinginfo) if facts.tracks => {
             Way::Leased(Leased::Send(SlotKind::TrackingInfo))
@@ -224,23 +229,44 @@ fn answered_here(route: Route) -> Option<Local> {
 /// commands do not block there; UNWATCH does nothing.
 pub(crate) fn runs_in_a_block(route: Route) -> bool {
     match route {
-        Route::Shared | Route::Blocking(_) | Route::Dedicated | Route::Replicas | Route::Control => true,
+        Route::Shared | Route::Count(_) | Route::Blocking(_) => true,
+        Route::Dedicated | Route::Replicas | Route::Control => true,
         Route::Local(local) => matches!(local, Local::Ping | Local::Echo),
         Route::Transaction(command) => command == Command::Unwatch,
         Route::Subscribe(_) | Route::Pin(_) | Route::Refused => false,
     }
 }
 
+/// Whether such a command of a transaction does no harm on a shared lane where its MULTI is refused, so that it runs by
+/// itself.
+pub(crate) fn is_harmless_alone(route: Route) -> bool {
+    let unwatch = Route::Transaction(Command::Unwatch);
+    matches!(route, Route::Shared | Route::Local(Local::Ping | Local::Echo)) || route == unwatch
+}
+
+/// What a request on a shared lane stands behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stand {
+    Alone,
+    /// The lane is kept for it.
+    Detached,
+    /// A MULTI that was written with it, and may be refused.
+    InBlock,
+    /// A MULTI that has been accepted: Redis lets nothing block.
+    BehindMulti,
+}
+
 /// Whether a request may stand on a shared lane: nothing may that changes the connection, or keeps it for longer than its
-/// turn. In a transaction block Redis lets nothing block. `detached`: the lane is kept for it.
-pub(crate) fn may_be_shared(route: Route, changes_connection: bool, in_block: bool, detached: bool) -> bool {
+/// turn.
+pub(crate) fn may_be_shared(route: Route, changes_connection: bool, stands: Stand) -> bool {
     match route {
         // A refused command may have been queued before it was refused; it is no worse than what is shared.
-        Route::Shared | Route::Refused => !changes_connection,
+        Route::Shared | Route::Count(_) | Route::Refused => !changes_connection,
         Route::Local(Local::Ping | Local::Echo) | Route::Transaction(Command::Exec) => true,
-        Route::Transaction(Command::Multi | Command::Unwatch) => in_block,
-        Route::Replicas => in_block || detached,
-        Route::Blocking(_) | Route::Dedicated | Route::Control => in_block,
+        Route::Transaction(Command::Multi) => stands == Stand::InBlock,
+        Route::Transaction(Command::Unwatch) => matches!(stands, Stand::InBlock | Stand::BehindMulti),
+        Route::Replicas => matches!(stands, Stand::Detached | Stand::BehindMulti),
+        Route::Blocking(_) | Route::Dedicated | Route::Control => stands == Stand::BehindMulti,
         Route::Local(_) | Route::Transaction(_) | Route::Subscribe(_) | Route::Pin(_) => false,
     }
 }
@@ -279,6 +305,7 @@ mod tests {
         vec![
             ("GET", Route::Shared, false),
             ("SHUTDOWN, not in MULTI", Route::Shared, true),
+            ("PUBLISH", Route::Count(Count { family: Family::Channel, publishes: true }), false),
             ("PING", Route::Local(Local::Ping), false),
             ("PING, by the upstream", Route::Local(Local::SubscriberPing), false),
             ("ECHO", Route::Local(Local::Echo), false),
@@ -349,7 +376,9 @@ mod tests {
     fn a_shared_connection_carries_nothing_that_lasts() {
         for (name, route, _) in commands() {
             let way = way(&Situation::default(), route, false);
-            assert!(way != Way::Share || may_be_shared(route, false, false, false), "{name}");
+            assert!(way != Way::Share || may_be_shared(route, false, Stand::Alone), "{name}");
+            let harmless = !is_harmless_alone(route) || may_be_shared(route, false, Stand::InBlock);
+            assert!(harmless, "{name}: its MULTI may be refused");
             assert!(!matches!(way, Way::Leased(_)), "{name}: there is no lease");
         }
     }

@@ -9,8 +9,7 @@ impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
     /// questions are not counted.
     pub fn requests_in_flight(&self) -> usize {
-        let own = |lane: &Lane| lane.role().is_own() || lane.role() == LaneRole::Subscriber;
-        let lanes = self.shared.connections.lanes().filter(|(_, lane)| !own(lane));
+        let lanes = self.shared.connections.lanes().filter(|(_, lane)| !lane.role().is_own());
         lanes.map(|(_, lane)| lane.owed()).sum()
     }
 

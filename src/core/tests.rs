@@ -1,5 +1,6 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
+mod armed;
 mod busy;
 mod fan_in;
 mod lanes;
@@ -326,35 +327,39 @@ fn a_lease_that_comes_late_still_asks_for_what_is_there() {
 
 #[test]
 fn late_replies_find_nobody_and_the_next_ones_their_own() {
-    let (mut sim, [child]) = Sim::with(&[("request_timeout", "500")]);
+    let (mut sim, [child, queues]) = Sim::with(&[("request_timeout", "500")]);
     assert_eq!(sim.ask(child, "GET first"), "$5 first");
+    let queue =
+        |sim: &mut Sim| ["MULTI", "GET c", "EXEC"].into_iter().for_each(|line| sim.send(queues, line));
+    queue(&mut sim);
+    assert_eq!(sim.received(queues), "+OK +QUEUED *1 $1 c");
     sim.frozen = vec![LaneRole::Shared];
     sim.send(child, "GET a\nMULTI\nGET b\nEXEC");
-    sim.send(child, "MULTI");
-    sim.send(child, "GET c");
-    sim.send(child, "EXEC");
+    queue(&mut sim);
     sim.pass(1000);
-    let told = sim.received(child);
-    assert_eq!(told.matches("-BROKERTIMEOUT").count(), 5, "{told}");
+    for (child, late) in [(child, 4), (queues, 1)] {
+        let told = sim.received(child);
+        assert_eq!(told.matches("-BROKERTIMEOUT").count(), late, "{told}");
+    }
     sim.thaw();
-    assert_eq!(sim.received(child), "");
-    assert_eq!(sim.ask(child, "GET d"), "$1 d");
+    for child in [child, queues] {
+        assert_eq!(sim.received(child), "");
+        assert_eq!(sim.ask(child, "GET d"), "$1 d");
+    }
+    queue(&mut sim);
+    assert_eq!(sim.received(queues), "+OK +QUEUED *1 $1 c");
 }
 
 #[test]
 fn a_block_expires_whole_and_is_never_sent() {
     let (mut sim, [child]) = Sim::with(&[]);
-    sim.full = true;
-    sim.send(child, "GET a");
-    sim.send(child, "MULTI");
-    sim.send(child, "SET b 1");
-    sim.pass(1);
-    sim.send(child, "EXEC");
     sim.refuses = true;
-    sim.lose_one(LaneRole::Shared);
-    sim.pass(2000);
-    assert_eq!(sim.received(child), format!("{REFUSED} +OK +QUEUED {REFUSED}"));
-    (sim.full, sim.refuses) = (false, false);
+    ["MULTI", "SET b 1", "EXEC"].into_iter().for_each(|line| sim.send(child, line));
+    sim.pass(500);
+    assert_eq!(sim.received(child), "+OK +QUEUED");
+    sim.pass(1500);
+    assert_eq!(sim.received(child), REFUSED);
+    sim.refuses = false;
     sim.pass(1000);
     assert_eq!(sim.ask(child, "GET c"), "$1 c");
     assert!(sim.ran("SET b").is_empty());

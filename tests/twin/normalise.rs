@@ -27,11 +27,11 @@ enum Rule {
     Clients,
     /// What follows these names, and the third of four in a row of pending entries, are times.
     Times,
-    /// Zero or not: subscribers are counted as connections, and those of a broker are few.
+    /// Zero or not: what a script publishes is counted by connections, and those of a broker are few.
     Some,
 }
 
-/// Whether subscribers share an upstream connection, and so are counted differently.
+/// Whether subscribers share an upstream connection, so that scripts count them differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sharing {
     pub(crate) pubsub: bool,
@@ -98,11 +98,6 @@ fn rule(argv: &[Vec<u8>], sharing: Sharing) -> Rule {
         (b"HELLO", _) => Rule::Id,
         (b"XPENDING", _) | (b"XINFO", _) => Rule::Times,
         (b"EVAL", _) if sharing.pubsub && argv.get(1).is_some_and(|script| script.ends_with(b"ARGV[1])")) => {
-            Rule::Some
-        }
-        (b"PUBLISH" | b"SPUBLISH", _) | (b"PUBSUB", b"NUMSUB" | b"SHARDNUMSUB" | b"NUMPAT")
-            if sharing.pubsub =>
-        {
             Rule::Some
         }
         _ => Rule::Exact,

@@ -459,17 +459,20 @@ impl Planner<'_> {
     /// What the broker treats otherwise in this place, as its documentation says.
     fn left_out(&self, conn: usize, commands: &[Command]) -> bool {
         let state = &self.conns[conn];
+        let in_multi = state.multi || commands.iter().any(|command| command.name() == b"MULTI");
         commands.iter().any(|command| {
             let name = command.name();
             let subscribes = name.ends_with(b"SUBSCRIBE");
-            let publishes =
-                name.ends_with(b"PUBLISH") || command.argv.iter().any(|arg| arg.ends_with(b"ARGV[1])"));
+            let scripted = command.argv.iter().any(|arg| arg.ends_with(b"ARGV[1])"));
+            let publishes = scripted || name.ends_with(b"PUBLISH");
             // Refused inside MULTI: Redis itself breaks the framing of EXEC's reply.
             (state.multi && (subscribes || name == b"HELLO" || name == b"CLIENT" && is_of_others(command)))
                 // The message of a PUBLISH before it may come in the form of the new protocol.
                 || (state.listens && name == b"HELLO" && !self.alone)
                 // Redis puts the message into EXEC's reply, one element too many.
-                || (state.listens && publishes && (state.multi || commands.len() > 1))
+                || (state.listens && publishes && in_multi)
+                // What a script publishes comes on another connection than its reply.
+                || (state.listens && scripted && commands.len() > 1)
                 // Many commands of one write are not to be lost behind a QUIT.
                 || (state.multi && name == b"RESET" && self.theme == Theme::Apart)
         })

@@ -13,6 +13,7 @@ pub(crate) mod origin;
 pub(crate) mod outbox;
 pub(crate) mod sent;
 pub(crate) mod session;
+mod window;
 
 pub use origin::ChildKind;
 
@@ -28,6 +29,7 @@ use crate::core::child::outbox::Outbox;
 use crate::core::child::sent::Sent;
 use crate::core::child::session::Session;
 use crate::core::keys::{AccountId, ChildKey, LaneKey, LeaseKind, PoolKey, UserId};
+use crate::core::pubsub::counted::{Counted, CountedLine};
 use crate::core::pubsub::own::{OwnSubscriptions, SharedSubscriptions};
 use crate::resp::{Inbox, Scanner};
 
@@ -82,6 +84,8 @@ pub struct Child {
     ahead: ReadAhead,
     outbox: Outbox,
     sent: Sent,
+    /// Its requests under way whose replies count listeners, if there are any.
+    counted: Option<Box<CountedLine>>,
     /// Stands in line for its turn at running requests.
     runnable: bool,
     /// Bytes of requests it may still run in this turn; negative after a large one, until later turns have paid for
@@ -334,6 +338,26 @@ impl Child {
         &mut self.sent
     }
 
+    /// How many requests may be in flight, of the `max` that are allowed to any child.
+    #[inline]
+    pub(crate) fn in_flight_max(&self, max: usize) -> u32 {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        // On a lane of its own nobody else stands behind them.
+        if self.lease.is_some() { max } else { max.min(self.sent.window()) }
+    }
+
+    /// A request is sent whose reply counts listeners.
+    pub(crate) fn begin_count(&mut self, counted: Counted) {
+        self.counted.get_or_insert_default().push(counted);
+    }
+
+    /// The oldest of these is answered, or will not be.
+    pub(crate) fn end_count(&mut self) -> Option<Counted> {
+        let counted = self.counted.as_mut()?.pop();
+        self.counted.take_if(|line| line.is_empty());
+        counted
+    }
+
     /// Whether a lane still carries requests of it, so that the next one must go the same way or wait.
     pub(crate) fn is_under_way(&self) -> bool {
         self.sent.in_flight() > 0 || self.sent.has_late()
@@ -417,12 +441,14 @@ impl Child {
         format!("{} ({})", self.session.id, self.origin.peer())
     }
 
+    #[inline]
     pub(crate) fn measure(&self) -> usize {
         self.inbox.footprint()
             + self.outbox.footprint()
             + self.session.footprint()
             + self.topics.as_ref().map_or(0, |topics| topics.footprint())
             + self.front.footprint()
+            + self.counted.as_ref().map_or(0, |counted| counted.footprint())
     }
 
     /// Measures it. Returns what it held when it was last measured, and what it holds now.

@@ -2,10 +2,11 @@
 //! repeated; one that has not left waits for the next connection. Never how the next connection is made.
 
 use crate::base::failure::{Failure, Lost};
+use crate::base::pipeline::Entry;
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{Slot, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
@@ -99,10 +100,14 @@ impl Shared {
                 self.back_off(key, failures);
             }
             LaneRole::Shared => {
+                self.note_suspects(key, &lost);
                 self.fail_slots(key, lost, Failure::LOST);
                 self.revive(key, failures);
             }
             LaneRole::Subscriber => {
+                self.fail_slots(key, lost, Failure::LOST);
+                // They were to be counted on this very connection.
+                self.fail_unwritten(key);
                 let loss = SubscriberLoss::Broken { failures };
                 self.live_hubs().disconnected(key, loss);
             }
@@ -111,6 +116,21 @@ impl Shared {
         if !role.is_own() {
             self.recheck(user);
         }
+    }
+
+    /// A shared lane is lost, perhaps because of one of the requests on it: the server closes a connection whose reply is
+    /// too long for it. So the next one of that command has a lane to itself, and nobody else suffers twice. On a lane for
+    /// blocks nobody else does. Of a block in one piece its EXEC is what has the reply.
+    fn note_suspects(&mut self, key: LaneKey, lost: &[Slot]) {
+        let replied = |slot: &&Slot| slot.kind == SlotKind::Relay && !slot.is_bound_to_next();
+        // A write has a long reply less often.
+        let (writes, reads): (Vec<&Slot>, Vec<&Slot>) =
+            lost.iter().filter(replied).partition(|slot| slot.flags.has(SlotFlags::WRITE));
+        let suspects: Vec<_> = reads.iter().chain(&writes).map(|slot| (slot.child, slot.command)).collect();
+        if suspects.is_empty() || self.connections.known(key).is_some_and(Lane::carries_blocks) {
+            return;
+        }
+        self.env.notify(Notice::SharedLaneLost(suspects));
     }
 
     /// Closes the lane's connection. Returns what may have left on it.
@@ -185,7 +205,7 @@ impl Shared {
         for slot in slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
-                SlotKind::Canary | SlotKind::Stir => {}
+                SlotKind::Canary | SlotKind::Stir | SlotKind::Arming | SlotKind::Topic => {}
                 SlotKind::Proof => self.proof_answered(None),
                 _ => failed.push(slot),
             }
@@ -212,8 +232,7 @@ impl Shared {
     pub(crate) fn time_out_written(&mut self, key: LaneKey) {
         let timeout = self.env.settings.request_timeout;
         let Some(lane) = self.connections.find_mut(key) else { return };
-        let has_no_timeout = lane.role().is_own() || lane.role() == LaneRole::Subscriber;
-        if timeout == 0 || has_no_timeout || !lane.has_written() {
+        if timeout == 0 || lane.role().is_own() || !lane.has_written() {
             return;
         }
         let leased = lane.lease().is_some();

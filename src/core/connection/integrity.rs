@@ -28,6 +28,11 @@ impl Shared {
         if self.env.settings.integrity != Integrity::Always {
             return (flags, false);
         }
+        // Behind each unit on a lane for blocks comes a MULTI, and its OK is as good as a canary's word: what comes before
+        // it in such a unit is known but for EXEC's own reply.
+        if self.connections.known(lane).is_some_and(Lane::carries_blocks) {
+            return (flags.with(SlotFlags::GUARDED), false);
+        }
         // What ends a busy script goes on the control connection, where no canary would be answered meanwhile.
         if self.connections.known(lane).is_some_and(|lane| lane.role().is_own()) {
             return (flags, false);
@@ -130,7 +135,7 @@ impl Broker {
         self.shared.desync(key, &format!("integrity: {why}"));
     }
 
-    fn release(&mut self, key: LaneKey) {
+    pub(crate) fn release(&mut self, key: LaneKey) {
         let withheld = self.shared.connections.known_mut(key).map(|lane| lane.canaries_mut().take_withheld());
         for Withheld { slot, frame } in withheld.unwrap_or_default() {
             if slot.kind == SlotKind::Push {

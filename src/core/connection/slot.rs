@@ -52,6 +52,10 @@ pub(crate) enum SlotKind {
     Subscribe,
     /// An ECHO of the broker's own; see `core::connection::integrity`.
     Canary,
+    /// A MULTI or DISCARD of the broker's own on a lane for blocks; see `core::transaction::armed`.
+    Arming,
+    /// PUBLISH or a question about listeners, of whom the upstream knows one connection; its reply is corrected.
+    Count,
     /// A question about shared subscriptions; which one is in the user's hub.
     Topic,
     /// The broker's own question; what to do with the answer is in `Control::questions`.
@@ -65,7 +69,15 @@ pub(crate) enum SlotKind {
 impl SlotKind {
     /// Whether it stands for a question of the broker's, which no child has asked for.
     pub(crate) fn is_own(self) -> bool {
-        matches!(self, SlotKind::Question | SlotKind::Proof | SlotKind::Canary | SlotKind::Stir)
+        matches!(
+            self,
+            SlotKind::Question
+                | SlotKind::Proof
+                | SlotKind::Canary
+                | SlotKind::Stir
+                | SlotKind::Arming
+                | SlotKind::Topic
+        )
     }
 
     /// Whether it stands for a command of a group.
@@ -94,7 +106,8 @@ impl SlotFlags {
     pub(crate) const WRITE: SlotFlags = SlotFlags(4);
     /// Its reply waits for the canary behind it.
     pub(crate) const GUARDED: SlotFlags = SlotFlags(8);
-    /// Redis queues it, inside a MULTI on a leased lane, and no canary can follow: the reply is known beforehand.
+    /// Redis queues it, inside a MULTI on a leased lane or one for blocks, and no canary can follow: the reply is known
+    /// beforehand.
     pub(crate) const QUEUED: SlotFlags = SlotFlags(16);
     /// Its reply may never come: the command waits for an element, a message or a replica.
     pub(crate) const MAY_WAIT: SlotFlags = SlotFlags(32);
@@ -148,7 +161,7 @@ impl Slot {
 
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
-        let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping | SlotKind::Topic);
+        let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping);
         !self.kind.is_own() && !self.kind.is_of_group() && !unasked && !self.is_timed_out()
     }
 
@@ -168,12 +181,22 @@ impl Slot {
     }
 
     /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
-    /// there is one other, and a subscription is answered by pushes, which no slot is for.
+    /// there is one other, a subscription is answered by pushes, which no slot is for, and counts are numbers.
+    #[inline(always)]
     pub(crate) fn is_plausible(&self, frame: &[u8]) -> bool {
         let queued = self.flags.has(SlotFlags::QUEUED);
+        (self.kind == SlotKind::Relay && !queued) || self.is_one_of_few(frame, queued)
+    }
+
+    #[inline(never)]
+    fn is_one_of_few(&self, frame: &[u8], queued: bool) -> bool {
         match self.kind {
+            SlotKind::Relay if !queued => true,
             _ if reply::is_error(frame) => true,
             SlotKind::Subscribe => frame.is_empty(),
+            SlotKind::Count => matches!(frame.first(), Some(b':' | b'*')),
+            SlotKind::Exec => matches!(frame.first(), Some(b'*' | b'_')),
+            SlotKind::Wait => frame.first() != Some(&b'+'),
             SlotKind::Multi | SlotKind::LookMulti if queued => frame == b"+OK\r\n",
             SlotKind::Relay if queued => frame == b"+QUEUED\r\n",
             _ if queued => frame == b"+QUEUED\r\n" || frame == b"+OK\r\n",
@@ -183,7 +206,8 @@ impl Slot {
 
     /// Whether Redis answers at once, whatever else it does, where no canary can follow: what does not come was lost.
     pub(crate) fn needs_no_work(&self) -> bool {
-        matches!(self.kind, SlotKind::Caching | SlotKind::Subscribe) || self.flags.has(SlotFlags::QUEUED)
+        let at_once = matches!(self.kind, SlotKind::Caching | SlotKind::Subscribe | SlotKind::Arming);
+        at_once || self.flags.has(SlotFlags::QUEUED)
     }
 
     pub(crate) fn age(&self, now: Millis) -> u32 {
@@ -203,10 +227,15 @@ mod tests {
         let (none, queued) = (SlotFlags::NONE, SlotFlags::QUEUED);
         assert!(believed(SlotKind::Subscribe, none, b"-ERR wrong\r\n"), "a subscription may be refused");
         assert!(!believed(SlotKind::Subscribe, none, b"$1\r\nx\r\n"), "it is confirmed by pushes");
+        assert!(believed(SlotKind::Count, none, b":1\r\n") && believed(SlotKind::Count, none, b"*0\r\n"));
+        assert!(!believed(SlotKind::Count, none, b"$1\r\n1\r\n"), "a fence is answered so");
         assert!(believed(SlotKind::Multi, queued, b"+OK\r\n"));
         assert!(!believed(SlotKind::Multi, queued, b"+QUEUED\r\n"));
         assert!(believed(SlotKind::Relay, queued, b"+QUEUED\r\n"));
         assert!(!believed(SlotKind::Relay, queued, b"+OK\r\n"));
         assert!(believed(SlotKind::Relay, none, b"$1\r\nx\r\n"), "its canary will tell");
+        assert!(believed(SlotKind::Exec, none, b"*-1\r\n") && believed(SlotKind::Exec, none, b"_\r\n"));
+        assert!(!believed(SlotKind::Exec, none, b"+QUEUED\r\n"), "it is none of its own MULTI");
+        assert!(!believed(SlotKind::Wait, none, b"+QUEUED\r\n"), "it counts replicas");
     }
 }

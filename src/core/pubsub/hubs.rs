@@ -3,7 +3,7 @@
 
 use crate::base::key::{Arena, Key};
 use crate::base::outgoing::Fragment;
-use crate::command::{Family, Subscribe};
+use crate::command::{Count, Family, Subscribe};
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::{LaneRole, RoleData};
@@ -12,6 +12,7 @@ use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, TopicKey, TopicName, UserId};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
+use crate::core::pubsub::glob::{self, Steps};
 use crate::core::pubsub::own::{Fence, SharedSubscriptions};
 use crate::core::pubsub::push::{Push, confirmation, push_of};
 use crate::resp::{Request, encode, reply};
@@ -27,6 +28,8 @@ struct Topic {
     name: Arc<[u8]>,
     /// What the upstream was asked last on the present connection: to subscribe, not to unsubscribe.
     wanted: bool,
+    /// The upstream has confirmed that the present connection has it, and not yet that it has left.
+    carried: bool,
     /// `Join` and `Leave` that the upstream has not answered.
     pending: u32,
     /// `Check` that the upstream has not answered.
@@ -49,6 +52,9 @@ impl Topic {
     }
 }
 
+/// Steps that looking a name up costs.
+const NAME_STEPS: usize = 32;
+
 /// What a user's connection has been asked and has not answered. Answers come in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -70,12 +76,41 @@ pub(super) enum Received {
 }
 
 #[derive(Debug, Default)]
-struct Hub {
+pub(super) struct Hub {
     lane: LaneKey,
     names: [HashMap<Arc<[u8]>, TopicKey>; 3],
     asked: VecDeque<Asked>,
     /// What children call the commands, where the upstream has renamed them.
     renamed: HashMap<&'static str, Vec<u8>>,
+}
+
+impl Hub {
+    pub(super) fn lane(&self) -> LaneKey {
+        self.lane
+    }
+
+    /// Whether a message on this channel reaches a topic of this user's, or a question about it is about one.
+    pub(super) fn has_topic_of(&self, count: Count, name: &[u8], steps: &mut Steps) -> bool {
+        self.topics_of(count, name, steps).next().is_some()
+    }
+
+    /// The topics that a message on this channel reaches, or that a question about it is about.
+    fn topics_of(&self, count: Count, name: &[u8], steps: &mut Steps) -> impl Iterator<Item = TopicKey> {
+        let names = &self.names[count.family as usize];
+        let own = if steps.take(NAME_STEPS) { names.get(name) } else { None };
+        let has_patterns = count.publishes && count.family == Family::Channel;
+        let patterns = self.names[Family::Pattern as usize].iter().filter(move |_| has_patterns);
+        let matching = patterns.filter(move |(pattern, _)| glob::matches(pattern, name, steps));
+        own.copied().into_iter().chain(matching.map(|(_, key)| *key))
+    }
+}
+
+/// Who listens to a channel here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Audience {
+    /// Topics that the upstream sends it for, and counts.
+    pub(super) topics: i64,
+    pub(super) listeners: i64,
 }
 
 #[derive(Debug, Default)]
@@ -173,6 +208,31 @@ impl Hubs {
         topic.flat_map(|topic| &topic.subscribers).map(|child| Key::from_bits(*child))
     }
 
+    /// Whether nobody has any shared subscription.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// The user's hub, and whether others have one.
+    pub(super) fn hub_of(&self, user: UserId) -> (Option<&Hub>, bool) {
+        let own = self.by_user.get(&user);
+        (own, self.by_user.len() > usize::from(own.is_some()))
+    }
+
+    /// What listens to this channel here: on how many topics the upstream knows of it, and how many children it reaches
+    /// through them. A child that has two of them counts twice, as it does for Redis.
+    pub(super) fn audience(&self, count: Count, name: &[u8], steps: &mut Steps) -> Audience {
+        let mut audience = Audience::default();
+        for hub in self.by_user.values() {
+            let topics = hub.topics_of(count, name, steps).filter_map(|key| self.topics.get(key));
+            for topic in topics.filter(|topic| topic.carried) {
+                audience.topics += 1;
+                audience.listeners += topic.subscribers.len() as i64;
+            }
+        }
+        audience
+    }
+
     /// The next of them in the order of their keys, behind the one that was `reached` last.
     pub(super) fn next_listeners(&self, topic: TopicKey, reached: Option<u64>) -> impl Iterator<Item = u64> {
         let from = reached.map_or(Bound::Unbounded, Bound::Excluded);
@@ -200,7 +260,7 @@ impl Hubs {
     /// The upstream has ended the subscription itself. Returns what its listeners are told, if it is still known.
     pub(super) fn moved(&mut self, key: TopicKey) -> Option<(Subscribe, Arc<[u8]>)> {
         let topic = self.topics.get_mut(key)?;
-        topic.wanted = false;
+        (topic.wanted, topic.carried) = (false, false);
         Some((Subscribe { family: topic.family, leave: true }, Arc::clone(&topic.name)))
     }
 
@@ -267,7 +327,8 @@ impl LiveHubs<'_> {
         self.connections.known_mut(lane).map(Lane::take_all);
         for key in self.hubs.topics_of(user) {
             if let Some(topic) = self.hubs.known(key) {
-                (topic.wanted, topic.pending, topic.checks) = (false, 0, 0);
+                (topic.wanted, topic.carried) = (false, false);
+                (topic.pending, topic.checks) = (0, 0);
             }
             self.release(key);
         }
@@ -352,6 +413,7 @@ impl LiveHubs<'_> {
                     family,
                     name: Arc::clone(&name),
                     wanted: false,
+                    carried: false,
                     pending: 0,
                     checks: 0,
                     subscribers: BTreeSet::new(),
@@ -415,7 +477,9 @@ impl LiveHubs<'_> {
             // Without a connection there is nothing to leave upstream, and nothing more will come.
             return Ok(true);
         }
-        let last = |topic: &Topic| topic.wanted && topic.subscribers.len() == 1 && topic.pins == 0;
+        // What has been left for it, and was joined again for another, is not carried until that is confirmed.
+        let last =
+            |topic: &Topic| topic.wanted && topic.carried && topic.subscribers.len() == 1 && topic.pins == 0;
         let last: Vec<TopicKey> = held.filter(|key| self.hubs.topics.get(*key).is_some_and(last)).collect();
         if own.fence() == Fence::Answered {
             let mut topics = last.iter().filter_map(|topic| self.hubs.topics.get(*topic));
@@ -575,6 +639,8 @@ impl LiveHubs<'_> {
     fn pop_asked(&mut self, user: UserId) -> Result<Asked, &'static str> {
         let hub = self.hubs.by_user.get_mut(&user).ok_or("a reply nobody asked for")?;
         let lane = self.connections.find_mut(hub.lane).ok_or("a lane that is gone")?;
+        // A confirmation that comes before the reply of a child's request: that has been lost.
+        lane.front().filter(|slot| slot.kind == SlotKind::Topic).ok_or("a reply out of its turn")?;
         lane.take_answered(self.env.now).ok_or("a reply nobody asked for")?;
         hub.asked.pop_front().ok_or("a reply nobody asked for")
     }
@@ -583,6 +649,9 @@ impl LiveHubs<'_> {
     fn settle(&mut self, asked: Asked, refusal: Option<&[u8]>) {
         let (Asked::Join(key) | Asked::Leave(key) | Asked::Check(key, ..)) = asked else { return };
         let Some(topic) = self.hubs.known(key) else { return };
+        if refusal.is_none() {
+            topic.carried = !matches!(asked, Asked::Leave(_));
+        }
         if let Asked::Check(_, child, fence) = asked {
             topic.checks -= 1;
             // What the first child to ask was refused a moment before.

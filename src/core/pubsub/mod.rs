@@ -6,6 +6,9 @@
 //! would with a connection of its own: it hears everything published after its confirmation and until it has left, and
 //! nothing from before or after.
 
+pub(crate) mod counted;
+pub(crate) mod counts;
+pub(crate) mod glob;
 pub(crate) mod hubs;
 pub(crate) mod leased;
 pub(crate) mod own;

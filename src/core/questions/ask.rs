@@ -51,11 +51,15 @@ impl Shared {
     pub(crate) fn control_ready(&mut self, greeting: Greeting) {
         self.control.connected(greeting, self.env.upstream.db);
         if self.control.may_try_multi() {
-            self.ask(Question::TryMulti);
-            self.ask(Question::LeaveMulti);
+            self.try_multi();
         }
         self.ask_fresh(Needed::Limits);
         self.ask(Question::Commands);
+    }
+
+    pub(crate) fn try_multi(&mut self) {
+        self.ask(Question::TryMulti);
+        self.ask(Question::LeaveMulti);
     }
 
     pub(crate) fn ask(&mut self, question: Question) {
@@ -92,7 +96,9 @@ impl Shared {
             }
             None => request.argc() == 1 && request.arg(0).eq_ignore_ascii_case(b"multi"),
         };
-        !child.session().transaction.is_open() && self.of_front(child, is_multi)
+        // Redis opens none for a RESP2 subscriber.
+        let may_open = child.session().proto == 3 || !child.is_subscribed();
+        may_open && !child.session().transaction.is_open() && self.of_front(child, is_multi)
     }
 
     /// Asks something of the request at the front, which is on hold. False if there is none.
@@ -148,7 +154,11 @@ impl Shared {
                 self.unblock_answered(lane, said.frame());
             }
             Question::UnblockFor { unblock, .. } => self.unblock_for_answered(unblock, said.frame()),
-            Question::TryMulti => self.control.tried_multi(said.frame()),
+            Question::TryMulti => {
+                for child in self.control.tried_multi(said.frame(), self.env.now) {
+                    self.give_answer(child, None);
+                }
+            }
             Question::LeaveMulti => {
                 if self.control.is_stuck_in_multi(said.frame()) {
                     let frame = said.frame().unwrap_or_default();

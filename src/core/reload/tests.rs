@@ -89,7 +89,10 @@ fn an_exec_that_finds_no_upstream_ends_its_multi() {
 #[test]
 fn what_a_transaction_sets_here_is_set_though_the_commands_are_forgotten() {
     let (mut sim, [child]) = Sim::with(&[]);
-    assert_eq!(sim.ask(child, "GET first"), "$5 first");
+    assert_eq!(
+        (sim.ask(child, "MULTI"), sim.ask(child, "GET a\nEXEC")),
+        ("+OK".into(), "+QUEUED *1 $1 a".into())
+    );
     sim.frozen = vec![LaneRole::Shared];
     sim.send(child, "MULTI");
     sim.send(child, "CLIENT SETNAME me\nEXEC");

@@ -7,6 +7,7 @@ use crate::command;
 use crate::command::{Route, WaitRequest};
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::outbox::Frame;
 use crate::core::child::sent::LastWrite;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
@@ -14,9 +15,11 @@ use crate::core::lease::groups::{NEVER, Unblocked, Waiter};
 use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
 use crate::resp::{Request, reply};
+use std::ops::Range;
 
 impl Shared {
-    /// A command that may take as long as it likes.
+    /// A command that may take as long as it likes. One with which a shared lane was lost is answered on a lane of its own,
+    /// too, as any other.
     pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, route, .. } = decided;
         if let Route::Blocking(blocking) = route
@@ -27,6 +30,10 @@ impl Shared {
             return self.wait_in_group(child, decided, what, timeout);
         }
         let lane = self.lease_for(child, LeaseKind::Blocking)?;
+        if route == Route::Shared {
+            self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+            return Ok(Flow::Hold(Hold::Reply));
+        }
         self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
         Ok(Flow::Hold(Hold::BlockingReply))
     }
@@ -67,12 +74,20 @@ impl Shared {
         }
     }
 
-    /// A lane of its group has answered the child.
-    pub(crate) fn serve_from(&mut self, child: &mut Child, lane: LaneKey, writes: bool, frame: &[u8]) {
-        if writes && !reply::is_error(frame) && !reply::is_null(frame) {
+    /// A lane of its group has answered the child, by this part of a frame.
+    pub(crate) fn serve_from(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        writes: bool,
+        frame: &[u8],
+        range: Range<usize>,
+    ) {
+        let answer = &frame[range];
+        if writes && !reply::is_error(answer) && !reply::is_null(answer) {
             self.note_pop(child, lane);
         }
-        self.serve(child, frame);
+        self.serve(child, answer);
     }
 
     /// What the child has waited for has come.
@@ -81,7 +96,12 @@ impl Shared {
             return self.close_full(child);
         }
         child.front_mut().set_answered();
-        self.answer(child, frame);
+        if !child.session().is_muted() {
+            let long = self.env.reply.as_ref().and_then(|reply| reply.part_at(frame));
+            let frame = long.as_ref().map_or(Frame::of(frame), Frame::shared);
+            child.outbox_mut().answer(frame, &mut self.env.spares);
+            self.mark_child(child);
+        }
         self.lift(child);
     }
 

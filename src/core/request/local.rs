@@ -226,6 +226,8 @@ impl Shared {
                 return Err(Flow::Hold(Hold::OwnReplies));
             }
             *child.subscriptions_mut() = None;
+            // What has come before is said before, though requests behind this one had been read.
+            child.outbox_mut().let_pushes_go();
             if let Some(lane) = self.connections.find_mut(lease.lane) {
                 lane.need_close();
             }

@@ -252,7 +252,8 @@ impl Shared {
         if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
             return false;
         }
-        if child.sent().in_flight() >= self.env.settings.child_in_flight_max as u32 {
+        let in_flight_max = child.in_flight_max(self.env.settings.child_in_flight_max);
+        if child.sent().in_flight() >= in_flight_max {
             child.set_hold(Hold::InFlightMax);
         } else if child.outbox().unread() >= limits::CHILD_OUTPUT_PAUSE {
             child.hold_for_output();

@@ -26,7 +26,7 @@ impl Shared {
         let Decided { request, id, .. } = decided;
         let lane_key = self.lane_of_writes(child, id)?;
         let lane = self.connections.known_mut(lane_key).ok_or(Flow::Gone)?;
-        let is_leased = lane.role() == LaneRole::Lease;
+        let (is_leased, armed) = (lane.role() == LaneRole::Lease, lane.carries_blocks());
         if is_leased {
             // Redis 7.0 takes what the connection had written when it began to wait for what it has written at all.
             self.connections.send(&mut self.env, lane_key, STIR, Slot::own(SlotKind::Stir));
@@ -34,7 +34,11 @@ impl Shared {
             lane.detach();
         }
         let kind = if is_leased { SlotKind::Blocking } else { SlotKind::Wait };
-        self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
+        if armed {
+            self.send_wait_unarmed(child, lane_key, request.bytes, id);
+        } else {
+            self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
+        }
         Ok(Flow::Hold(Hold::BlockingReply))
     }
 

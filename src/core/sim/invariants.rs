@@ -225,7 +225,10 @@ impl Sim {
                 continue;
             }
             let pool = connections.key_of(lane);
-            let clean = client.multi.is_none()
+            // A lane for blocks stands behind the MULTI of the next one.
+            let multi = client.multi.as_ref().map(Vec::len) == lane.carries_blocks().then_some(0);
+            let clean = multi
+                && !client.spoilt
                 && client.watched.is_empty()
                 && client.blocked.is_none()
                 && (client.subscriptions() == 0 || lane.role() == LaneRole::Subscriber)

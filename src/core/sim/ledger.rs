@@ -54,6 +54,8 @@ pub(super) struct Message {
     pub(super) channel: Vec<u8>,
     pub(super) shard: bool,
     pub(super) nonce: Nonce,
+    /// It was published on a connection that carries subscriptions.
+    pub(super) on_topics_lane: bool,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,9 @@ pub(super) struct Ledger {
     /// When a key was written, by (db, key).
     touched: HashMap<(u32, Vec<u8>), Vec<u64>>,
     pub(super) published: Vec<Message>,
+    /// How many children a message was heard by, and how many its publisher was told of.
+    heard: HashMap<Nonce, i64>,
+    counted: HashMap<Nonce, i64>,
     /// Elements a blocking command has taken.
     popped: HashSet<Nonce>,
     /// Of these, those a child has received.
@@ -143,6 +148,30 @@ impl Ledger {
             let idle = self.executed.get(&nonce).is_none_or(|execution| execution.aborted);
             holds!(4, idle, "{nonce} was executed, and its child told otherwise");
             self.refused.insert(nonce);
+        }
+    }
+
+    pub(super) fn heard(&mut self, nonce: Nonce) {
+        *self.heard.entry(nonce).or_default() += 1;
+    }
+
+    pub(super) fn counted(&mut self, nonce: Nonce, count: i64) {
+        self.counted.insert(nonce, count);
+    }
+
+    /// 18: as many children heard a message as its publisher was told; but for those that have gone, which may have heard
+    /// it or not, by a channel and two patterns. Only where it was published behind what they had asked, and before what
+    /// they asked later.
+    pub(super) fn check_counts(&self, gone: i64) {
+        for message in self.published.iter().filter(|message| message.on_topics_lane) {
+            let Some(counted) = self.counted.get(&message.nonce) else { continue };
+            let heard = self.heard.get(&message.nonce).copied().unwrap_or(0);
+            let nonce = message.nonce;
+            holds!(
+                18,
+                (heard - counted).abs() <= 3 * gone,
+                "{nonce}: {counted} were counted and {heard} heard it"
+            );
         }
     }
 

@@ -50,6 +50,7 @@ pub(super) struct Client {
     pub(super) known: bool,
     pub(super) name: String,
     pub(super) multi: Option<Vec<Argv>>,
+    multi_refused: bool,
     pub(super) spoilt: bool,
     pub(super) watched: Vec<(u32, Vec<u8>)>,
     pub(super) touched: bool,
@@ -191,6 +192,12 @@ impl Redis {
         let refused = self.refusal(link, &name, &argv);
         // A refusal is the answer of a server that works, but is of no use to the control connection.
         let useful = useful && (refused.is_none() || role != Some(LaneRole::Control));
+        let client = self.client(link);
+        client.multi_refused = match name.as_str() {
+            "multi" => refused.is_some(),
+            "exec" => false,
+            _ => client.multi_refused,
+        };
         let reply = match refused {
             Some(text) => Redis::reject(self.client(link), &name, &text),
             None => self.admitted(link, &name, argv),
@@ -336,7 +343,12 @@ impl Redis {
                 }
                 ok()
             }
-            "publish" | "spublish" => self.publish(arg(1), arg(2), name == "spublish"),
+            "publish" | "spublish" => {
+                let on_topics_lane = client.role == Some(LaneRole::Subscriber);
+                self.publish(arg(1), arg(2), name == "spublish", on_topics_lane)
+            }
+            "pubsub|numsub" => self.subscribers(&argv[2..], 0),
+            "pubsub|shardnumsub" => self.subscribers(&argv[2..], 2),
             "wait" => int(0),
             "script|kill" => self.kill_script(),
             "function|kill" => error("NOTBUSY No scripts in execution right now."),
@@ -532,9 +544,20 @@ impl Redis {
         out
     }
 
-    fn publish(&mut self, channel: &[u8], payload: &[u8], shard: bool) -> Vec<u8> {
+    fn subscribers(&self, names: &[Vec<u8>], family: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::array_header(&mut out, 2 * names.len());
+        for name in names {
+            let listens = |client: &&Client| client.subscribed[family].contains(name);
+            encode::bulk(&mut out, name);
+            encode::int(&mut out, self.clients.values().filter(listens).count() as i64);
+        }
+        out
+    }
+
+    fn publish(&mut self, channel: &[u8], payload: &[u8], shard: bool, on_topics_lane: bool) -> Vec<u8> {
         if let Some(nonce) = Nonce::of(payload) {
-            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce });
+            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce, on_topics_lane });
         }
         let mut count = 0;
         for client in self.clients.values_mut() {
@@ -578,9 +601,10 @@ fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
     let poison = greets && client.greeted
         || POISON.split(' ').any(|poison| poison == name)
         || name.contains("subscribe")
-        || (name == "unwatch" && client.multi.is_none())
+        || (name == "unwatch" && client.multi.is_none() && !client.multi_refused)
         || (name.starts_with('b') && name.ends_with("pop") && client.multi.is_none());
-    let whole = client.multi.is_some() || !matches!(name, "exec" | "discard");
+    // A block in one piece whose MULTI was refused runs as it would for anybody.
+    let whole = client.multi.is_some() || client.multi_refused || !matches!(name, "exec" | "discard");
     holds!(8, whole, "half a block on a shared lane: {}", shown(argv));
     client.selects += u32::from(name == "select");
     client.greeted |= !greets;

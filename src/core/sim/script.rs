@@ -462,7 +462,11 @@ impl Script {
             }
             (Answer::First, Reply::Int(1)) => true,
             (Answer::Length, Reply::Int(count)) => *count >= 1,
-            (Answer::Receivers | Answer::Replicas, Reply::Int(_)) => true,
+            (Answer::Receivers, Reply::Int(count)) => {
+                asked.nonce.into_iter().for_each(|nonce| ledger.counted(nonce, *count));
+                true
+            }
+            (Answer::Replicas, Reply::Int(_)) => true,
             (Answer::Stored | Answer::Unwatch | Answer::Quit, reply) => *reply == simple("OK"),
             (Answer::Discard, reply) => {
                 let open = self.open.take();
@@ -574,7 +578,7 @@ impl Script {
         }
     }
 
-    fn message(&mut self, reply: &Reply, ledger: &Ledger) {
+    fn message(&mut self, reply: &Reply, ledger: &mut Ledger) {
         let (Reply::Push(parts) | Reply::Array(parts)) = reply else { return };
         let texts: Vec<&[u8]> = parts.iter().filter_map(Reply::text).collect();
         let (family, name, payload) = match texts.as_slice() {
@@ -596,6 +600,7 @@ impl Script {
         let missed = subscription.missed(ledger, found, family, name);
         holds!(12, missed.is_none(), "{who} missed {missed:?} before {reply:?}");
         subscription.next = Some(found + 1);
+        ledger.heard(ledger.published[found].nonce);
     }
 
     /// All is quiet: every message has arrived, every block was executed whole or not at all.

@@ -10,7 +10,7 @@ const NAMES: &str = "acl acl|whoami auth blpop brpop client client|caching clien
      client|setinfo client|setname client|tracking client|trackinginfo client|unblock command command|count \
      command|info config config|get config|set dbsize del discard echo eval exec exists function function|kill get \
      getset hello incr info llen lpop lpush monitor multi ping psubscribe publish pubsub pubsub|channels \
-     pubsub|numsub punsubscribe quit reset rpush script script|kill select set spublish ssubscribe strlen subscribe \
+     pubsub|numsub pubsub|shardnumsub punsubscribe quit reset rpush script script|kill select set spublish ssubscribe strlen subscribe \
      sunsubscribe unsubscribe unwatch wait watch";
 
 /// Those of later versions, with their arity.

@@ -1,7 +1,8 @@
 //! One child's transaction: the MULTI that is open, wherever its commands are queued, whether keys it has watched are
 //! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
 
-use crate::command::{CommandId, Local, Transaction as TransactionCommand, texts};
+use crate::command::{CommandId, Local, NO_COMMAND, Transaction as TransactionCommand, texts};
+use crate::core::pubsub::counted::{Counted, CountedElements};
 use crate::resp::{Request, reply};
 use std::collections::VecDeque;
 
@@ -24,12 +25,19 @@ pub(super) struct QueuedBlock {
     pub(super) bytes: Vec<u8>,
     /// For each request its command, and where it ends in `bytes`.
     pub(super) commands: Vec<(CommandId, usize)>,
+    /// Of a block that was never queued here: what counts listeners, by its index in EXEC's array.
+    pub(super) counts: CountedElements,
 }
 
 impl QueuedBlock {
     pub(super) fn push(&mut self, id: CommandId, request: &[u8]) {
         self.bytes.extend_from_slice(request);
         self.commands.push((id, self.bytes.len()));
+    }
+
+    /// The first of them, as it was typed.
+    pub(super) fn multi(&self) -> &[u8] {
+        &self.bytes[..self.commands.first().map_or(0, |(_, end)| *end)]
     }
 }
 
@@ -62,11 +70,22 @@ impl Locals {
     }
 }
 
+/// Where the commands of an open MULTI are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum QueuedAt {
+    /// Here, for one block on a lane for blocks.
+    #[default]
+    Here,
+    /// Still here, and the MULTI is on its way on a leased lane: they follow once it is accepted.
+    Moving,
+    /// By Redis, on a leased lane. Until its MULTI has been answered it may be refused.
+    Leased { accepted: bool },
+}
+
 /// The commands of an open MULTI.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
-    /// Redis queues them, on a leased lane. Else they are queued here, for one block on a shared lane.
-    leased: bool,
+    place: QueuedAt,
     block: QueuedBlock,
     /// What counts under `transaction_max`.
     kept_bytes: usize,
@@ -80,10 +99,12 @@ struct Queued {
 }
 
 impl Queued {
-    /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
-    fn admit(&mut self, request: Option<&[u8]>, local: Option<(Local, &[u8])>, max_bytes: usize) -> bool {
-        let here = request.map_or(0, |request| request.len() + COMMAND_BYTES);
-        let kept = here + local.map_or(0, |(_, request)| request.len() + LOCAL_BYTES);
+    fn is_leased(&self) -> bool {
+        matches!(self.place, QueuedAt::Leased { .. })
+    }
+
+    /// Whether this fits under `max_bytes`, of which it keeps so many. Nothing is taken any more once something did not.
+    fn admit(&mut self, kept: usize, max_bytes: usize) -> bool {
         self.full |= self.kept_bytes + kept > max_bytes;
         if self.full {
             self.after = AfterExec { commands: self.after.commands, ..AfterExec::default() };
@@ -110,6 +131,8 @@ pub(crate) struct AfterExec {
     local: Locals,
     /// (element, db): SELECTs; the last one Redis answered with OK holds.
     selects: Vec<(u32, u32)>,
+    /// What counts listeners.
+    counts: CountedElements,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
     first_error: Option<Vec<u8>>,
 }
@@ -130,7 +153,13 @@ impl AfterExec {
     pub(crate) fn footprint(&self) -> usize {
         self.local.footprint()
             + self.selects.capacity() * size_of::<(u32, u32)>()
+            + self.counts.footprint()
             + self.first_error.as_ref().map_or(0, Vec::capacity)
+    }
+
+    /// What in its reply counts listeners.
+    pub(crate) fn counts(&self) -> &CountedElements {
+        &self.counts
     }
 
     pub(crate) fn first_error(&self) -> Option<&[u8]> {
@@ -149,6 +178,17 @@ impl AfterExec {
     }
 }
 
+/// How a MULTI that is queued here gets on its leased lane, a step at a time.
+#[derive(Debug)]
+pub(super) enum Move {
+    /// The MULTI is sent first, as it was typed.
+    Ask { id: CommandId, multi: Vec<u8> },
+    /// It was refused: EXEC will say so.
+    Refused,
+    /// It was accepted: the commands follow.
+    Send(QueuedBlock),
+}
+
 /// What an EXEC of a MULTI that is queued here comes to.
 #[derive(Debug)]
 pub(super) enum ExecOutcome {
@@ -157,8 +197,8 @@ pub(super) enum ExecOutcome {
     /// The connection that watched its keys was lost: it answers null.
     WatchLost,
     Empty,
-    /// So many bytes are to be sent before EXEC.
-    Send(usize),
+    /// It is sent.
+    Send,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -176,11 +216,24 @@ impl TransactionState {
     }
 
     pub(crate) fn is_queued_here(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| !queued.leased)
+        self.multi.as_ref().is_some_and(|queued| !queued.is_leased())
     }
 
+    /// Whether its MULTI is on a leased lane.
     pub(crate) fn is_leased(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| queued.leased)
+        self.multi.as_ref().is_some_and(|queued| queued.place != QueuedAt::Here)
+    }
+
+    /// Whether what is sent now may yet turn out to stand in no MULTI.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        self.multi.as_ref().is_some_and(|queued| queued.place == QueuedAt::Leased { accepted: false })
+    }
+
+    /// The MULTI on the leased lane has been accepted.
+    pub(crate) fn multi_accepted(&mut self) {
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.is_leased()) {
+            queued.place = QueuedAt::Leased { accepted: true };
+        }
     }
 
     /// Number of queued commands, or -1 without MULTI: the `multi=` field of CLIENT INFO.
@@ -216,7 +269,8 @@ impl TransactionState {
     }
 
     pub(crate) fn begin_leased(&mut self) {
-        self.multi = Some(Box::new(Queued { leased: true, ..Queued::default() }));
+        self.multi =
+            Some(Box::new(Queued { place: QueuedAt::Leased { accepted: false }, ..Queued::default() }));
     }
 
     /// MULTI is open for the child, though not upstream: its EXEC aborts.
@@ -224,18 +278,33 @@ impl TransactionState {
         self.multi = Some(Box::new(Queued { spoilt: true, abort_reason, ..Queued::default() }));
     }
 
-    /// A leased lane queues from now on. Returns what has been queued here, which is to be sent there.
-    pub(super) fn move_to_lease(&mut self) -> Option<QueuedBlock> {
-        let queued = self.multi.as_mut()?;
-        queued.leased = true;
-        Some(std::mem::take(&mut queued.block))
+    /// A leased lane is to queue from now on.
+    pub(super) fn move_to_lease(&mut self) -> Move {
+        let Some(queued) = self.multi.as_mut() else { return Move::Refused };
+        match (queued.place, &queued.after.first_error) {
+            (QueuedAt::Here, _) => {
+                queued.place = QueuedAt::Moving;
+                let id = queued.block.commands.first().map_or(NO_COMMAND, |(id, _)| *id);
+                Move::Ask { id, multi: queued.block.multi().to_vec() }
+            }
+            (_, Some(error)) => {
+                let reason = String::from_utf8_lossy(error).into_owned();
+                (queued.place, queued.spoilt, queued.abort_reason) = (QueuedAt::Here, true, Some(reason));
+                Move::Refused
+            }
+            (_, None) => {
+                queued.place = QueuedAt::Leased { accepted: true };
+                Move::Send(std::mem::take(&mut queued.block))
+            }
+        }
     }
 
     /// The leased lane is gone. MULTI stays open for the child, spoilt.
     pub(crate) fn lane_lost(&mut self, watching: bool, reason: &str) {
         self.watch_lost |= watching;
-        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.leased) {
-            (queued.leased, queued.spoilt, queued.abort_reason) = (false, true, Some(reason.to_owned()));
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.place != QueuedAt::Here) {
+            (queued.place, queued.spoilt, queued.abort_reason) =
+                (QueuedAt::Here, true, Some(reason.to_owned()));
         }
     }
 
@@ -265,13 +334,16 @@ impl TransactionState {
         max_bytes: usize,
     ) -> bool {
         let Some(queued) = &mut self.multi else { return false };
-        let keeps = !queued.leased || local.is_some();
-        if keeps && !queued.admit((!queued.leased).then_some(bytes), local, max_bytes) {
+        let leased = queued.is_leased();
+        let keeps = !leased || local.is_some();
+        let here = if leased { 0 } else { bytes.len() + COMMAND_BYTES };
+        let kept = here + local.map_or(0, |(_, request)| request.len() + LOCAL_BYTES);
+        if keeps && !queued.admit(kept, max_bytes) {
             return false;
         }
         // A spoilt transaction is never executed: its commands are only counted.
         if !queued.spoilt {
-            if !queued.leased {
+            if !leased {
                 queued.block.push(id, bytes);
             }
             if let Some((command, request)) = local {
@@ -286,6 +358,16 @@ impl TransactionState {
         if let Some(queued) = &mut self.multi {
             queued.after.selects.push((queued.after.commands, db));
         }
+    }
+
+    /// The command that is queued next counts listeners. False if that does not fit under `max_bytes`.
+    pub(super) fn note_count(&mut self, counted: Counted, max_bytes: usize) -> bool {
+        let Some(queued) = &mut self.multi else { return false };
+        let fits = queued.admit(counted.footprint(), max_bytes);
+        if fits && !queued.spoilt {
+            queued.after.counts.push(queued.after.commands, counted);
+        }
+        fits
     }
 
     /// Redis has answered a command of a block with this frame, whose child had its answer before.
@@ -310,7 +392,7 @@ impl TransactionState {
                 ExecOutcome::Aborted(reason.unwrap_or_else(|| texts::EXECABORT_PREVIOUS.to_owned()))
             }
             _ if self.watch_lost => ExecOutcome::WatchLost,
-            Some(queued) if queued.after.commands > 0 => ExecOutcome::Send(queued.block.bytes.len()),
+            Some(queued) if queued.after.commands > 0 => ExecOutcome::Send,
             _ => ExecOutcome::Empty,
         }
     }
@@ -325,9 +407,14 @@ impl TransactionState {
         (block, has_answers)
     }
 
+    /// A block is sent that was never queued here. These of its commands count listeners.
+    pub(super) fn exec_whole(&mut self, counts: CountedElements) {
+        self.execs.push_back(AfterExec { counts, ..AfterExec::default() });
+    }
+
     /// EXEC ends the MULTI that is open on a leased lane. False if it is spoilt: it must be discarded there.
     pub(super) fn exec_leased(&mut self) -> bool {
-        let Some(queued) = self.multi.take().filter(|queued| queued.leased && !queued.spoilt) else {
+        let Some(queued) = self.multi.take().filter(|queued| queued.is_leased() && !queued.spoilt) else {
             return false;
         };
         self.execs.push_back(queued.after);
@@ -342,7 +429,9 @@ impl TransactionState {
 
     /// Whether the reply to the oldest EXEC upstream is the child's as it comes, and changes nothing here.
     pub(crate) fn exec_is_plain(&self) -> bool {
-        self.execs.front().is_some_and(|after| !after.has_local() && after.selects.is_empty())
+        self.execs
+            .front()
+            .is_some_and(|after| !after.has_local() && after.selects.is_empty() && after.counts.is_empty())
     }
 
     /// An EXEC upstream is answered, or will not be.
