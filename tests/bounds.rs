@@ -110,7 +110,8 @@ fn child_output_max_closes_a_deaf_child() {
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[("child_output_max", "2MiB")]);
     let mut raw = broker.connect();
-    raw.call(&["SET", "big", &"x".repeat(100_000)]);
+    // So large that those asked for before it is known are too many.
+    raw.call(&["SET", "big", &"x".repeat(1_000_000)]);
     let mut deaf = broker.connect();
     std::thread::scope(|scope| {
         let gets = pipeline(&vec!["GET big"; 100]);
@@ -121,8 +122,8 @@ fn child_output_max_closes_a_deaf_child() {
     wait_until("its end is noted", || broker.log().contains("child_output_max"));
     let (bytes, end) = deaf.read_all();
     assert_eq!(end, End::Closed);
-    assert!(bytes.len() < 500 * 100_000, "it was closed before the last reply");
-    raw.expect("STRLEN big", ":100000\r\n");
+    assert!(bytes.len() < 500 * 1_000_000, "it was closed before the last reply");
+    raw.expect("STRLEN big", ":1000000\r\n");
     bystander_is_fine(&broker, 50);
 }
 
@@ -209,10 +210,11 @@ fn memory_max_closes_the_largest_offender() {
     let settings = [("memory_max", "32MiB"), ("child_output_max", "1GiB")];
     let broker = Broker::start(&redis, &settings);
     let mut raw = broker.connect();
-    raw.call(&["SET", "big", &"x".repeat(1_000_000)]);
+    raw.call(&["SET", "small", &"x".repeat(1_000_000)]);
+    raw.call(&["SET", "big", &"x".repeat(12_000_000)]);
     // One that holds a little, and one that takes all it can.
     let mut small = broker.connect();
-    small.write(&pipeline(&["GET big"; 3]));
+    small.write(&pipeline(&["GET small"; 3]));
     let mut hog = broker.connect();
     let id = hog.ask("CLIENT ID");
     let gets = pipeline(&vec!["GET big"; 200]);

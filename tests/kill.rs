@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::raw::pipeline;
-use crate::support::{self, Broker, Raw, Redis, request, upstream_clients, wait_until};
+use crate::support::{self, Broker, Raw, Redis, list_clients, request, upstream_clients, wait_until};
 
 /// Which part a process of this test binary plays, and the socket it plays it on.
 const PART: &str = "BROKER_TEST_PART";
@@ -171,12 +171,17 @@ fn elements_come_to_the_living_or_stay() {
     let redis = Redis::start();
     let broker = Broker::start(&redis, &[]);
     let mut dead: Vec<Child> = (0..10).map(|_| spawn_child("blpop", broker.socket())).collect();
-    wait_until("all are blocked", || blocked(&redis) == 10);
+    // Of a broker the poppers share a few connections.
+    let waiting = || {
+        let clients = list_clients(&mut broker.connect());
+        clients.iter().filter(|client| client.field("flags").contains('b')).count()
+    };
+    wait_until("all are blocked", || waiting() == 10);
     let mut living: Vec<Raw> = (0..5).map(|_| broker.connect()).collect();
     living.iter_mut().for_each(|raw| raw.send("BLPOP queue 0"));
-    wait_until("the living too", || blocked(&redis) == 15);
+    wait_until("the living too", || waiting() == 15);
     dead.iter_mut().for_each(kill);
-    wait_until("the dead ones' waits are over", || blocked(&redis) == 5);
+    wait_until("the dead ones' waits are over", || waiting() == 5);
     let mut pusher = broker.connect();
     for element in 0..8 {
         assert!(pusher.ask(&format!("RPUSH queue e{element}")).starts_with(':'));
@@ -213,8 +218,4 @@ fn replies_to_the_dead_are_swallowed() {
         let others = upstream_clients(&redis).iter().filter(|client| client.name() != "broker-lease").count();
         assert!(others <= 2, "one lane and one control connection: {others}");
     }
-}
-
-fn blocked(redis: &Redis) -> usize {
-    upstream_clients(redis).iter().filter(|client| client.field("flags").contains('b')).count()
 }

@@ -1,7 +1,7 @@
 //! What goes on which connection upstream, and how a connection proves that its replies are in step.
 
 use crate::support::twin::without_id;
-use crate::support::{Broker, Proxy, Redis, Twin, list_clients, request, wait_until};
+use crate::support::{Broker, Proxy, Raw, Redis, Twin, list_clients, request, wait_still, wait_until};
 
 /// The last command on each of the broker's shared connections.
 fn last_commands(redis: &Redis) -> Vec<String> {
@@ -43,6 +43,70 @@ fn large_requests_and_replies_pass_on_a_lane_of_their_own() {
         assert_eq!(large.read_text(), format!("${}\r\n{text}\r\n", text.len()));
     }
     sending.join().expect("all was sent");
+}
+
+/// Replies that nobody takes do not stand before everybody: a child has few requests on a lane before it is known how long
+/// their replies are, and then as many as have a megabyte of them.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn few_large_replies_stand_on_a_lane_for_one_child() {
+    const GREEDY: usize = 10;
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let mut polite = broker.connect();
+    polite.expect("SET small 1", "+OK\r\n");
+    assert_eq!(polite.call(&[b"SET", &b"large"[..], &vec![b'v'; 1 << 20]]), b"+OK\r\n");
+    let mut greedy: Vec<Raw> = (0..GREEDY).map(|_| broker.connect()).collect();
+    let pipeline = request(&["GET", "large"]).repeat(60);
+    greedy.iter_mut().for_each(|child| child.write(&pipeline));
+    wait_until("all of them have begun", || polite.ask("CLIENT LIST").matches(" cmd=get ").count() == GREEDY);
+    polite.expect("EXISTS small", ":1\r\n");
+    // They take no reply, so nothing more of them is sent, however long the test waits.
+    let calls = |redis: &Redis| {
+        let stats = redis.ask("INFO commandstats");
+        let calls =
+            stats.split("cmdstat_get:calls=").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok());
+        calls.unwrap_or(0usize)
+    };
+    wait_still("the broker asks for no more", || calls(&redis) as u64);
+    assert!(calls(&redis) <= 5 * GREEDY, "{} replies of a megabyte for {GREEDY} children", calls(&redis));
+    for child in &mut greedy {
+        (0..60).for_each(|_| assert_eq!(child.read_text().len(), (1 << 20) + "$1048576\r\n\r\n".len()));
+    }
+}
+
+/// The server closes the connection whose reply is too long for it, and loses replies on it that it has not written. That
+/// is the child's own affair from the second time on, wherever its request stood.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_command_that_has_cost_a_lane_has_one_to_itself() {
+    const LOST: &str = "-BROKERLOST ";
+    let redis = Redis::start_with(&["--client-output-buffer-limit", "normal 8mb 0 0"]);
+    assert_eq!(redis.ask("SETRANGE large 41943040 x"), ":41943041\r\n");
+    for large_is_first in [true, false] {
+        let broker = Broker::start(&redis, &[]);
+        let (mut large, mut small, mut looks) = (broker.connect(), broker.connect(), broker.connect());
+        small.expect("SET small 1", "+OK\r\n");
+        (0..20).for_each(|_| small.expect("STRLEN small", ":1\r\n"));
+        for round in 0..4 {
+            // Both are in the server's sockets before it reads the first of them.
+            redis.stop();
+            for of_large in [large_is_first, !large_is_first] {
+                let (child, line, name) = match of_large {
+                    true => (&mut large, "GET large", " cmd=get "),
+                    false => (&mut small, "EXISTS small", " cmd=exists "),
+                };
+                child.send(line);
+                wait_until("it is under way", || looks.ask("CLIENT LIST").contains(name));
+            }
+            redis.cont();
+            let (large_told, told) = (large.read_text(), small.read_text());
+            assert!(large_told.starts_with(LOST), "{large_told}");
+            assert!(if round == 0 { told.starts_with(LOST) } else { told == ":1\r\n" }, "{round}: {told}");
+            large.expect("SET other 1", "+OK\r\n");
+            small.expect("STRLEN small", ":1\r\n");
+        }
+    }
 }
 
 /// The connection it has to itself may then not be asked for an ECHO any more.

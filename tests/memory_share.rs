@@ -409,6 +409,7 @@ fn everything_at_once_stays_within_memory_max() {
         scope.spawn(|| rig.offend(|raw| raw.try_write(&request(&["ECHO", &"x".repeat(20 * MIB)]))));
         scope.spawn(|| rig.offend_together(30, |raw| raw.try_write(&half)));
         scope.spawn(|| rig.offend_together(3, |raw| raw.try_write(&request(&["GET", "value"]).repeat(20))));
+        // For so long they are measured.
         std::thread::sleep(Duration::from_secs(seconds));
         rig.over.store(true, Ordering::SeqCst);
         let polite: Vec<usize> = polite.into_iter().map(|one| one.join().expect("polite")).collect();

@@ -1,5 +1,5 @@
 //! The invariants of ARCHITECTURE.md, and the mutants that break one each (`make mutants` shows that the test named in a
-//! mutant fails). Here only that they agree: every invariant has a test that exists and one mutant or two, every number
+//! mutant fails). Here only that they agree: every invariant has a test that exists and one to three mutants, every number
 //! in use is an invariant's, and every mutant applies to the code as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +105,7 @@ fn every_invariant_has_a_test_and_a_mutant() {
             );
         }
         let own = mutants.iter().filter(|mutant| mutant.invariant() == *number).count();
-        assert!((1..=2).contains(&own), "invariant {number} has {own} mutants");
+        assert!((1..=3).contains(&own), "invariant {number} has {own} mutants");
     }
     for mutant in &mutants {
         let number = mutant.invariant();

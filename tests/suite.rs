@@ -22,6 +22,7 @@ mod redis_plus_plus;
 mod scripts_denied;
 mod tracking;
 mod transactions;
+mod transactions_denied;
 mod wait;
 
 // Children, lanes, leases and users.
@@ -33,6 +34,7 @@ mod auth_users;
 mod bounds;
 mod busy;
 mod failure;
+mod fan_in;
 mod health;
 mod kill;
 mod lanes;

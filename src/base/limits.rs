@@ -57,13 +57,30 @@ pub const LOOK_COST: usize = 32;
 pub const BULK_MIN: usize = 256 * 1024;
 /// Short replies in a row after which a command with an earlier long reply is no longer expected to be long. Otherwise a
 /// child with alternating replies would change lanes, and wait for the requests in flight, every time.
-pub const BULK_PATIENCE: u8 = 16;
+pub const BULK_PATIENCE: u16 = 16;
+/// Bytes of replies that the requests of one child on a lane may be expected to have: while these pass, nothing behind them
+/// does.
+pub const CHILD_WINDOW: u32 = 1024 * 1024;
+/// Requests in flight of a child of which no reply is known.
+pub const WINDOW_FIRST: u32 = 4;
+/// Requests in flight beyond which nothing is counted: as many of the smallest replies fill `CHILD_WINDOW`.
+pub const WINDOW_LAST: u32 = 64 * 1024;
+/// Children that are suspected when a lane is lost: each has a connection more for its next request.
+pub const SUSPECTS_MAX: usize = 4;
+/// Short replies in a row after which a command that has cost a lane of its own is taken for any other again.
+pub const APART_PATIENCE: u16 = 1024;
 /// A lane without a reply for this many milliseconds makes the broker ask the upstream whether a script is running.
 pub const BUSY_PROBE: u64 = 250;
 /// A command that has blocked the upstream for this many milliseconds is expected to do so again.
 pub const SLOW_MIN: u64 = 1000;
+/// The same where requests of others stood behind it on its lane. A machine that is busy keeps the broker itself waiting
+/// for less.
+pub const SLOW_BEFORE_OTHERS: u64 = 250;
 /// A canary without an answer is followed by another one after this many milliseconds.
 pub const CANARY_PATIENCE: u32 = 1000;
+/// Lanes for transactions in one pool. Each carries one at a time, so that many transactions a round trip to the upstream
+/// pass together; with more of them the broker itself is what they wait for.
+pub const BLOCK_LANES_MAX: usize = 16;
 /// Unsent bytes of a lane above which its children have to wait. A single larger request is still accepted whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;
 /// The same while more than half of `memory_max` is in use: each of many pools may have a lane that does not get on.
@@ -92,6 +109,9 @@ pub const LEASE_GRACE: u64 = 40;
 /// An unused leased connection is closed after this many milliseconds, except `leases_warm` of them: long enough for
 /// a worker that sends one request after the other, and no longer, since Redis counts it.
 pub const LEASE_LINGER: u64 = 3_000;
+/// A group in which the time of some was over is not asked again for so many milliseconds whether anything is there:
+/// whoever's time is over meanwhile is told together.
+pub const LOOK_PAUSE: u64 = 10;
 /// A CLIENT UNBLOCK that overtook the command it was to end is repeated after this many milliseconds.
 pub const UNBLOCK_RETRY: u64 = 5;
 /// Period of the janitor, in milliseconds: while requests are in progress, and while none are.

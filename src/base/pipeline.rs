@@ -158,6 +158,19 @@ impl<T: Entry> Pipeline<T> {
         end
     }
 
+    /// Absolute offset where the unit ends that the oldest entry is of.
+    pub fn end_of_unit(&self) -> u64 {
+        let last = self.entries.iter().find(|entry| !entry.is_bound_to_next());
+        last.or(self.entries.back()).map_or(self.start, Entry::end)
+    }
+
+    /// Of the bytes that wait to be written and lie at the front, those before this offset.
+    pub fn bytes_until(&self, end: u64) -> &[u8] {
+        let count = end.saturating_sub(self.bytes.consumed()) as usize;
+        let front = self.bytes.front();
+        &front[..count.min(front.len())]
+    }
+
     /// The connection is gone: takes every entry of which a byte may have left, a unit as a whole, and drops the rest of
     /// the last one's bytes. What remains has never been written.
     pub fn take_written(&mut self) -> Vec<T> {
@@ -241,6 +254,17 @@ mod tests {
         assert_eq!(pipeline.take_written().len(), 2, "SET and EXEC mean nothing without it");
         assert_eq!(pipeline.bytes().front(), b"get");
         assert!(pipeline.take_written().is_empty(), "GET belongs to the next connection");
+    }
+
+    #[test]
+    fn a_unit_is_written_without_the_next_one() {
+        let mut pipeline = pipeline(&[(b"set", true), (b"exec", false), (b"get", true), (b"exec", false)]);
+        assert_eq!(pipeline.bytes_until(pipeline.end_of_unit()), b"setexec");
+        pipeline.wrote(7);
+        assert!(pipeline.take_answered().is_some());
+        assert_eq!(pipeline.bytes_until(pipeline.end_of_unit()), b"", "EXEC has not been answered");
+        assert!(pipeline.take_answered().is_some());
+        assert_eq!(pipeline.bytes_until(pipeline.end_of_unit()), b"getexec");
     }
 
     #[test]

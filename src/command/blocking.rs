@@ -2,8 +2,8 @@
 //! thing, and the same request with less time left. Pure functions over a request.
 
 use super::classify::{Blocking, TimeoutUnit};
-use super::facts::{AtOnceArgs, Facts, Popped, Waits};
 use crate::resp::{Request, encode};
+use std::sync::Arc;
 
 /// What stands where the server reads options of XREAD and XREADGROUP, and how many words each takes, itself included.
 const OPTIONS: [(&[u8], usize); 5] = [(BLOCK, 2), (b"count", 2), (b"claim", 2), (b"group", 3), (STREAMS, 0)];
@@ -33,21 +33,53 @@ pub(super) fn stream_block<'w>(word: impl Fn(usize) -> Option<&'w [u8]>) -> Opti
     Some(Blocking { timeout: last + 1, unit: TimeoutUnit::Millis })
 }
 
-/// Names what a blocking request waits for: the request without its timeout, the command in lower case.
-/// Requests with equal names wait for the same thing.
-pub fn blocking_group(request: &Request<'_>, blocking: &Blocking) -> Box<[u8]> {
-    let mut group = Vec::with_capacity(request.bytes.len() + 16);
-    for (index, arg) in request.args().enumerate() {
-        if index == blocking.timeout {
-            continue;
+/// A blocking request but for its timeout. Two of them are equal if every byte is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WaitRequest {
+    /// As it is written, the timeout left out.
+    bytes: Arc<[u8]>,
+    /// Where in these the timeout stands.
+    timeout_at: usize,
+    unit: TimeoutUnit,
+}
+
+impl WaitRequest {
+    /// What the request waits for.
+    pub fn of(request: &Request<'_>, blocking: &Blocking) -> Self {
+        let (mut bytes, mut timeout_at) = (Vec::with_capacity(request.bytes.len()), 0);
+        encode::array_header(&mut bytes, request.argc());
+        for (index, arg) in request.args().enumerate() {
+            if index == blocking.timeout {
+                timeout_at = bytes.len();
+            } else {
+                encode::bulk(&mut bytes, arg);
+            }
         }
-        encode::bulk(&mut group, arg);
-        if index == 0 {
-            let start = group.len() - arg.len() - 2;
-            group[start..].make_ascii_lowercase();
-        }
+        WaitRequest { bytes: bytes.into(), timeout_at, unit: blocking.unit }
     }
-    group.into_boxed_slice()
+
+    /// Whether a waiter has to ask for itself: what it waits for depends on when, or as whom, it asks.
+    pub fn is_alone(&self) -> bool {
+        self.unit == TimeoutUnit::Millis
+    }
+
+    /// Appends the request with so many milliseconds as its timeout, at least one; none is for ever.
+    pub fn append(&self, timeout_ms: Option<u64>, out: &mut Vec<u8>) {
+        let ms = timeout_ms.map(|ms| ms.max(1));
+        let text = match (ms, self.unit) {
+            (None, _) => "0".to_owned(),
+            (Some(ms), TimeoutUnit::Seconds) => format!("{}.{:03}", ms / 1000, ms % 1000),
+            (Some(ms), TimeoutUnit::Millis) => ms.to_string(),
+        };
+        out.extend_from_slice(&self.bytes[..self.timeout_at]);
+        encode::bulk(out, text.as_bytes());
+        out.extend_from_slice(&self.bytes[self.timeout_at..]);
+    }
+
+    /// Heap bytes.
+    pub fn footprint(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// The request's timeout in milliseconds as the server reads it; `Some(0)` is for ever, `None` is what
@@ -58,42 +90,6 @@ pub fn timeout_ms(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
         TimeoutUnit::Seconds => seconds_to_ms(text),
         TimeoutUnit::Millis => canonical_ms(text),
     }
-}
-
-/// Appends the request with `remaining_ms` as its timeout. Never writes 0, which would mean for ever.
-pub fn with_timeout(request: &Request<'_>, blocking: &Blocking, remaining_ms: u64, out: &mut Vec<u8>) {
-    let remaining_ms = remaining_ms.max(1);
-    let timeout = match blocking.unit {
-        TimeoutUnit::Seconds => format!("{}.{:03}", remaining_ms / 1000, remaining_ms % 1000),
-        TimeoutUnit::Millis => remaining_ms.to_string(),
-    };
-    let replaced = |(index, arg)| if index == blocking.timeout { timeout.as_bytes() } else { arg };
-    encode::request_of(out, request.args().enumerate().map(replaced));
-}
-
-/// The command that does at once what the blocking command `name` does where there is something to take; its
-/// arguments, the name aside, and what its reply is. None where that is not known.
-pub fn at_once(
-    name: &str,
-    request: &Request<'_>,
-    blocking: &Blocking,
-) -> Option<(&'static str, Vec<Vec<u8>>, Popped)> {
-    let Waits { name, args, popped, .. } = Facts::of_name(name).waits?;
-    let mut blocks = blocks(|index| request.get(index)).peekable();
-    let mut is_left_out = |index: usize| match args {
-        AtOnceArgs::NoBlock => {
-            while blocks.next_if(|block| block + 1 < index).is_some() {}
-            blocks.peek().is_some_and(|block| (*block..=block + 1).contains(&index))
-        }
-        AtOnceArgs::NoTimeout | AtOnceArgs::CountedKeys(_) => index == blocking.timeout,
-    };
-    let rest = request.args().enumerate().skip(1).filter(|(index, _)| !is_left_out(*index));
-    let mut words: Vec<Vec<u8>> = rest.map(|(_, arg)| arg.to_vec()).collect();
-    if let AtOnceArgs::CountedKeys(end) = args {
-        words.insert(0, words.len().to_string().into_bytes());
-        words.push(end.into());
-    }
-    Some((name, words, popped))
 }
 
 /// A signed 64-bit integer in its only accepted spelling: no plus, no blank, no leading zero.
@@ -177,42 +173,6 @@ mod tests {
     }
 
     #[test]
-    fn what_blocks_can_be_asked_at_once() {
-        let asked = |words: &str| {
-            let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
-            with_request(&args, |request| {
-                let seconds_at = |timeout| Blocking { timeout, unit: TimeoutUnit::Seconds };
-                let name = words.split(' ').next().unwrap();
-                let blocking = match name {
-                    "blmpop" | "bzmpop" => seconds_at(1),
-                    "xread" | "xreadgroup" => stream_block(|index| request.get(index)).unwrap(),
-                    _ => seconds_at(args.len() - 1),
-                };
-                let (name, args, _) = at_once(name, request, &blocking)?;
-                Some(format!("{name} {}", String::from_utf8_lossy(&args.join(&b' '))))
-            })
-        };
-        for (words, expected) in [
-            ("blpop a b 1", "lmpop 2 a b LEFT"),
-            ("brpop a 1", "lmpop 1 a RIGHT"),
-            ("bzpopmin a b 1", "zmpop 2 a b MIN"),
-            ("bzpopmax a 1", "zmpop 1 a MAX"),
-            ("blmove a b left right 1", "lmove a b left right"),
-            ("brpoplpush a b 1", "rpoplpush a b"),
-            ("blmpop 1 2 a b left count 3", "lmpop 2 a b left count 3"),
-            ("bzmpop 1 1 a min", "zmpop 1 a min"),
-            ("xread count 1 block 5 block 6 streams block 0", "xread count 1 streams block 0"),
-            (
-                "xreadgroup group block c block 1 noack streams s >",
-                "xreadgroup group block c noack streams s >",
-            ),
-        ] {
-            assert_eq!(asked(words).as_deref(), Some(expected));
-        }
-        assert_eq!(asked("ts.wait a 1"), None);
-    }
-
-    #[test]
     fn timeouts_are_read_as_the_server_reads_them() {
         for (text, expected) in [
             ("0", 0),
@@ -238,24 +198,34 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_shorter_timeout_changes_nothing_else() {
-        let blocking = Blocking { timeout: 2, unit: TimeoutUnit::Seconds };
-        let mut out = Vec::new();
-        with_request(&[b"BLPOP", b"k", b"10"], |request| with_timeout(request, &blocking, 1234, &mut out));
-        assert_eq!(out, b"*3\r\n$5\r\nBLPOP\r\n$1\r\nk\r\n$5\r\n1.234\r\n");
-        out.clear();
-        let blocking = Blocking { timeout: 2, unit: TimeoutUnit::Millis };
-        with_request(&[b"XREAD", b"BLOCK", b"10"], |request| with_timeout(request, &blocking, 0, &mut out));
-        assert_eq!(out, b"*3\r\n$5\r\nXREAD\r\n$5\r\nBLOCK\r\n$1\r\n1\r\n");
+    fn waits(args: &[&[u8]], timeout: usize, unit: TimeoutUnit) -> WaitRequest {
+        with_request(args, |request| WaitRequest::of(request, &Blocking { timeout, unit }))
     }
 
     #[test]
-    fn a_group_is_command_and_keys() {
-        let blocking = Blocking { timeout: 2, unit: TimeoutUnit::Seconds };
-        let group = |args: &[&[u8]]| with_request(args, |request| blocking_group(request, &blocking));
-        assert_eq!(group(&[b"BLPOP", b"k", b"1"]), group(&[b"blpop", b"k", b"2"]));
-        assert_ne!(group(&[b"BLPOP", b"k", b"1"]), group(&[b"BLPOP", b"K", b"1"]));
-        assert_ne!(group(&[b"BLPOP", b"k", b"1"]), group(&[b"BRPOP", b"k", b"1"]));
+    fn another_timeout_changes_nothing_else() {
+        let written = |wait: &WaitRequest, timeout_ms| {
+            let mut out = Vec::new();
+            wait.append(timeout_ms, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let last = waits(&[b"BLPOP", b"k", b"10"], 2, TimeoutUnit::Seconds);
+        assert_eq!(written(&last, Some(1234)), "*3\r\n$5\r\nBLPOP\r\n$1\r\nk\r\n$5\r\n1.234\r\n");
+        assert_eq!(written(&last, None), "*3\r\n$5\r\nBLPOP\r\n$1\r\nk\r\n$1\r\n0\r\n");
+        let first = waits(&[b"BZMPOP", b"1", b"1", b"k", b"min"], 1, TimeoutUnit::Seconds);
+        let rest = "$1\r\n1\r\n$1\r\nk\r\n$3\r\nmin\r\n";
+        // Never 0, which would mean for ever.
+        assert_eq!(written(&first, Some(0)), format!("*5\r\n$6\r\nBZMPOP\r\n$5\r\n0.001\r\n{rest}"));
+        let stream = waits(&[b"XREAD", b"BLOCK", b"10"], 2, TimeoutUnit::Millis);
+        assert_eq!(written(&stream, Some(7)), "*3\r\n$5\r\nXREAD\r\n$5\r\nBLOCK\r\n$1\r\n7\r\n");
+    }
+
+    #[test]
+    fn waits_are_equal_if_every_byte_but_the_timeout_is() {
+        let wait = |args: &[&[u8]]| waits(args, args.len() - 1, TimeoutUnit::Seconds);
+        assert_eq!(wait(&[b"BLPOP", b"k", b"1"]), wait(&[b"BLPOP", b"k", b"22"]));
+        for other in [&[&b"blpop"[..], b"k", b"1"][..], &[b"BLPOP", b"K", b"1"], &[b"BRPOP", b"k", b"1"]] {
+            assert_ne!(wait(&[b"BLPOP", b"k", b"1"]), wait(other));
+        }
     }
 }

@@ -141,7 +141,7 @@ pub struct Blocking {
 }
 
 /// How a blocking request writes its timeout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimeoutUnit {
     /// Seconds, with a fraction.
     Seconds,

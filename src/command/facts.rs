@@ -62,39 +62,6 @@ pub(super) enum TimeoutAt {
     Block,
 }
 
-/// How the reply to a request without its blocking differs from the reply to the blocking one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Popped {
-    /// Not at all: it is the same command.
-    Itself,
-    /// Not at all, but that there may be another null.
-    AsItIs,
-    /// `key [element]` stands for `key element`.
-    Element,
-    /// `key [[member score]]` stands for `key member score`.
-    Scored,
-}
-
-/// What a command has for arguments that does at once what another waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AtOnceArgs {
-    /// How many keys there are, the keys, and this word.
-    CountedKeys(&'static str),
-    /// The same but for the timeout.
-    NoTimeout,
-    /// The same but for BLOCK.
-    NoBlock,
-}
-
-/// A command that may wait for an element, and the one that takes at once what it waits for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Waits {
-    pub(super) timeout: TimeoutAt,
-    pub(super) name: &'static str,
-    pub(super) args: AtOnceArgs,
-    pub(super) popped: Popped,
-}
-
 /// What is known of one command.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
@@ -104,7 +71,8 @@ pub struct Facts {
     pub(super) route: Option<Route>,
     /// Where it goes if it is refused by default and the settings allow it.
     pub(super) route_allowed: Option<Route>,
-    pub(super) waits: Option<Waits>,
+    /// It may wait for an element.
+    pub(super) waits: Option<TimeoutAt>,
     /// It may change data, though no flag of Redis 7.0 says so: COMMAND hides `may_replicate`.
     pub(super) writes: bool,
     /// What it has run that its request does not name. Loading runs nothing: Redis refuses calls meanwhile.
@@ -150,7 +118,7 @@ impl Facts {
 
     /// Whether the command, with these words, may wait for an element.
     pub fn may_wait(&self, words: &[&[u8]]) -> bool {
-        match self.waits.map(|waits| waits.timeout) {
+        match self.waits {
             Some(TimeoutAt::Block) => blocking::stream_block(|index| words.get(index).copied()).is_some(),
             Some(TimeoutAt::First | TimeoutAt::Last) => true,
             None => false,
@@ -235,14 +203,12 @@ impl Facts {
         Facts { runs, ..self }
     }
 
-    const fn waits(self, timeout: TimeoutAt, name: &'static str, args: AtOnceArgs, popped: Popped) -> Facts {
-        Facts { waits: Some(Waits { timeout, name, args, popped }), ..self }
+    const fn waits(self, timeout: TimeoutAt) -> Facts {
+        Facts { waits: Some(timeout), ..self }
     }
 }
 
-use AtOnceArgs::{CountedKeys, NoBlock, NoTimeout};
 use Effect::{Cluster, Identity, NextRequest, Other, Protocol, Replies, Stream, TakesOver, Unknown};
-use Popped::{AsItIs, Element, Itself, Scored};
 use Route::{Control, Dedicated, Refused, Replicas, Shared};
 use TimeoutAt::{Block, First, Last};
 
@@ -251,14 +217,14 @@ static ROWS: &[Facts] = &[
     row("acl|dryrun").goes(Shared),
     row("asking").local(Local::Asking).has(Cluster),
     row("auth").local(Local::Auth).has(Identity),
-    row("blmove").waits(Last, "lmove", NoTimeout, AsItIs),
-    row("blmpop").waits(First, "lmpop", NoTimeout, AsItIs),
-    row("blpop").waits(Last, "lmpop", CountedKeys("LEFT"), Element),
-    row("brpop").waits(Last, "lmpop", CountedKeys("RIGHT"), Element),
-    row("brpoplpush").waits(Last, "rpoplpush", NoTimeout, AsItIs),
-    row("bzmpop").waits(First, "zmpop", NoTimeout, AsItIs),
-    row("bzpopmax").waits(Last, "zmpop", CountedKeys("MAX"), Scored),
-    row("bzpopmin").waits(Last, "zmpop", CountedKeys("MIN"), Scored),
+    row("blmove").waits(Last),
+    row("blmpop").waits(First),
+    row("blpop").waits(Last),
+    row("brpop").waits(Last),
+    row("brpoplpush").waits(Last),
+    row("bzmpop").waits(First),
+    row("bzpopmax").waits(Last),
+    row("bzpopmin").waits(Last),
     // Whatever a newer server adds here changes or shows the connection it runs on.
     row("client|*").goes(Refused).has(Unknown),
     row("client|caching").local(Local::ClientCaching).has(NextRequest),
@@ -342,8 +308,8 @@ static ROWS: &[Facts] = &[
     row("wait").goes(Replicas).has(Other),
     row("waitaof").goes(Replicas).has(Other),
     row("watch").transaction(Transaction::Watch, Effect::Watch),
-    row("xread").waits(Block, "xread", NoBlock, Itself),
-    row("xreadgroup").waits(Block, "xreadgroup", NoBlock, Itself),
+    row("xread").waits(Block),
+    row("xreadgroup").waits(Block),
 ];
 
 #[cfg(test)]

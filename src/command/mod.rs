@@ -11,11 +11,11 @@ mod names;
 mod policy;
 mod table;
 
-pub use blocking::{at_once, blocking_group, timeout_ms, with_timeout};
+pub use blocking::{WaitRequest, timeout_ms};
 pub use classify::{
     Blocking, Count, Family, Known, Local, Pin, Route, Runs, Subscribe, TimeoutUnit, Transaction, Verdict,
 };
-pub use facts::{Effect, Facts, Popped, Setting};
+pub use facts::{Effect, Facts, Setting};
 pub use policy::{Policy, is_never_allowed};
 pub use table::{CommandId, NO_COMMAND, Table};
 

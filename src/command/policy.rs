@@ -41,8 +41,8 @@ impl Policy {
             return Base::Fixed(Route::Refused);
         }
         let facts = Facts::of_name(name);
-        if let Some(waits) = facts.waits {
-            return Base::Waits(waits.timeout);
+        if let Some(timeout) = facts.waits {
+            return Base::Waits(timeout);
         }
         let route = match facts.route.unwrap_or_else(|| flags.route()) {
             Route::Refused if names(&self.allow, name) && !is_never_allowed(name) => allowed(facts, flags),

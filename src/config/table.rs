@@ -212,6 +212,8 @@ settings! {
     lanes: usize = "1", Count(1, 1024), RELOAD;
     /// Leased lanes for blocking commands.
     leases_blocking_max: usize = "256", Count(0, 100_000), RELOAD;
+    /// Leased lanes shared by all blocking commands that are equal but for the timeout.
+    leases_per_group_max: usize = "4", Count(1, 1024), RELOAD;
     /// Leased lanes for WATCH and for MULTI that needs a dedicated connection.
     leases_transaction_max: usize = "64", Count(0, 100_000), RELOAD;
     /// Leased lanes for commands that change session state.
@@ -257,7 +259,7 @@ settings! {
     idle_child_timeout: u64 = "0", Milliseconds(0, MONTH), RELOAD;
     /// A child that leaves a MULTI or WATCH open this long is closed; 0: never.
     idle_transaction_timeout: u64 = "60000", Milliseconds(0, DAY), RELOAD;
-    /// shared: MULTI is queued in the broker and written whole to a shared lane; leased: it gets a leased lane.
+    /// shared: MULTI is queued in the broker and written whole to a lane that transactions share; leased: it gets a leased lane.
     transactions: Transactions = "shared", Choice(0, 0), RELOAD;
     /// shared: one upstream subscription per channel; leased: each subscriber gets a leased lane.
     pubsub: Pubsub = "shared", Choice(0, 0), RELOAD;

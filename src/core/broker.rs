@@ -64,6 +64,7 @@ impl Broker {
                         self.shared.child_timer(child);
                     }
                 }
+                Timer::Group(key) => self.shared.group_timer(key),
                 Timer::Leases => self.shared.pump_leases(),
                 Timer::Yield => self.shared.serve_waiting(),
                 Timer::Busy => self.shared.busy_timer(),

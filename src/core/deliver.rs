@@ -4,7 +4,6 @@
 use crate::core::broker::Broker;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
-use crate::core::child::outbox::Frame;
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::encode;
@@ -29,13 +28,14 @@ impl Broker {
             Notice::HubReady(user) => self.ask_fences_again(user),
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
+            Notice::SharedLaneLost(lost) => self.children.suspect_some_of(&lost),
             Notice::TableChanged => self.children.forget_commands(),
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
             Notice::Failed { lane, slots, failure } => {
                 let mut reply = Vec::new();
                 encode::error(&mut reply, failure.line());
                 for slot in slots {
-                    self.settle(lane, slot, Frame::of(&reply), Some(&failure));
+                    self.settle(lane, slot, &reply, Some(&failure));
                 }
             }
             Notice::Child(key, told) => self.tell(key, told),
@@ -72,11 +72,14 @@ impl Broker {
                 *child.lease_mut() = Some(lease);
                 shared.lift(child);
             }
+            ChildNotice::Served(frame) => shared.serve(child, &frame),
+            ChildNotice::WaitFailed { failure, writes } => shared.wait_failed(child, failure, writes),
             ChildNotice::Overdue => {
                 child.sent_mut().end_late();
                 shared.after_reply(child);
             }
             ChildNotice::Late => child.sent_mut().begin_late(),
+            ChildNotice::KeepApart(command) => child.sent_mut().suspect(command),
             ChildNotice::LeaseLost { kind, watching } => shared.lease_lost(child, kind, watching),
             ChildNotice::JoinRefused(fence, frame) => {
                 if let Some(own) = child.topics_mut() {

@@ -33,6 +33,8 @@ pub(crate) struct Env {
     pub(crate) fragments: Ledger,
     /// The request at hand, or the block of a transaction, if it is long: whatever takes a long part of it shares it.
     pub(crate) request: Option<Fragment>,
+    /// The same of the reply at hand.
+    pub(crate) reply: Option<Fragment>,
     pub(crate) draining: bool,
 }
 
@@ -54,6 +56,7 @@ impl Env {
             memory: 0,
             fragments: Ledger::default(),
             request: None,
+            reply: None,
             draining: false,
         }
     }

@@ -1,6 +1,7 @@
 //! The periodic pass over lanes and children: requests that are overdue, lanes that stall, connections and children that are
 //! idle for too long, memory to spare. Owns no state; what is urgent has a timer of its own.
 
+use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -10,6 +11,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::LeaseKind;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 
@@ -24,7 +26,9 @@ impl Shared {
     fn close_idle_lanes(&mut self) {
         let limit = self.env.settings.upstream_idle_timeout;
         if limit > 0 {
-            self.connections.close_rested_leases(&mut self.env, limit.min(limits::LEASE_LINGER));
+            let linger = limit.min(limits::LEASE_LINGER);
+            self.connections.close_rested_leases(&mut self.env, linger);
+            self.connections.close_rested_block_lanes(&mut self.env, linger);
             self.connections.close_unused(&mut self.env, limit);
         }
     }
@@ -76,7 +80,8 @@ impl Shared {
     }
 
     /// A stalled lane may wait for a slow command. If the control connection gets no answer either, the upstream is gone;
-    /// if it does, only a reply that needs no work can tell by not coming.
+    /// if it does, the command is not slow but waits, as it must not on a lane that others share; or a reply was lost, which
+    /// only one that needs no work can tell by not coming.
     fn check_stalls(&mut self) {
         self.ask_if_busy();
         let limit = self.env.settings.lane_stall_timeout;
@@ -104,11 +109,25 @@ impl Shared {
             return;
         }
         for key in stalled {
-            let lane = self.connections.find(key);
-            if lane.and_then(Lane::front).is_some_and(Slot::needs_no_work) {
+            let Some(lane) = self.connections.find(key) else { continue };
+            if lane.front().is_some_and(Slot::needs_no_work) {
                 self.lane_lost(key, "a reply that takes no time does not come");
+            } else if let Some(slot) = lane.front().copied().filter(|slot| self.is_held(lane, slot, limit)) {
+                let command = self.commands.name(slot.command);
+                log::warn!("lane_stall_timeout: a '{command}' blocks a connection that others share");
+                self.env.notify(Notice::Child(slot.child, ChildNotice::KeepApart(slot.command)));
+                self.lane_lost(key, "a command holds it that was not known to block");
             }
         }
+    }
+
+    /// Whether the upstream has had nothing to do since the lane stalled: then the command at its front is not at work but
+    /// waits for something, and with it those of other children behind it.
+    fn is_held(&self, lane: &Lane, front: &Slot, limit: Millis) -> bool {
+        let others = |slot: &Slot| slot.child != front.child && !slot.kind.is_own();
+        lane.is_shared()
+            && self.work.was_idle_since(lane.record().last_reply.saturating_add(limit))
+            && lane.out().entries().iter().any(others)
     }
 }
 

@@ -12,19 +12,23 @@ pub enum ChildName {}
 pub enum LaneName {}
 #[derive(Debug)]
 pub(crate) enum TopicName {}
+#[derive(Debug)]
+pub(crate) enum GroupName {}
 
 /// Names a child for as long as it lives, and nothing afterwards.
 pub type ChildKey = Key<ChildName>;
 /// Names a lane for as long as it lives, and nothing afterwards.
 pub type LaneKey = Key<LaneName>;
 pub(crate) type TopicKey = Key<TopicName>;
+/// Names a group of children that wait for the same element.
+pub(crate) type GroupKey = Key<GroupName>;
 
 /// What a lease is taken for; each kind has its own cap and its own line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LeaseKind {
-    /// One blocking command, until its reply.
+    /// A blocking command, until its reply; of a group, for as long as it is needed.
     Blocking,
-    /// WATCH or a MULTI that cannot be queued here, until EXEC, DISCARD or UNWATCH.
+    /// WATCH or a MULTI that cannot be queued here, until EXEC, DISCARD or UNWATCH; a look for a group.
     Transaction,
     /// A subscription, until the last one is given up or the child goes.
     Session,
@@ -50,10 +54,6 @@ impl LeaseKind {
         }
     }
 }
-
-/// What blocking waiters of one group have in common: the pool and the command without its timeout.
-/// Hashed, so that a waiter holds no second copy of its keys; two groups that collide are merely served as one.
-pub(crate) type GroupKey = (PoolId, u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PoolId(pub u32);

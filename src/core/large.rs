@@ -59,20 +59,15 @@ impl Shared {
             child.session_mut().transaction.exec_answered();
         }
         child.sent_mut().weigh(slot.command, len);
-        child.outbox_mut().deliver(Frame::of(part), &mut self.env.spares);
+        child.outbox_mut().deliver(part, &mut self.env.spares);
         self.finish_settling(child);
     }
 }
 
 impl Broker {
     /// A reply has begun to come and is long. True if it has ended since, so that there may be another behind it.
-    #[inline]
-    pub(crate) fn take_large(&mut self, key: LaneKey, frames: &mut Frames<'_, ReplyScanner>) -> bool {
-        frames.announced() >= limits::BULK_MIN && self.begin_large(key, frames)
-    }
-
     #[inline(never)]
-    fn begin_large(&mut self, key: LaneKey, frames: &mut Frames<'_, ReplyScanner>) -> bool {
+    pub(crate) fn begin_large(&mut self, key: LaneKey, frames: &mut Frames<'_, ReplyScanner>) -> bool {
         let announced = frames.announced();
         match self.fate(key, frames.rest(), announced) {
             Fate::Keep => {
@@ -128,24 +123,28 @@ impl Broker {
 
     fn large_ended(&mut self, key: LaneKey, answered: Answered, large: Large, part: &[u8]) {
         let Answered { slot, front_since, role, is_yielding, .. } = answered;
-        let ran_long = self.shared.note_work(role, &slot, front_since, b"");
+        let ran_long = self.shared.note_work(key, role, &slot, front_since, b"");
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }
-        match (large.passing, self.children.get_mut(slot.child)) {
+        let child = self.children.get_mut(slot.child);
+        let is_heard = child.is_some() || slot.kind.is_of_group();
+        match (large.passing, child) {
             (Passing::ToChild, Some(child)) => self.shared.settle_large(child, key, slot, part, large.len),
-            (Passing::Refused, Some(child)) => {
-                child.sent_mut().expect_heavy(slot.command);
+            (Passing::Refused, child) if is_heard => {
+                if let Some(child) = child {
+                    child.sent_mut().expect_heavy(slot.command);
+                }
                 let max_bytes = self.shared.env.settings.memory_max / 2;
                 let failure = Failure::Lost(Lost::Reply { max_bytes });
                 self.shared.env.counters.failed(failure.kind(), 1);
                 let mut error = Vec::new();
                 encode::error(&mut error, failure.line());
-                self.settle(key, slot, Frame::of(&error), None);
+                self.settle(key, slot, &error, None);
             }
             // Whatever it was, nobody hears it.
-            (Passing::Dropped | Passing::Missed, _) | (_, None) => {
-                self.settle(key, slot, Frame::of(b"_\r\n"), None)
+            (Passing::Dropped | Passing::Missed | Passing::Refused, _) | (_, None) => {
+                self.settle(key, slot, b"_\r\n", None)
             }
         }
         self.reply_taken(key, role, is_yielding);
@@ -168,6 +167,10 @@ impl Broker {
             return kept_or(Fate::Give);
         };
         let is_proven = lane.withheld().is_empty() && !slot.flags.has(SlotFlags::GUARDED);
+        if slot.kind.is_of_group() {
+            // Whose it is shows when it is whole.
+            return refused;
+        }
         let Some(child) = self.children.get_mut(slot.child) else { return Fate::Pass(Passing::Dropped) };
         // On its own lane whatever comes may be a push: which it is shows when it is whole.
         let may_be_push =

@@ -2,6 +2,7 @@
 //! at hand is done with the child it is about (`core::deliver`). Plain data.
 
 use crate::base::failure::Failure;
+use crate::command::CommandId;
 use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId};
@@ -30,6 +31,8 @@ pub(crate) enum Notice {
     TopicRefused(TopicKey),
     /// The upstream has ended a subscription itself.
     TopicMoved(TopicKey),
+    /// A lane that others share was lost with these requests on it.
+    SharedLaneLost(Vec<(ChildKey, CommandId)>),
     /// Commands have other numbers now.
     TableChanged,
     /// A lane can serve no request any more.
@@ -46,12 +49,18 @@ pub(crate) enum ChildNotice {
     Answer(Option<Answer>),
     /// It has come to the head of a lease queue.
     Lent(HeldLease),
+    /// This is the answer to what it waits for in its group.
+    Served(Vec<u8>),
+    /// What it waits for in its group will not come.
+    WaitFailed { failure: Failure, writes: bool },
     /// There is room for so many more bytes of its request; it holds this ticket.
     Admitted { ticket: u64, more: usize },
     /// A reply that was overdue will not come any more.
     Overdue,
     /// A reply is overdue, and it is about to be told so.
     Late,
+    /// A lane that others share was lost, perhaps because of a request of this command.
+    KeepApart(CommandId),
     /// The lane it had to itself is gone.
     LeaseLost { kind: LeaseKind, watching: bool },
     /// The upstream has refused what its request at the front names, for the fence of this number.

@@ -9,6 +9,7 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::groups::Group;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
@@ -108,9 +109,18 @@ impl Shared {
         if lease.kind() == LeaseKind::Session && !lease.is_over() {
             return self.env.notify(Notice::Child(child, ChildNotice::Finish));
         }
-        if waits && lease.may_be_taken_back() && may_unblock {
-            lease.take_back();
+        let Some(group) = lease.group() else { return };
+        let restarts = self.groups.get(group).is_some_and(Group::restarts);
+        if waits && restarts && may_unblock && !lease.is_over() {
+            lease.unblock_asked();
+            let now = self.env.now;
+            if let Some(group) = self.groups.get_mut(group) {
+                group.unblock_asked(key, now);
+            }
             self.ask(Question::Unblock { lane: key, id });
+        }
+        if let Some(group) = self.groups.get_mut(group) {
+            group.let_go(key);
         }
     }
 
@@ -194,6 +204,7 @@ impl Broker {
             }
         }
         self.shared.leases.retry_by(&mut self.shared.env, pause_due);
+        self.shared.tend_all();
     }
 }
 

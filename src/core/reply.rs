@@ -3,17 +3,17 @@
 
 use crate::base::failure::Failure;
 use crate::base::limits;
+use crate::base::outgoing::Fragment;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::hold::Hold;
 use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
-use crate::core::lease::state::LeaseState;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
 use crate::resp::{encode, reply};
@@ -25,12 +25,13 @@ impl Broker {
         // The driver may not have heard yet that the connection was given up.
         let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
         self.shared.work.heard(now);
-        let is_large = self.shared.connections.input_of(key).is_some_and(|lane| lane.is_in_large());
-        let mut goes_on = !is_large || self.take_part(key, &mut frames);
+        let Some(lane) = self.shared.connections.input_of(key) else { return };
+        let hears = lane.role() == LaneRole::Subscriber;
+        let mut goes_on = !lane.is_in_large() || self.take_part(key, &mut frames);
         while goes_on
             && !frames.rest().is_empty()
             && let Some(lane) = self.shared.connections.input_of(key)
-            && !(lane.role() == LaneRole::Subscriber && self.shared.hubs.is_delivering_of(key))
+            && !(hears && self.shared.hubs.is_delivering_of(key))
         {
             #[cfg(feature = "sabotage")]
             if self.sabotaged && self.shared.env.rng.u8(..) == 0 {
@@ -39,7 +40,13 @@ impl Broker {
             match frames.next_reply() {
                 Some(Ok((frame, kind))) if lane.is_reply(kind) => {
                     let answered = lane.take_answered(now);
-                    self.take_reply(key, answered, Frame::of(frame));
+                    if frame.len() < limits::BULK_MIN {
+                        self.take_reply(key, answered, frame);
+                    } else {
+                        let len = frame.len();
+                        let fragment = frames.last_as_fragment(len, &self.shared.env.fragments);
+                        self.take_long_reply(key, answered, &fragment);
+                    }
                 }
                 Some(Ok((frame, kind))) if frame.len() < limits::FRAGMENT_MIN => {
                     self.take_frame(key, Frame::of(frame), kind);
@@ -47,10 +54,14 @@ impl Broker {
                 Some(Ok((frame, kind))) => {
                     let len = frame.len();
                     let fragment = frames.last_as_fragment(len, &self.shared.env.fragments);
+                    self.shared.env.reply = Some(fragment.clone());
                     self.take_frame(key, Frame::shared(&fragment), kind);
+                    self.shared.env.reply = None;
                 }
                 Some(Err(why)) => self.shared.desync(key, why),
-                None => goes_on = self.take_large(key, &mut frames),
+                None => {
+                    goes_on = frames.announced() >= limits::BULK_MIN && self.begin_large(key, &mut frames);
+                }
             }
             self.deliver_notices();
         }
@@ -58,15 +69,16 @@ impl Broker {
         self.deliver_notices();
     }
 
-    fn take_frame(&mut self, key: LaneKey, frame: Frame<'_>, kind: u8) {
+    fn take_frame(&mut self, key: LaneKey, whole: Frame<'_>, kind: u8) {
+        let frame = whole.bytes();
         let Some(lane) = self.shared.connections.known(key) else { return };
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
-            return self.shared.greeted(key, frame.bytes());
+            return self.shared.greeted(key, frame);
         }
         // What is no push, and not about topics, is the reply to a child's request.
         let is_replied = kind != b'>' && lane.front().is_some_and(|slot| slot.kind != SlotKind::Topic);
         if lane.role() == LaneRole::Subscriber && !is_replied {
-            if let Err(why) = self.hub_said(key, frame, kind) {
+            if let Err(why) = self.hub_said(key, whole, kind) {
                 self.shared.desync(key, why);
             }
             return;
@@ -79,10 +91,8 @@ impl Broker {
             return;
         }
         let now = self.shared.env.now;
-        if self.is_push(key, kind, frame.bytes()) {
-            if !self.shared.connections.withhold_push(key, frame.bytes(), now)
-                && !self.push_arrived(key, frame)
-            {
+        if self.is_push(key, kind, frame) {
+            if !self.shared.connections.withhold_push(key, frame, now) && !self.push_arrived(key, whole) {
                 self.shared.desync(key, "a push on a lane that cannot have one");
             }
             return;
@@ -91,12 +101,19 @@ impl Broker {
         self.take_reply(key, answered, frame);
     }
 
-    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, whole: Frame<'_>) {
-        let frame = whole.bytes();
+    /// One that had to be kept until it was whole.
+    #[inline(never)]
+    fn take_long_reply(&mut self, key: LaneKey, answered: Option<Answered>, reply: &Fragment) {
+        self.shared.env.reply = Some(reply.clone());
+        self.take_reply(key, answered, reply);
+        self.shared.env.reply = None;
+    }
+
+    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
-        let ran_long = self.shared.note_work(role, &slot, front_since, frame);
+        let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long && let Some(child) = self.children.get_mut(slot.child) {
             child.sent_mut().expect_heavy(slot.command);
         }
@@ -104,8 +121,17 @@ impl Broker {
             SlotKind::Question => self.shared.question_answered(Some(frame)),
             SlotKind::Proof => self.shared.proof_answered(Some(frame)),
             SlotKind::Canary => self.canary_answered(key, &slot, frame),
-            _ if slot.flags.has(SlotFlags::GUARDED) => self.shared.withhold(key, slot, frame),
-            _ if !is_proven => {
+            SlotKind::Stir => {}
+            SlotKind::Arming => {
+                if self.shared.is_in_step(key, frame) {
+                    self.release(key);
+                    self.shared.go_on_armed(key, frame);
+                }
+            }
+            _ if slot.flags.has(SlotFlags::GUARDED) && slot.is_plausible(frame) => {
+                self.shared.withhold(key, slot, frame);
+            }
+            _ if !is_proven && slot.is_plausible(frame) => {
                 // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
                 self.shared.withhold(key, slot, frame);
                 self.shared.lane_lost(key, "integrity: a busy upstream has left replies unproven");
@@ -115,7 +141,7 @@ impl Broker {
                 self.shared.withhold(key, slot, frame);
                 self.shared.desync(key, "a reply that its command cannot have");
             }
-            _ => self.settle(key, slot, whole, None),
+            _ => self.settle(key, slot, frame, None),
         }
         if role == LaneRole::Control && slot.kind == SlotKind::Relay {
             self.shared.kill_answered(frame);
@@ -145,7 +171,7 @@ impl Broker {
             return self.shared.desync(key, "a reply nobody asked for");
         };
         let text = String::from_utf8_lossy(&frame[1..]).trim_end().to_owned();
-        self.settle(key, slot, Frame::of(frame), None);
+        self.settle(key, slot, frame, None);
         if let Some(child) = self.children.get_mut(slot.child) {
             CloseReason::RequestRefused(&text).log(child);
             self.shared.finish(child);
@@ -155,12 +181,22 @@ impl Broker {
     }
 
     /// Completes one slot with its reply, or with the error of a failure.
-    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: Frame<'_>, failure: Option<&Failure>) {
+    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: &[u8], failure: Option<&Failure>) {
         if slot.kind == SlotKind::Wait {
             self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
         match self.children.get_mut(slot.child) {
             Some(child) => self.shared.settle(child, lane, slot, frame, failure),
+            // One that has failed is lost with its lane, and its group has heard of that.
+            None if slot.kind.is_of_group() && failure.is_some() => {}
+            None if slot.kind.is_of_group() => {
+                let told = self.shared.group_answered(lane, slot.kind, frame);
+                if let Some((waiter, range)) = told
+                    && let Some(child) = self.children.known_mut(waiter.child)
+                {
+                    self.shared.serve_from(child, lane, waiter.writes, frame, range);
+                }
+            }
             // What was told to be overdue has been counted then.
             None if slot.is_timed_out() => {}
             None => self.shared.env.counters.orphaned_replies += 1,
@@ -182,10 +218,10 @@ impl Shared {
         child: &mut Child,
         lane: LaneKey,
         slot: Slot,
-        whole: Frame<'_>,
+        frame: &[u8],
         failure: Option<&Failure>,
     ) {
-        let (real, frame) = (failure.is_none(), whole.bytes());
+        let real = failure.is_none();
         if child.state() == ChildState::Closed {
             return;
         }
@@ -206,8 +242,12 @@ impl Shared {
             return self.close_full(child);
         }
         if slot.kind == SlotKind::Relay {
-            child.sent_mut().weigh(slot.command, frame.len());
-            child.outbox_mut().deliver(whole, &mut self.env.spares);
+            if real {
+                child.sent_mut().weigh(slot.command, frame.len());
+            } else {
+                self.weigh_lost(child, lane, &slot, failure);
+            }
+            self.deliver(child, frame);
         } else {
             if real {
                 self.lease_replied(child, lane, slot.kind, frame);
@@ -215,11 +255,11 @@ impl Shared {
                 self.transaction_lost(child, lane);
             }
             if slot.kind == SlotKind::Exec {
-                if self.settle_exec(child, slot, whole, real) {
+                if self.settle_exec(child, slot, frame, real) {
                     return;
                 }
             } else {
-                self.settle_special(child, lane, slot, whole, real);
+                self.settle_special(child, lane, slot, frame, real);
             }
         }
         self.finish_settling(child);
@@ -236,13 +276,24 @@ impl Shared {
         self.close(child);
     }
 
-    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, whole: Frame<'_>, real: bool) {
-        let frame = whole.bytes();
+    /// A command that was suspected of having cost a lane has cost the one that it had to itself.
+    fn weigh_lost(&self, child: &mut Child, lane: LaneKey, slot: &Slot, failure: Option<&Failure>) {
+        let shared = self.connections.find(lane).is_some_and(Lane::is_shared);
+        if matches!(failure, Some(Failure::Lost(_))) && !shared && child.sent().goes_apart(slot.command) {
+            child.sent_mut().convict(slot.command);
+        }
+    }
+
+    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
-            SlotKind::Look => self.looked(child, frame, real),
-            SlotKind::Count => self.settle_count(child, whole, real),
-            SlotKind::Blocking => self.settle_blocking(child, lane, whole, real),
+            SlotKind::Count => self.settle_count(child, frame, real),
+            SlotKind::Blocking => {
+                self.deliver(child, frame);
+                if real {
+                    self.end_lease(child);
+                }
+            }
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
                 encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
@@ -259,15 +310,18 @@ impl Shared {
             // by one.
             SlotKind::Multi if !real => self.deliver(child, b"+OK\r\n"),
             SlotKind::Multi => {
+                let transaction = &mut child.session_mut().transaction;
                 if reply::is_error(frame) {
-                    child.session_mut().transaction.multi_refused();
+                    transaction.multi_refused()
+                } else {
+                    transaction.multi_accepted()
                 }
                 self.deliver(child, frame);
             }
             SlotKind::Subscribe => {
                 // Empty when it was confirmed; else an error.
                 if !child.session().is_muted() {
-                    child.outbox_mut().answer(whole, &mut self.env.spares);
+                    child.outbox_mut().answer(Frame::of(frame), &mut self.env.spares);
                 }
                 if let Some(subscriptions) = child.subscriptions_mut() {
                     subscriptions.change_is_over();
@@ -284,18 +338,29 @@ impl Shared {
                 self.deliver(child, &patched);
             }
             SlotKind::Housekeeping => self.proto_switched(child, lane, frame, real),
-            _ => child.outbox_mut().deliver(whole, &mut self.env.spares),
+            _ => self.deliver(child, frame),
         }
     }
 
+    #[inline]
     pub(crate) fn deliver(&mut self, child: &mut Child, frame: &[u8]) {
-        child.outbox_mut().deliver(Frame::of(frame), &mut self.env.spares);
+        if frame.len() < limits::FRAGMENT_MIN {
+            return child.outbox_mut().deliver(frame, &mut self.env.spares);
+        }
+        self.deliver_long(child, frame);
+    }
+
+    #[inline(never)]
+    fn deliver_long(&mut self, child: &mut Child, frame: &[u8]) {
+        match self.env.reply.as_ref().and_then(|reply| reply.part_at(frame)) {
+            Some(fragment) => child.outbox_mut().deliver_shared(&fragment, &mut self.env.spares),
+            None => child.outbox_mut().deliver(frame, &mut self.env.spares),
+        }
     }
 
     /// EXEC: says why it aborted where Redis said so earlier, and carries out what the transaction changed about the
     /// session. True if the reply is given as it is filled in.
-    fn settle_exec(&mut self, child: &mut Child, slot: Slot, whole: Frame<'_>, real: bool) -> bool {
-        let frame = whole.bytes();
+    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> bool {
         let after = child.session_mut().transaction.exec_answered();
         child.sent_mut().weigh(slot.command, frame.len());
         let has_aborted = real && reply::error_code(frame) == Some(b"EXECABORT");
@@ -310,47 +375,29 @@ impl Shared {
             child.session_mut().db = db;
         }
         let corrected = if executed { self.hubs.corrected_exec(after.counts(), frame) } else { None };
-        let whole = corrected.as_deref().map_or(whole, Frame::of);
+        let frame = corrected.as_deref().unwrap_or(frame);
         let is_filled = executed && after.has_local();
         if is_filled {
-            self.begin_filling(child, whole, after);
+            self.begin_filling(child, frame, after);
         } else {
-            child.outbox_mut().deliver(whole, &mut self.env.spares);
+            self.deliver(child, frame);
         }
         is_filled
-    }
-
-    /// A blocking command is done, or was taken back: then its child stands in line again, in its old
-    /// place, and is told nothing.
-    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, whole: Frame<'_>, real: bool) {
-        let lease = self.connections.find(lane).and_then(|lane| lane.lease());
-        let taken = lease.is_some_and(LeaseState::is_taken_back);
-        if real && taken && reply::is_null(whole.bytes()) {
-            self.end_lease(child);
-            child.outbox_mut().retract();
-            let over = |wait: &&mut Wait| wait.expires.is_some_and(|expires| expires <= self.env.now);
-            let Some(wait) = child.front_mut().wait_mut().as_mut().filter(over) else {
-                return self.lift(child);
-            };
-            // The null says nothing of what has come since it was taken back.
-            wait.had_lease = true;
-            return self.look_without_lease(child);
-        }
-        child.outbox_mut().deliver(whole, &mut self.env.spares);
-        if real {
-            self.end_lease(child);
-        }
     }
 
     /// What a reply makes possible: the next request, the end of a lease.
     #[inline]
     pub(crate) fn after_reply(&mut self, child: &mut Child) {
-        let in_flight_resume = (self.env.settings.child_in_flight_max * 3 / 4) as u32;
         if child.lease().is_some() {
             self.end_lease_if_done(child);
         }
         match child.hold() {
-            Hold::InFlightMax if child.sent().in_flight() <= in_flight_resume => self.lift(child),
+            Hold::InFlightMax => {
+                let max = child.in_flight_max(self.env.settings.child_in_flight_max);
+                if child.sent().in_flight() <= max * 3 / 4 {
+                    self.lift(child);
+                }
+            }
             // What is only overdue may be no hindrance, and has a timer if it is.
             Hold::OwnReplies if child.sent().in_flight() == 0 => self.lift(child),
             Hold::Reply | Hold::BlockingReply if child.sent().in_flight() == 0 => {

@@ -237,16 +237,36 @@ pub(crate) fn runs_in_a_block(route: Route) -> bool {
     }
 }
 
+/// Whether such a command of a transaction does no harm on a shared lane where its MULTI is refused, so that it runs by
+/// itself.
+pub(crate) fn is_harmless_alone(route: Route) -> bool {
+    let unwatch = Route::Transaction(Command::Unwatch);
+    matches!(route, Route::Shared | Route::Local(Local::Ping | Local::Echo)) || route == unwatch
+}
+
+/// What a request on a shared lane stands behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stand {
+    Alone,
+    /// The lane is kept for it.
+    Detached,
+    /// A MULTI that was written with it, and may be refused.
+    InBlock,
+    /// A MULTI that has been accepted: Redis lets nothing block.
+    BehindMulti,
+}
+
 /// Whether a request may stand on a shared lane: nothing may that changes the connection, or keeps it for longer than its
-/// turn. In a transaction block Redis lets nothing block. `detached`: the lane is kept for it.
-pub(crate) fn may_be_shared(route: Route, changes_connection: bool, in_block: bool, detached: bool) -> bool {
+/// turn.
+pub(crate) fn may_be_shared(route: Route, changes_connection: bool, stands: Stand) -> bool {
     match route {
         // A refused command may have been queued before it was refused; it is no worse than what is shared.
         Route::Shared | Route::Count(_) | Route::Refused => !changes_connection,
         Route::Local(Local::Ping | Local::Echo) | Route::Transaction(Command::Exec) => true,
-        Route::Transaction(Command::Multi | Command::Unwatch) => in_block,
-        Route::Replicas => in_block || detached,
-        Route::Blocking(_) | Route::Dedicated | Route::Control => in_block,
+        Route::Transaction(Command::Multi) => stands == Stand::InBlock,
+        Route::Transaction(Command::Unwatch) => matches!(stands, Stand::InBlock | Stand::BehindMulti),
+        Route::Replicas => matches!(stands, Stand::Detached | Stand::BehindMulti),
+        Route::Blocking(_) | Route::Dedicated | Route::Control => stands == Stand::BehindMulti,
         Route::Local(_) | Route::Transaction(_) | Route::Subscribe(_) | Route::Pin(_) => false,
     }
 }
@@ -356,7 +376,9 @@ mod tests {
     fn a_shared_connection_carries_nothing_that_lasts() {
         for (name, route, _) in commands() {
             let way = way(&Situation::default(), route, false);
-            assert!(way != Way::Share || may_be_shared(route, false, false, false), "{name}");
+            assert!(way != Way::Share || may_be_shared(route, false, Stand::Alone), "{name}");
+            let harmless = !is_harmless_alone(route) || may_be_shared(route, false, Stand::InBlock);
+            assert!(harmless, "{name}: its MULTI may be refused");
             assert!(!matches!(way, Way::Leased(_)), "{name}: there is no lease");
         }
     }

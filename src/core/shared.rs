@@ -7,6 +7,7 @@ use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
 use crate::core::env::{Env, Turn};
 use crate::core::intake::Intake;
+use crate::core::lease::groups::Groups;
 use crate::core::lease::leases::Leases;
 use crate::core::pubsub::hubs::Hubs;
 use crate::core::questions::commands::Commands;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) probe: Probe,
     pub(crate) users: Users,
     pub(crate) leases: Leases,
+    pub(crate) groups: Groups,
     pub(crate) hubs: Hubs,
     pub(crate) intake: Intake,
     pub(crate) work: Work,
@@ -44,6 +46,7 @@ impl Shared {
             script_rights: ScriptRights::default(),
             probe: Probe::default(),
             leases: Leases::default(),
+            groups: Groups::default(),
             hubs: Hubs::default(),
             intake: Intake::default(),
             work: Work::default(),

@@ -24,9 +24,9 @@ impl Broker {
         (lent(LeaseKind::Blocking), lent(LeaseKind::Transaction), lent(LeaseKind::Session))
     }
 
-    /// Children that stand in a line for a lease.
+    /// Children that wait for a lease: in a line, or in a group without a lease that serves them.
     pub fn leases_waiting(&self) -> usize {
-        LeaseKind::ALL.into_iter().map(|kind| self.shared.leases.waiting(kind)).sum()
+        LeaseKind::ALL.into_iter().map(|kind| self.shared.waiting_for(kind)).sum()
     }
 
     /// Connections held upstream, of any kind, as Redis counts them: those given up of which the upstream

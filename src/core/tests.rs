@@ -1,6 +1,8 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
+mod armed;
 mod busy;
+mod fan_in;
 mod lanes;
 mod refusals;
 mod turns;
@@ -130,6 +132,36 @@ fn a_transaction_in_another_pool_is_served_in_its_turn() {
     assert_eq!(sim.received(c), "+OK");
 }
 
+/// It listens, and the upstream is replaced while it waits for a lease: nobody is lent one after that.
+#[test]
+fn who_is_sent_away_leaves_the_line() {
+    let (mut sim, [a, b, c]) = Sim::with(&[("leases_transaction_max", "1"), ("leases_warm", "0")]);
+    assert_eq!(sim.ask(a, "WATCH k"), "+OK");
+    sim.ask(b, "HELLO 3\nSUBSCRIBE ch");
+    // It stays until it has taken what it was told.
+    sim.set_room(b, 0);
+    sim.send(b, "GET x\nWATCH k");
+    assert_eq!(sim.ask(c, "WATCH k"), "");
+    sim.reload("redis://other/0", &[]);
+    assert_eq!(sim.ask(a, "UNWATCH"), "+OK");
+    assert_eq!(sim.received(c), "+OK");
+}
+
+/// While a request waits for a lease the settings may change, and it is answered without one.
+#[test]
+fn a_lease_that_is_not_needed_goes_to_the_next() {
+    let lease = [("leases_blocking_max", "1"), ("commands_lease", "get")];
+    let (mut sim, [a, b, c, other]) = Sim::with(&lease);
+    assert_eq!((sim.ask(a, "BLPOP x 0"), sim.ask(b, "GET k")), (String::new(), String::new()));
+    sim.reload("redis://sim/0", &[("commands_lease", ""), ("commands_deny", "get")]);
+    sim.ask(other, "RPUSH x e");
+    assert_eq!(sim.received(a), "*2 $1 x $1 e");
+    assert!(sim.received(b).starts_with("-NOPERM "));
+    assert_eq!(sim.ask(c, "BLPOP y 0"), "");
+    sim.ask(other, "RPUSH y f");
+    assert_eq!(sim.received(c), "*2 $1 y $1 f");
+}
+
 #[test]
 fn an_unblock_that_comes_too_early_is_asked_again() {
     let (mut sim, [a, b, y]) = Sim::with(&[("leases_blocking_max", "2")]);
@@ -152,7 +184,7 @@ fn an_unblock_that_comes_too_early_is_asked_again() {
 #[test]
 fn many_waiters_on_many_keys_cost_no_more_each() {
     let mut sim = Sim::new(&[("leases_blocking_max", "2")]);
-    for index in 0..4000 {
+    for index in 0..2000 {
         let child = sim.child();
         sim.send(child, &format!("BLPOP key{index} 0"));
     }
@@ -295,35 +327,39 @@ fn a_lease_that_comes_late_still_asks_for_what_is_there() {
 
 #[test]
 fn late_replies_find_nobody_and_the_next_ones_their_own() {
-    let (mut sim, [child]) = Sim::with(&[("request_timeout", "500")]);
+    let (mut sim, [child, queues]) = Sim::with(&[("request_timeout", "500")]);
     assert_eq!(sim.ask(child, "GET first"), "$5 first");
+    let queue =
+        |sim: &mut Sim| ["MULTI", "GET c", "EXEC"].into_iter().for_each(|line| sim.send(queues, line));
+    queue(&mut sim);
+    assert_eq!(sim.received(queues), "+OK +QUEUED *1 $1 c");
     sim.frozen = vec![LaneRole::Shared];
     sim.send(child, "GET a\nMULTI\nGET b\nEXEC");
-    sim.send(child, "MULTI");
-    sim.send(child, "GET c");
-    sim.send(child, "EXEC");
+    queue(&mut sim);
     sim.pass(1000);
-    let told = sim.received(child);
-    assert_eq!(told.matches("-BROKERTIMEOUT").count(), 5, "{told}");
+    for (child, late) in [(child, 4), (queues, 1)] {
+        let told = sim.received(child);
+        assert_eq!(told.matches("-BROKERTIMEOUT").count(), late, "{told}");
+    }
     sim.thaw();
-    assert_eq!(sim.received(child), "");
-    assert_eq!(sim.ask(child, "GET d"), "$1 d");
+    for child in [child, queues] {
+        assert_eq!(sim.received(child), "");
+        assert_eq!(sim.ask(child, "GET d"), "$1 d");
+    }
+    queue(&mut sim);
+    assert_eq!(sim.received(queues), "+OK +QUEUED *1 $1 c");
 }
 
 #[test]
 fn a_block_expires_whole_and_is_never_sent() {
     let (mut sim, [child]) = Sim::with(&[]);
-    sim.full = true;
-    sim.send(child, "GET a");
-    sim.send(child, "MULTI");
-    sim.send(child, "SET b 1");
-    sim.pass(1);
-    sim.send(child, "EXEC");
     sim.refuses = true;
-    sim.lose_one(LaneRole::Shared);
-    sim.pass(2000);
-    assert_eq!(sim.received(child), format!("{REFUSED} +OK +QUEUED {REFUSED}"));
-    (sim.full, sim.refuses) = (false, false);
+    ["MULTI", "SET b 1", "EXEC"].into_iter().for_each(|line| sim.send(child, line));
+    sim.pass(500);
+    assert_eq!(sim.received(child), "+OK +QUEUED");
+    sim.pass(1500);
+    assert_eq!(sim.received(child), REFUSED);
+    sim.refuses = false;
     sim.pass(1000);
     assert_eq!(sim.ask(child, "GET c"), "$1 c");
     assert!(sim.ran("SET b").is_empty());

@@ -3,7 +3,7 @@
 //! when it fires.
 
 use crate::base::clock::Millis;
-use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::keys::{ChildKey, GroupKey, LaneKey};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     /// A child that waits. Its hold says for what, and the child until when: new settings may have moved that, and
     /// it may have gone on since.
     Child(ChildKey),
+    /// A group's time has come: somebody in it has waited for long enough, or may look again.
+    Group(GroupKey),
     /// Leases could not be opened; they are tried again.
     Leases,
     /// A shared lane may now be asked to yield.

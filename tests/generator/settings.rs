@@ -61,6 +61,7 @@ const ROWS: &[Row] = &[
     ),
     row("transaction_max", &["64MiB", "1KiB"], &[], &[]),
     row("drain_timeout", &["0", "100", "500"], &[], &[]),
+    row("leases_per_group_max", &["1", "2", "4"], &["1", "2", "4"], &[]),
 ];
 
 /// Settings by their keys.

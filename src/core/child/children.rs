@@ -4,6 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
+use crate::command::CommandId;
 use crate::core::child::Child;
 use crate::core::child::origin::describe;
 use crate::core::keys::{ChildKey, ChildName};
@@ -73,6 +74,28 @@ impl Children {
         for key in self.arena.keys() {
             if let Some(child) = self.known_mut(key) {
                 child.last_command = None;
+                child.sent.forget_commands();
+            }
+        }
+    }
+
+    /// Of requests that were lost together, perhaps because the reply to one was too long for the server, suspects those of
+    /// the few children of which least is known. Each has its next lane to itself, so whoever is suspected without reason
+    /// only waits for that.
+    pub(crate) fn suspect_some_of(&mut self, lost: &[(ChildKey, CommandId)]) {
+        let known = |(child, command): &(ChildKey, CommandId)| {
+            Some((self.get(*child)?.sent().known_replies(), *child, *command))
+        };
+        let mut least: Vec<_> = lost.iter().filter_map(known).collect();
+        least.sort_by_key(|(known, ..)| *known);
+        let mut suspects: Vec<ChildKey> = Vec::new();
+        for (_, key, command) in least {
+            if suspects.len() < limits::SUSPECTS_MAX
+                && !suspects.contains(&key)
+                && let Some(child) = self.known_mut(key)
+            {
+                child.sent.suspect(command);
+                suspects.push(key);
             }
         }
     }

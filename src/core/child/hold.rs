@@ -2,8 +2,8 @@
 //! are in `request` and `lease`.
 
 use crate::base::clock::Millis;
-use crate::command::Popped;
-use crate::core::keys::{LaneKey, LeaseKind};
+use crate::base::key::Key;
+use crate::core::keys::{GroupKey, LaneKey, LeaseKind};
 
 /// Why the child's next request has to wait. The request stays in the child's input, and is looked at
 /// afresh when the reason has gone.
@@ -20,6 +20,8 @@ pub(crate) enum Hold {
     /// The lane's socket must take bytes first. The child is listed in that lane's `held`.
     LaneFull,
     LeaseQueue,
+    /// An element, with others that wait for the same.
+    Element,
     /// The lane of its last write is blocked by another child's WAIT, or leased.
     WriteLane,
     /// The request at the front is upstream, and nothing may follow it before its reply.
@@ -46,39 +48,23 @@ pub(crate) enum Answer {
     Frame(Vec<u8>),
 }
 
-/// A place in a lease queue, or the memory of having stood there: kept until the request is done.
+/// A place in a lease queue or in a group, or the memory of having stood there: kept until the request is done.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wait {
     pub kind: LeaseKind,
-    /// Its number in the line; kept when a lease is taken back, so that nobody overtakes.
+    /// Its number in the line, or in its group.
     pub ticket: u64,
-    /// When the request was first looked at: a blocking command's own timeout counts from here.
+    /// When the request was first looked at.
     pub arrived: Millis,
     /// When the present wait began: `lease_wait_timeout` counts from here.
     pub since: Millis,
-    /// When the request's own timeout passes, if it has one.
-    pub expires: Option<Millis>,
-    /// It has passed without a lease.
-    pub expired: bool,
-    /// It had one, which was taken back: what cannot be looked at without waiting is answered as Redis would have.
-    pub had_lease: bool,
-    /// What the reply is to the request that does not wait, once that is on its way.
-    pub popped: Popped,
+    /// The group in which it waits for an element; none otherwise.
+    pub group: GroupKey,
 }
 
 impl Wait {
     pub(crate) fn new(kind: LeaseKind, now: Millis) -> Self {
-        let popped = Popped::AsItIs;
-        Wait {
-            kind,
-            ticket: 0,
-            arrived: now,
-            since: now,
-            expires: None,
-            expired: false,
-            had_lease: false,
-            popped,
-        }
+        Wait { kind, ticket: 0, arrived: now, since: now, group: Key::NONE }
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod origin;
 pub(crate) mod outbox;
 pub(crate) mod sent;
 pub(crate) mod session;
+mod window;
 
 pub use origin::ChildKind;
 
@@ -215,7 +216,7 @@ impl Child {
             (ChildState::Open, Hold::None) => true,
             (ChildState::Open, Hold::OutputFull) => self.ahead.allows(self.inbox.len()),
             // Whoever it waits for may wait for the end of its write.
-            (ChildState::Open, Hold::BlockingReply) => !self.origin.is_local(),
+            (ChildState::Open, Hold::BlockingReply | Hold::Element) => !self.origin.is_local(),
             // These end by themselves: by a reply that is on its way, or in time.
             (ChildState::Open, _) => false,
         }
@@ -335,6 +336,14 @@ impl Child {
 
     pub(crate) fn sent_mut(&mut self) -> &mut Sent {
         &mut self.sent
+    }
+
+    /// How many requests may be in flight, of the `max` that are allowed to any child.
+    #[inline]
+    pub(crate) fn in_flight_max(&self, max: usize) -> u32 {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        // On a lane of its own nobody else stands behind them.
+        if self.lease.is_some() { max } else { max.min(self.sent.window()) }
     }
 
     /// A request is sent whose reply counts listeners.

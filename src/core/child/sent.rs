@@ -1,8 +1,9 @@
-//! What a child has upstream: how many requests, on which shared lane, what its last write went on, and which command of it
-//! is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
+//! What a child has upstream: how many requests, and how many there may be, on which shared lane, what its last write went
+//! on, and which command of it is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
 
 use crate::base::limits;
-use crate::command::CommandId;
+use crate::command::{CommandId, NO_COMMAND};
+use crate::core::child::window::Window;
 use crate::core::keys::LaneKey;
 
 /// Which connection a child's last write went on: WAIT and WAITAOF count the replicas that have what their own connection
@@ -26,10 +27,37 @@ pub(crate) struct Sent {
     /// The shared lane of the requests in flight, or of the last ones. Kept until they are answered.
     lane: LaneKey,
     last_write: LastWrite,
+    window: Window,
     /// The command that was answered at length, or late: its next replies are expected to be, too.
-    heavy: Option<CommandId>,
+    heavy: Expected,
+    /// The command with which a lane was lost, perhaps because of it: its next ones have a lane to themselves.
+    apart: Expected,
+}
+
+/// Something that is expected of the next requests of a command.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    /// `NO_COMMAND`: it is expected of none.
+    command: CommandId,
     /// So many short replies in a row, and it is no longer expected.
-    patience: u8,
+    patience: u16,
+}
+
+impl Default for Expected {
+    fn default() -> Self {
+        Expected { command: NO_COMMAND, patience: 0 }
+    }
+}
+
+impl Expected {
+    fn note_short(&mut self, command: CommandId) {
+        if self.command == command && self.patience > 0 {
+            self.patience -= 1;
+        }
+        if self.patience == 0 {
+            *self = Expected::default();
+        }
+    }
 }
 
 impl Sent {
@@ -43,6 +71,17 @@ impl Sent {
 
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    /// How many requests may be in flight on a lane that others share.
+    #[inline]
+    pub(super) fn window(&self) -> u32 {
+        self.window.open()
+    }
+
+    /// Orders children by how much is known of their replies.
+    pub(super) fn known_replies(&self) -> (u32, u32) {
+        (self.window.open(), self.window.counted())
     }
 
     /// A reply is overdue. Its request is about to be answered without it.
@@ -82,23 +121,56 @@ impl Sent {
         }
     }
 
+    #[inline]
     pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
-        if reply_len >= limits::BULK_MIN {
-            self.expect_heavy(command);
-        } else if self.heavy == Some(command) {
-            self.patience -= 1;
-            if self.patience == 0 {
-                self.heavy = None;
-            }
+        let small = self.window.note_small(reply_len);
+        if !small || (self.heavy.patience | self.apart.patience) > 0 {
+            self.weigh_closely(command, reply_len, small);
         }
     }
 
+    #[inline(never)]
+    fn weigh_closely(&mut self, command: CommandId, reply_len: usize, small: bool) {
+        if !small {
+            self.window.shrink(reply_len);
+        }
+        if reply_len >= limits::BULK_MIN {
+            return self.expect_heavy(command);
+        }
+        self.heavy.note_short(command);
+        self.apart.note_short(command);
+    }
+
     pub(crate) fn expect_heavy(&mut self, command: CommandId) {
-        (self.heavy, self.patience) = (Some(command), limits::BULK_PATIENCE);
+        self.heavy = Expected { command, patience: limits::BULK_PATIENCE };
+    }
+
+    /// A lane was lost that carried this command, which may be why. One short reply shows that it is not.
+    pub(crate) fn suspect(&mut self, command: CommandId) {
+        if !self.goes_apart(command) {
+            self.apart = Expected { command, patience: 1 };
+        }
+    }
+
+    /// A lane was lost that carried nothing but this command.
+    pub(crate) fn convict(&mut self, command: CommandId) {
+        self.apart = Expected { command, patience: limits::APART_PATIENCE };
+    }
+
+    /// Commands have other numbers now.
+    pub(super) fn forget_commands(&mut self) {
+        (self.heavy, self.apart) = (Expected::default(), Expected::default());
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.
+    #[inline]
     pub(crate) fn expects_heavy(&self, command: CommandId, len: usize) -> bool {
-        len >= limits::BULK_MIN || self.heavy == Some(command)
+        len >= limits::BULK_MIN || self.heavy.command == command
+    }
+
+    /// Whether a request of this command is to have a lane to itself.
+    #[inline]
+    pub(crate) fn goes_apart(&self, command: CommandId) -> bool {
+        self.apart.command == command
     }
 }

@@ -42,8 +42,8 @@ impl Shared {
         match handshake.reply(frame) {
             Ok(None) => {}
             Err(why) => {
-                let by_choice = handshake.asks_for_choice();
-                if !self.greeting_refused(key, by_choice, frame) {
+                let step = handshake.step();
+                if !self.greeting_refused(key, step, frame) {
                     self.lane_failed(key, &why);
                 }
             }
@@ -80,7 +80,7 @@ impl Broker {
         let shared = &mut self.shared;
         // The attempt may have been given up since.
         let Some(lane) = shared.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
-        let (role, pool) = (lane.role(), lane.pool());
+        let (role, pool, arms) = (lane.role(), lane.pool(), lane.carries_blocks());
         // The probe says nothing before a child does.
         if role == LaneRole::Probe {
             lane.become_ready(link, 0, shared.env.now);
@@ -93,7 +93,8 @@ impl Broker {
         }
         let pool = &shared.connections.pool(pool).key;
         let user = shared.users.get(pool.user, &shared.env.upstream);
-        let handshake = Handshake::new(user, role.client_name(), pool, shared.commands.names());
+        let names = shared.commands.names();
+        let handshake = Handshake::new(user, role.client_name(), pool, names, arms);
         let handshake = Box::new(handshake);
         shared.connections.change_state(key, LaneState::Handshaking { link, handshake });
         shared.connections.mark(key);

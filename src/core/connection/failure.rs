@@ -2,10 +2,11 @@
 //! repeated; one that has not left waits for the next connection. Never how the next connection is made.
 
 use crate::base::failure::{Failure, Lost};
+use crate::base::pipeline::Entry;
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{Slot, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
@@ -99,6 +100,7 @@ impl Shared {
                 self.back_off(key, failures);
             }
             LaneRole::Shared => {
+                self.note_suspects(key, &lost);
                 self.fail_slots(key, lost, Failure::LOST);
                 self.revive(key, failures);
             }
@@ -114,6 +116,21 @@ impl Shared {
         if !role.is_own() {
             self.recheck(user);
         }
+    }
+
+    /// A shared lane is lost, perhaps because of one of the requests on it: the server closes a connection whose reply is
+    /// too long for it. So the next one of that command has a lane to itself, and nobody else suffers twice. On a lane for
+    /// blocks nobody else does. Of a block in one piece its EXEC is what has the reply.
+    fn note_suspects(&mut self, key: LaneKey, lost: &[Slot]) {
+        let replied = |slot: &&Slot| slot.kind == SlotKind::Relay && !slot.is_bound_to_next();
+        // A write has a long reply less often.
+        let (writes, reads): (Vec<&Slot>, Vec<&Slot>) =
+            lost.iter().filter(replied).partition(|slot| slot.flags.has(SlotFlags::WRITE));
+        let suspects: Vec<_> = reads.iter().chain(&writes).map(|slot| (slot.child, slot.command)).collect();
+        if suspects.is_empty() || self.connections.known(key).is_some_and(Lane::carries_blocks) {
+            return;
+        }
+        self.env.notify(Notice::SharedLaneLost(suspects));
     }
 
     /// Closes the lane's connection. Returns what may have left on it.
@@ -155,6 +172,11 @@ impl Shared {
             return self.give_back(key);
         }
         let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
+        if let Some(group) = lease.group() {
+            let takes = |slot: &Slot| matches!(slot.kind, SlotKind::Element | SlotKind::LookExec);
+            self.give_back(key);
+            return self.group_lane_lost(group, key, lost.iter().any(takes));
+        }
         self.env.notify(Notice::Child(child, ChildNotice::LeaseLost { kind, watching }));
         self.give_back(key);
         if kind == LeaseKind::Session {
@@ -183,7 +205,7 @@ impl Shared {
         for slot in slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
-                SlotKind::Canary | SlotKind::Topic => {}
+                SlotKind::Canary | SlotKind::Stir | SlotKind::Arming | SlotKind::Topic => {}
                 SlotKind::Proof => self.proof_answered(None),
                 _ => failed.push(slot),
             }

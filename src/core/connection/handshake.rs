@@ -1,6 +1,6 @@
 //! Greeting an upstream: what a fresh connection is told and what it must answer before the first child's
 //! byte goes on it. HELLO sets protocol and user, SETNAME makes the broker's connections recognisable in
-//! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane.
+//! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane. A lane for blocks is greeted into MULTI.
 
 use crate::core::keys::PoolKey;
 use crate::core::user::credentials::{Credentials, Password};
@@ -21,6 +21,18 @@ pub(crate) struct Greeting {
 pub(crate) struct CommandNames<'a> {
     pub client: &'a [u8],
     pub select: &'a [u8],
+    pub multi: &'a [u8],
+}
+
+/// What a step of a greeting is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GreetingStep {
+    /// Who the connection is.
+    Who,
+    /// What children have chosen: their db, or NO-TOUCH.
+    Choice,
+    /// The right to MULTI.
+    Multi,
 }
 
 #[derive(Debug)]
@@ -29,13 +41,19 @@ pub(crate) struct Handshake {
     out: Password,
     sent: usize,
     greeting: Greeting,
-    steps: Vec<&'static str>,
+    steps: Vec<(&'static str, GreetingStep)>,
     answered: usize,
 }
 
 impl Handshake {
-    /// Of a connection that is called `name` in CLIENT LIST.
-    pub(crate) fn new(user: Credentials<'_>, name: &str, pool: &PoolKey, commands: CommandNames<'_>) -> Self {
+    /// Of a connection that is called `name` in CLIENT LIST. `arms`: it is to stand behind a MULTI.
+    pub(crate) fn new(
+        user: Credentials<'_>,
+        name: &str,
+        pool: &PoolKey,
+        commands: CommandNames<'_>,
+        arms: bool,
+    ) -> Self {
         let proto: &[u8] = if pool.proto == 3 { b"3" } else { b"2" };
         let mut hello: Vec<&[u8]> = vec![b"HELLO", proto];
         if let Some(password) = user.password {
@@ -46,14 +64,18 @@ impl Handshake {
         let mut out = Zeroizing::new(Vec::with_capacity(room));
         encode::request(&mut out, &hello);
         encode::request(&mut out, &[commands.client, b"SETNAME", name.as_bytes()]);
-        let mut steps = vec!["HELLO", "CLIENT SETNAME"];
+        let mut steps = vec![("HELLO", GreetingStep::Who), ("CLIENT SETNAME", GreetingStep::Who)];
         if pool.db != 0 {
             encode::request(&mut out, &[commands.select, pool.db.to_string().as_bytes()]);
-            steps.push("SELECT");
+            steps.push(("SELECT", GreetingStep::Choice));
         }
         if pool.no_touch {
             encode::request(&mut out, &[commands.client, b"NO-TOUCH", b"ON"]);
-            steps.push("CLIENT NO-TOUCH");
+            steps.push(("CLIENT NO-TOUCH", GreetingStep::Choice));
+        }
+        if arms {
+            encode::request(&mut out, &[commands.multi]);
+            steps.push(("MULTI", GreetingStep::Multi));
         }
         Handshake { out: Password::within(out), sent: 0, greeting: Greeting::default(), steps, answered: 0 }
     }
@@ -66,14 +88,14 @@ impl Handshake {
         self.sent += count;
     }
 
-    /// Whether what is asked now is about what children have chosen: their db, or NO-TOUCH.
-    pub(crate) fn asks_for_choice(&self) -> bool {
-        self.answered > 1
+    /// What is asked now.
+    pub(crate) fn step(&self) -> GreetingStep {
+        self.steps.get(self.answered).map_or(GreetingStep::Who, |(_, step)| *step)
     }
 
     /// The greeting, once every reply has come; or why the upstream refused, in its own words, without credentials.
     pub(crate) fn reply(&mut self, frame: &[u8]) -> Result<Option<Greeting>, String> {
-        let step = self.steps.get(self.answered).copied().unwrap_or_default();
+        let step = self.steps.get(self.answered).map_or("", |(name, _)| *name);
         // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
         let is_needless = step == "CLIENT SETNAME" && reply::is_error(frame);
         if !is_needless && reply::is_error(frame) {
@@ -112,12 +134,12 @@ mod tests {
 
     const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false };
 
-    const NAMES: CommandNames<'_> = CommandNames { client: b"CLIENT", select: b"SELECT" };
+    const NAMES: CommandNames<'_> = CommandNames { client: b"CLIENT", select: b"SELECT", multi: b"MULTI" };
 
     #[test]
     fn a_refusal_names_the_step_and_not_the_password() {
         let user = Credentials { name: Some(b"u"), password: Some(b"secret") };
-        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
+        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES, false);
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
         let refused = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
         let why = handshake.reply(refused).expect_err("it was refused");
@@ -128,7 +150,7 @@ mod tests {
     #[test]
     fn ready_only_after_every_answer() {
         let user = Credentials { name: None, password: None };
-        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES);
+        let mut handshake = Handshake::new(user, "broker-lane", &POOL, NAMES, false);
         let hello = b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$2\r\nid\r\n:7\r\n";
         assert_eq!(handshake.reply(hello), Ok(None));
         assert_eq!(handshake.reply(b"+OK\r\n"), Ok(None));

@@ -2,7 +2,9 @@
 //! the canary behind it is answered; with `sampled`, behind one of so many. Owns where canaries are put and what a wrong
 //! answer means; never their words.
 
+use crate::base::key::Key;
 use crate::base::limits;
+use crate::command::NO_COMMAND;
 use crate::config::value::Integrity;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -26,6 +28,11 @@ impl Shared {
         if self.env.settings.integrity != Integrity::Always {
             return (flags, false);
         }
+        // Behind each unit on a lane for blocks comes a MULTI, and its OK is as good as a canary's word: what comes before
+        // it in such a unit is known but for EXEC's own reply.
+        if self.connections.known(lane).is_some_and(Lane::carries_blocks) {
+            return (flags.with(SlotFlags::GUARDED), false);
+        }
         // What ends a busy script goes on the control connection, where no canary would be answered meanwhile.
         if self.connections.known(lane).is_some_and(|lane| lane.role().is_own()) {
             return (flags, false);
@@ -36,6 +43,25 @@ impl Shared {
         }
         // The canary is the last of its unit: it must not stay behind when the lane yields.
         (flags.with(SlotFlags::GUARDED).with(SlotFlags::UNIT), !flags.has(SlotFlags::UNIT))
+    }
+
+    /// Puts a request of a group on its leased lane, with the canary that proves its reply. None can stand inside a MULTI.
+    pub(crate) fn send_for_group(&mut self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) {
+        let in_multi = matches!(kind, SlotKind::LookMulti | SlotKind::LookQueued);
+        let integrity = self.env.settings.integrity;
+        let flags = match integrity {
+            Integrity::Always if in_multi => flags.with(SlotFlags::QUEUED),
+            // The canary is the last of its unit.
+            Integrity::Always => flags.with(SlotFlags::GUARDED).with(SlotFlags::UNIT),
+            Integrity::Off | Integrity::Sampled => flags,
+        };
+        self.connections.send(&mut self.env, key, bytes, Slot::of(Key::NONE, NO_COMMAND, kind, flags));
+        let every = self.env.settings.integrity_sample as u32;
+        let Some(lane) = self.connections.known_mut(key).filter(|_| !in_multi) else { return };
+        let is_due = integrity == Integrity::Sampled && lane.canaries_mut().is_due(every);
+        if is_due || integrity == Integrity::Always {
+            self.connections.send_canary(&mut self.env, key);
+        }
     }
 
     /// A request of a child has been put on the lane: with `integrity = sampled` every so often a canary follows.
@@ -109,13 +135,13 @@ impl Broker {
         self.shared.desync(key, &format!("integrity: {why}"));
     }
 
-    fn release(&mut self, key: LaneKey) {
+    pub(crate) fn release(&mut self, key: LaneKey) {
         let withheld = self.shared.connections.known_mut(key).map(|lane| lane.canaries_mut().take_withheld());
         for Withheld { slot, frame } in withheld.unwrap_or_default() {
             if slot.kind == SlotKind::Push {
                 self.push_arrived(key, Frame::of(&frame));
             } else {
-                self.settle(key, slot, Frame::of(&frame), None);
+                self.settle(key, slot, &frame, None);
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::base::outgoing::Fragment;
 use crate::base::pipeline::Pipeline;
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
-use crate::core::connection::role::{LaneRole, RoleData};
+use crate::core::connection::role::{LaneRole, RoleData, Traffic};
 use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
@@ -177,9 +177,14 @@ impl Lane {
         }
     }
 
-    /// Whether it is a shared lane that takes requests of its children, those that are `bulky` or those that are not.
-    pub(super) fn takes(&self, bulky: bool) -> bool {
-        matches!(self.role, RoleData::Shared { detached: false, surplus: false, bulk } if bulk == bulky)
+    /// Whether it is a shared lane that takes such requests of its children.
+    pub(super) fn takes(&self, wanted: Traffic) -> bool {
+        matches!(self.role, RoleData::Shared { detached: false, surplus: false, traffic } if traffic == wanted)
+    }
+
+    /// Whether it carries transactions, one at a time: it writes no further one before the MULTI for that is accepted.
+    pub(crate) fn carries_blocks(&self) -> bool {
+        matches!(self.role, RoleData::Shared { traffic: Traffic::Blocks, .. })
     }
 
     pub(crate) fn is_surplus(&self) -> bool {
@@ -502,12 +507,9 @@ impl Lane {
     pub(super) fn outgoing(&self) -> &[u8] {
         match &self.state {
             LaneState::Handshaking { handshake, .. } => handshake.outgoing(),
+            LaneState::Ready { .. } if self.carries_blocks() => self.out.bytes_until(self.out.end_of_unit()),
             LaneState::Ready { .. } => self.out.bytes().front(),
-            LaneState::Yielding { end, .. } => {
-                let allowed = end.saturating_sub(self.out.bytes().consumed()) as usize;
-                let front = self.out.bytes().front();
-                &front[..allowed.min(front.len())]
-            }
+            LaneState::Yielding { end, .. } => self.out.bytes_until(*end),
             _ => &[],
         }
     }
@@ -582,7 +584,7 @@ impl Lane {
     /// Marks what has waited for the command of another child at the front for too long, and returns it. It stays too.
     pub(crate) fn give_up_behind_front(&mut self) -> Vec<Slot> {
         let Some(owner) = self.front().map(|front| front.child) else { return Vec::new() };
-        let own = |slot: &Slot| slot.kind == SlotKind::Canary || slot.may_wait();
+        let own = |slot: &Slot| slot.kind.is_own() || slot.may_wait();
         let behind = |slot: &&mut Slot| slot.child != owner && !slot.is_timed_out() && !own(slot);
         self.out.iter_mut().filter(behind).map(Slot::time_out).collect()
     }

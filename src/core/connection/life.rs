@@ -90,12 +90,10 @@ impl Connections {
     /// an idle one is evicted: there is room once the upstream has closed it. Room for one is always kept for each of
     /// the broker's own lanes.
     pub(crate) fn make_room(&mut self, env: &mut Env, role: LaneRole, is_waiting: bool) -> bool {
-        let own = self.own.iter().filter_map(|key| self.lanes.get(*key));
-        let kept = own.filter(|lane| lane.role() != role && !lane.is_counted()).count();
-        let max = env.settings.upstream_connections_max - kept;
-        if self.counted(&env.settings) < max {
+        if self.has_room(&env.settings, role) {
             return true;
         }
+        let max = env.settings.upstream_connections_max;
         let wanted_by_others = self.capacity.wanted() - usize::from(is_waiting);
         let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
         if self.capacity.closing <= wanted_by_others
@@ -105,6 +103,13 @@ impl Connections {
             self.disconnect(env, longest);
         }
         false
+    }
+
+    /// Whether one more connection may be opened without the end of another.
+    pub(super) fn has_room(&self, settings: &Settings, role: LaneRole) -> bool {
+        let own = self.own.iter().filter_map(|key| self.lanes.get(*key));
+        let kept = own.filter(|lane| lane.role() != role && !lane.is_counted()).count();
+        self.counted(settings) < settings.upstream_connections_max - kept
     }
 
     /// What counts against a new one. Other lanes must not wait for the end of leases that a lowered cap made too many.

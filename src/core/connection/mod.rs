@@ -66,6 +66,8 @@ pub(crate) struct Pool {
     shared: Vec<LaneKey>,
     /// One more, for what is large; made when there is such.
     bulk: Option<LaneKey>,
+    /// For transactions, made on demand up to `limits::BLOCK_LANES_MAX`.
+    blocks: Vec<LaneKey>,
     /// Leased lanes that are not lent: connected, clean, the most recently used last.
     idle: Vec<LaneKey>,
     /// A child has needed a lease here: `leases_warm` are kept ready.
@@ -82,11 +84,24 @@ struct LastRefusal {
 
 impl Pool {
     fn new(key: PoolKey) -> Self {
-        Pool { key, shared: Vec::new(), bulk: None, idle: Vec::new(), warm: false, refusal: None }
+        Pool {
+            key,
+            shared: Vec::new(),
+            bulk: None,
+            blocks: Vec::new(),
+            idle: Vec::new(),
+            warm: false,
+            refusal: None,
+        }
+    }
+
+    pub(crate) fn key(&self) -> &PoolKey {
+        &self.key
     }
 
     fn forget(&mut self, lane: LaneKey) {
         self.shared.retain(|shared| *shared != lane);
+        self.blocks.retain(|blocks| *blocks != lane);
         self.idle.retain(|idle| *idle != lane);
         self.bulk = self.bulk.filter(|bulk| *bulk != lane);
     }

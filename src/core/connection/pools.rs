@@ -5,7 +5,7 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::Settings;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::role::{LaneRole, RoleData};
+use crate::core::connection::role::{LaneRole, RoleData, Traffic};
 use crate::core::connection::{Connections, Pool};
 use crate::core::env::Env;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, PoolKey, UserId};
@@ -58,22 +58,30 @@ impl Connections {
     }
 
     /// Whether requests may follow those on this lane. A leased one that its child has given back may have gone.
-    pub(crate) fn still_serves(&self, lane: LaneKey, pool: &PoolKey, bulky: bool) -> bool {
-        let serves = |lane: &Lane| lane.takes(bulky) && self.key_of(lane) == pool;
+    pub(crate) fn still_serves(&self, lane: LaneKey, pool: &PoolKey, traffic: Traffic) -> bool {
+        let serves = |lane: &Lane| lane.takes(traffic) && self.key_of(lane) == pool;
         self.find(lane).is_some_and(serves)
     }
 
-    pub(crate) fn shared_lane(&mut self, env: &Env, key: PoolKey, bulky: bool) -> LaneKey {
+    pub(crate) fn shared_lane(&mut self, env: &Env, key: PoolKey, traffic: Traffic) -> LaneKey {
         let (id, lanes_max, now) = (self.pool_of(key), env.settings.lanes, env.now);
-        match self.pool(id).shared[..] {
-            _ if bulky => self.bulk_lane(id, lanes_max, now),
-            // One, the usual case, needs no comparison.
-            [only] if lanes_max == 1 && !self.known(only).is_none_or(Lane::is_detached) => only,
-            _ => self.least_busy_lane(id, lanes_max, now),
+        // One, the usual case, needs no comparison.
+        if traffic == Traffic::Ordinary
+            && lanes_max == 1
+            && let [only] = self.pool(id).shared[..]
+            && !self.known(only).is_none_or(Lane::is_detached)
+        {
+            return only;
+        }
+        match traffic {
+            Traffic::Ordinary => self.least_busy_lane(id, lanes_max, now),
+            Traffic::Bulk => self.bulk_lane(id, lanes_max, now),
+            Traffic::Blocks => self.block_lane(env, id),
         }
     }
 
     /// The shared lane with the least waiting on it; a new one while all are busy and fewer than `lanes_max`.
+    #[inline(never)]
     fn least_busy_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         // One that took the place of a detached lane rests when that is back.
         let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
@@ -89,7 +97,7 @@ impl Connections {
         match best {
             Some((key, depth)) if depth == 0 || count >= lanes_max => key,
             _ => {
-                let key = self.add(Lane::new(id, RoleData::SHARED, now));
+                let key = self.add(Lane::new(id, RoleData::shared(Traffic::Ordinary), now));
                 self.pool_mut(id).shared.push(key);
                 key
             }
@@ -98,15 +106,62 @@ impl Connections {
 
     /// The pool's lane for what is large: while a megabyte passes on a lane, nothing behind it does. Detached, it is
     /// not to be had.
+    #[inline(never)]
     fn bulk_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
         match self.pool(id).bulk {
             Some(key) if !self.known(key).is_none_or(Lane::is_detached) => return key,
             Some(_) => return self.least_busy_lane(id, lanes_max, now),
             None => {}
         }
-        let key = self.add(Lane::new(id, RoleData::BULK, now));
+        let key = self.add(Lane::new(id, RoleData::shared(Traffic::Bulk), now));
         self.pool_mut(id).bulk = Some(key);
         key
+    }
+
+    /// The lane for the next transaction: an idle one, else one more while there may be more and there is room for its
+    /// connection, else the one with the least on it. One more at a time, since it may come too late to be of use.
+    #[inline(never)]
+    fn block_lane(&mut self, env: &Env, id: PoolId) -> LaneKey {
+        let (mut best, mut dormant, mut count, mut opens): (Option<(LaneKey, usize)>, _, _, _) =
+            (None, None, 0, false);
+        for key in &self.pool(id).blocks {
+            let Some(lane) = self.lanes.get(*key).filter(|lane| !lane.is_detached()) else { continue };
+            if lane.is_ready() && lane.is_idle() {
+                return *key;
+            }
+            count += 1;
+            if lane.is_dormant() {
+                dormant = dormant.or(Some(*key));
+                continue;
+            }
+            opens |= !lane.is_ready();
+            if best.is_none_or(|(_, least)| lane.depth() < least) {
+                best = Some((*key, lane.depth()));
+            }
+        }
+        let may_grow = !opens
+            && (dormant.is_some() || count < limits::BLOCK_LANES_MAX)
+            && self.has_room(&env.settings, LaneRole::Shared);
+        match (best, dormant) {
+            (Some((best, _)), _) if !may_grow => best,
+            (_, Some(dormant)) => dormant,
+            (_, None) => {
+                let key = self.add(Lane::new(id, RoleData::shared(Traffic::Blocks), env.now));
+                self.pool_mut(id).blocks.push(key);
+                key
+            }
+        }
+    }
+
+    /// A burst of transactions leaves more lanes for them than the first of each pool. Those not used within `limit` go.
+    pub(crate) fn close_rested_block_lanes(&mut self, env: &mut Env, limit: Millis) {
+        let rested =
+            |lane: &Lane| lane.is_unused() && env.now.saturating_sub(lane.record().last_used) >= limit;
+        let further = self.pools.iter().flat_map(|pool| pool.blocks.iter().skip(1)).copied();
+        let rested = further.filter(|key| self.lanes.get(*key).is_some_and(rested)).collect::<Vec<_>>();
+        for key in rested {
+            self.disconnect(env, key);
+        }
     }
 
     /// Shared lanes beyond `lanes_max` take no new child; they go once nothing is on them.

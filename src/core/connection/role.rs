@@ -40,12 +40,23 @@ impl LaneRole {
     }
 }
 
+/// What the children of a pool put on a shared lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// Requests as they come.
+    Ordinary,
+    /// Requests that take long to pass.
+    Bulk,
+    /// The commands of transactions, each behind a MULTI that has been accepted before (`core::transaction::armed`).
+    Blocks,
+}
+
 /// The same, with what only such a lane has.
 #[derive(Debug)]
 pub(crate) enum RoleData {
     Control,
     Shared {
-        bulk: bool,
+        traffic: Traffic,
         /// A WAIT blocks it: no other requests are put on it meanwhile.
         detached: bool,
         /// More of them than `lanes`: no child begins to use it, and it goes once nothing is on it.
@@ -64,8 +75,9 @@ pub(crate) enum RoleData {
 }
 
 impl RoleData {
-    pub(crate) const SHARED: RoleData = RoleData::Shared { bulk: false, detached: false, surplus: false };
-    pub(crate) const BULK: RoleData = RoleData::Shared { bulk: true, detached: false, surplus: false };
+    pub(crate) fn shared(traffic: Traffic) -> RoleData {
+        RoleData::Shared { traffic, detached: false, surplus: false }
+    }
 
     pub(crate) fn name(&self) -> LaneRole {
         match self {

@@ -2,12 +2,14 @@
 //! Owns the last refusal of each pool, in the words of the upstream or of the system, which is kept until a connection of the
 //! pool stands again. Never what is done about it.
 
+use crate::base::clock::Millis;
 use crate::base::failure::{Down, Failure, Limit, Shortage};
 use crate::core::child::Child;
 use crate::core::child::hold::Wait;
-use crate::core::child::origin::describe;
+use crate::core::child::origin::{Origin, describe};
 use crate::core::connection::LastRefusal;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, UserId};
+use crate::core::lease::state::Tenant;
 use crate::core::shared::Shared;
 
 /// Characters of a refusal that are kept: an upstream may say anything.
@@ -64,12 +66,16 @@ impl Shared {
 
     /// The same for this child, whose own pool may know more.
     pub(crate) fn down_for(&mut self, child: &mut Child) -> Failure {
-        let known = !matches!(child.user(), UserId::NOBODY | UserId::UNDECIDED);
-        let pool = known.then(|| self.connections.pool_of(child.pool_key()));
-        match pool.filter(|pool| self.connections.pool(*pool).refusal.is_some()) {
-            Some(pool) => self.down(pool),
-            None => self.down_at_all(),
+        if matches!(child.user(), UserId::NOBODY | UserId::UNDECIDED) {
+            return self.down_at_all();
         }
+        let pool = self.connections.pool_of(child.pool_key());
+        self.down_in(pool)
+    }
+
+    /// The same for those who wait in this pool.
+    pub(crate) fn down_in(&mut self, pool: PoolId) -> Failure {
+        if self.connections.pool(pool).refusal.is_some() { self.down(pool) } else { self.down_at_all() }
     }
 
     /// For those who have waited for the connection that carries subscriptions.
@@ -82,15 +88,20 @@ impl Shared {
         Failure::Limited(Limit::Subscriber { after_ms: settings.lease_wait_timeout, why })
     }
 
-    pub(crate) fn no_lease_for(&mut self, child: &mut Child, wait: Wait) -> Failure {
-        let why = self.lease_shortage(child, wait);
+    pub(crate) fn no_lease_for(&mut self, child: &mut Child, Wait { kind, since, .. }: Wait) -> Failure {
+        let pool = self.connections.pool_of(child.pool_key());
+        self.no_lease_in(pool, kind, since)
+    }
+
+    /// For those who have waited since then for a lease of this pool.
+    pub(crate) fn no_lease_in(&mut self, pool: PoolId, kind: LeaseKind, since: Millis) -> Failure {
+        let why = self.lease_shortage(pool, kind, since);
         Failure::Limited(Limit::Lease { after_ms: self.env.settings.lease_wait_timeout, why })
     }
 
-    fn lease_shortage(&mut self, child: &mut Child, Wait { kind, since, .. }: Wait) -> Shortage {
-        let pool = self.connections.pool_of(child.pool_key());
+    fn lease_shortage(&mut self, pool: PoolId, kind: LeaseKind, since: Millis) -> Shortage {
         let (setting, max) = (kind.limit_name(), kind.cap(&self.env.settings));
-        let waiting = self.leases.waiting(kind);
+        let waiting = self.waiting_for(kind);
         if max == 0 {
             return Shortage::NoneAllowed { setting };
         }
@@ -113,10 +124,26 @@ impl Shared {
         }
     }
 
+    /// Children that wait for a lease of this kind.
+    pub(crate) fn waiting_for(&self, kind: LeaseKind) -> usize {
+        if kind == LeaseKind::Blocking {
+            self.leases.waiting_alone(kind) + self.groups.bare_waiters()
+        } else {
+            self.leases.waiting(kind)
+        }
+    }
+
     fn lease_holders(&mut self, kind: LeaseKind) -> String {
-        let leases = self.connections.lanes().filter_map(|(_, lane)| lane.lease());
-        let of_kind = leases.filter(|lease| lease.kind() == kind && !lease.is_over());
-        let find = || describe(of_kind.map(|lease| lease.origin().holder()));
+        let (connections, groups) = (&self.connections, &self.groups);
+        let find = || {
+            let leases = connections.lanes().filter_map(|(key, lane)| Some((key, lane.lease()?)));
+            let of_kind = leases.filter(|(_, lease)| lease.kind() == kind && !lease.is_over());
+            let origins = of_kind.filter_map(|(key, lease)| match lease.tenant() {
+                Tenant::Child { origin, .. } => Some(origin),
+                Tenant::Group(group) | Tenant::Look(group) => groups.get(*group)?.origin_at(key),
+            });
+            describe(origins.map(Origin::holder))
+        };
         self.leases.holders(kind, self.env.now, find)
     }
 }

@@ -19,7 +19,7 @@ pub(crate) enum SlotKind {
     Exec,
     /// A DISCARD sent in place of the EXEC of a spoilt transaction; answered as an aborted EXEC.
     AbortedExec,
-    // On a leased lane, down to `Look`:
+    // On a leased lane, down to `LookExec`:
     Multi,
     Discard,
     Watch,
@@ -36,8 +36,14 @@ pub(crate) enum SlotKind {
     TrackingInfo,
     /// A blocking or dedicated command; its reply ends the lease.
     Blocking,
-    /// What a blocking command asks in its child's name where it got no lease: the same without waiting.
-    Look,
+    /// The command of a group; whose the answer is, the group knows.
+    Element,
+    /// A look for a group: its MULTI, its command inside, its EXEC.
+    LookMulti,
+    LookQueued,
+    LookExec,
+    /// A PING of the broker's own before a WAIT: the connection has done nothing since its last write.
+    Stir,
     /// WAIT or WAITAOF on a shared lane, which is detached as long as this is on it.
     Wait,
     /// PING of a RESP2 subscriber: what is no error becomes the array that such a connection is answered with.
@@ -46,6 +52,8 @@ pub(crate) enum SlotKind {
     Subscribe,
     /// An ECHO of the broker's own; see `core::connection::integrity`.
     Canary,
+    /// A MULTI or DISCARD of the broker's own on a lane for blocks; see `core::transaction::armed`.
+    Arming,
     /// PUBLISH or a question about listeners, of whom the upstream knows one connection; its reply is corrected.
     Count,
     /// A question about shared subscriptions; which one is in the user's hub.
@@ -61,7 +69,21 @@ pub(crate) enum SlotKind {
 impl SlotKind {
     /// Whether it stands for a question of the broker's, which no child has asked for.
     pub(crate) fn is_own(self) -> bool {
-        matches!(self, SlotKind::Question | SlotKind::Proof | SlotKind::Canary | SlotKind::Topic)
+        matches!(
+            self,
+            SlotKind::Question
+                | SlotKind::Proof
+                | SlotKind::Canary
+                | SlotKind::Stir
+                | SlotKind::Arming
+                | SlotKind::Topic
+        )
+    }
+
+    /// Whether it stands for a command of a group.
+    pub(crate) fn is_of_group(self) -> bool {
+        use SlotKind::{Element, LookExec, LookMulti, LookQueued};
+        matches!(self, Element | LookMulti | LookQueued | LookExec)
     }
 
     /// Whether keys are no longer watched once the command has been sent, whatever becomes of it.
@@ -84,7 +106,8 @@ impl SlotFlags {
     pub(crate) const WRITE: SlotFlags = SlotFlags(4);
     /// Its reply waits for the canary behind it.
     pub(crate) const GUARDED: SlotFlags = SlotFlags(8);
-    /// Redis queues it, inside a MULTI on a leased lane, and no canary can follow: the reply is known beforehand.
+    /// Redis queues it, inside a MULTI on a leased lane or one for blocks, and no canary can follow: the reply is known
+    /// beforehand.
     pub(crate) const QUEUED: SlotFlags = SlotFlags(16);
     /// Its reply may never come: the command waits for an element, a message or a replica.
     pub(crate) const MAY_WAIT: SlotFlags = SlotFlags(32);
@@ -139,7 +162,7 @@ impl Slot {
     /// Whether a child waits for just this reply.
     pub(crate) fn is_owed_to_a_child(&self) -> bool {
         let unasked = matches!(self.kind, SlotKind::Swallow | SlotKind::Housekeeping);
-        !self.kind.is_own() && !unasked && !self.is_timed_out()
+        !self.kind.is_own() && !self.kind.is_of_group() && !unasked && !self.is_timed_out()
     }
 
     pub(crate) fn may_wait(&self) -> bool {
@@ -159,14 +182,22 @@ impl Slot {
 
     /// Whether a reply without a canary behind it can be what it stands for. An error can be anywhere; inside a MULTI
     /// there is one other, a subscription is answered by pushes, which no slot is for, and counts are numbers.
+    #[inline(always)]
     pub(crate) fn is_plausible(&self, frame: &[u8]) -> bool {
         let queued = self.flags.has(SlotFlags::QUEUED);
+        (self.kind == SlotKind::Relay && !queued) || self.is_one_of_few(frame, queued)
+    }
+
+    #[inline(never)]
+    fn is_one_of_few(&self, frame: &[u8], queued: bool) -> bool {
         match self.kind {
             SlotKind::Relay if !queued => true,
             _ if reply::is_error(frame) => true,
             SlotKind::Subscribe => frame.is_empty(),
             SlotKind::Count => matches!(frame.first(), Some(b':' | b'*')),
-            SlotKind::Multi if queued => frame == b"+OK\r\n",
+            SlotKind::Exec => matches!(frame.first(), Some(b'*' | b'_')),
+            SlotKind::Wait => frame.first() != Some(&b'+'),
+            SlotKind::Multi | SlotKind::LookMulti if queued => frame == b"+OK\r\n",
             SlotKind::Relay if queued => frame == b"+QUEUED\r\n",
             _ if queued => frame == b"+QUEUED\r\n" || frame == b"+OK\r\n",
             _ => true,
@@ -175,7 +206,8 @@ impl Slot {
 
     /// Whether Redis answers at once, whatever else it does, where no canary can follow: what does not come was lost.
     pub(crate) fn needs_no_work(&self) -> bool {
-        matches!(self.kind, SlotKind::Caching | SlotKind::Subscribe) || self.flags.has(SlotFlags::QUEUED)
+        let at_once = matches!(self.kind, SlotKind::Caching | SlotKind::Subscribe | SlotKind::Arming);
+        at_once || self.flags.has(SlotFlags::QUEUED)
     }
 
     pub(crate) fn age(&self, now: Millis) -> u32 {
@@ -202,5 +234,8 @@ mod tests {
         assert!(believed(SlotKind::Relay, queued, b"+QUEUED\r\n"));
         assert!(!believed(SlotKind::Relay, queued, b"+OK\r\n"));
         assert!(believed(SlotKind::Relay, none, b"$1\r\nx\r\n"), "its canary will tell");
+        assert!(believed(SlotKind::Exec, none, b"*-1\r\n") && believed(SlotKind::Exec, none, b"_\r\n"));
+        assert!(!believed(SlotKind::Exec, none, b"+QUEUED\r\n"), "it is none of its own MULTI");
+        assert!(!believed(SlotKind::Wait, none, b"+QUEUED\r\n"), "it counts replicas");
     }
 }

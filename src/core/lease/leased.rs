@@ -11,7 +11,7 @@ use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::{Change, LeaseState};
 use crate::core::notice::Notice;
 use crate::core::request::flow::{Decided, Flow};
-use crate::core::route::Leased;
+use crate::core::route::{Leased, is_harmless_alone};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode, reply};
 
@@ -24,6 +24,9 @@ impl Shared {
         lane: LaneKey,
     ) -> Flow {
         let Decided { request, id, .. } = decided;
+        if self.may_not_run_alone(child, &decided, leased) {
+            return Flow::Hold(Hold::OwnReplies);
+        }
         let mut flags = SlotFlags::NONE;
         let (kind, flow) = match leased {
             Leased::Send(kind) => (kind, Flow::Done),
@@ -69,6 +72,17 @@ impl Shared {
         };
         self.send_for(child, lane, request.bytes, id, kind, flags);
         flow
+    }
+
+    /// Whether a command waits until the MULTI before it has been accepted. Redis runs what stands behind a refused one, and
+    /// the lane would not be known to block, to watch a key or to have moved to another db.
+    fn may_not_run_alone(&self, child: &Child, decided: &Decided<'_>, leased: Leased) -> bool {
+        let harmless = match leased {
+            Leased::Exec | Leased::Discard => true,
+            Leased::Queue(None) => is_harmless_alone(decided.route),
+            _ => false,
+        };
+        !harmless && child.session().transaction.may_be_refused() && child.sent().in_flight() > 0
     }
 
     /// The child's lane has to speak its new protocol too, and is closed when the lease ends. The child is greeted when the

@@ -5,47 +5,31 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::env::Env;
-use crate::core::keys::{GroupKey, LeaseKind, PoolId};
+use crate::core::keys::{LeaseKind, PoolId};
 use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::timers::Timer;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
+/// A place in a line.
 #[derive(Debug, Clone)]
-pub(super) struct Waiter {
+pub(super) struct Demand {
     pub(super) tenant: Tenant,
     pub(super) pool: PoolId,
-    pub(super) group: Option<GroupKey>,
 }
 
 #[derive(Debug, Default)]
 struct LeaseQueue {
-    /// By ticket: oldest first.
-    waiting: BTreeMap<u64, Waiter>,
+    /// By ticket, oldest first: those that have no lease at all.
+    urgent: BTreeMap<u64, Demand>,
+    /// Groups that have a lease and have use for another one.
+    others: BTreeMap<u64, Demand>,
     lent: usize,
-}
-
-/// A blocking group: how many leases it has, and how many of it wait.
-#[derive(Debug, Default)]
-struct Group {
-    held: usize,
-    waiting: usize,
-}
-
-impl Group {
-    fn is_needy(&self) -> bool {
-        self.held == 0 && self.waiting > 0
-    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     /// By `LeaseKind`.
     queues: [LeaseQueue; 3],
-    groups: HashMap<GroupKey, Group>,
-    /// Blocking groups that wait and hold nothing.
-    needy_groups: usize,
-    /// Blocking waiters of no group.
-    ungrouped: usize,
     failures: u32,
     /// No lane could be opened; tried again at this time.
     retry_at: Millis,
@@ -63,8 +47,25 @@ impl Leases {
         &mut self.queues[kind as usize]
     }
 
+    /// How many stand in the line.
     pub(crate) fn waiting(&self, kind: LeaseKind) -> usize {
-        self.queue(kind).waiting.len()
+        self.urgent(kind) + self.queue(kind).others.len()
+    }
+
+    /// How many of them are children that stand for themselves.
+    pub(crate) fn waiting_alone(&self, kind: LeaseKind) -> usize {
+        let alone = |demand: &&Demand| matches!(demand.tenant, Tenant::Child { .. });
+        self.queue(kind).urgent.values().filter(alone).count()
+    }
+
+    /// How many of them have no lease at all.
+    pub(crate) fn urgent(&self, kind: LeaseKind) -> usize {
+        self.queue(kind).urgent.len()
+    }
+
+    /// Whether somebody could use a lease that a group has had: who has none of this kind, or waits for another kind.
+    pub(super) fn is_short(&self) -> bool {
+        LeaseKind::ALL.into_iter().any(|kind| self.urgent(kind) > 0)
     }
 
     pub(crate) fn lent(&self, kind: LeaseKind) -> usize {
@@ -81,47 +82,36 @@ impl Leases {
     }
 
     /// A number that orders arrivals and grants.
-    pub(super) fn ticket(&mut self) -> u64 {
+    pub(crate) fn ticket(&mut self) -> u64 {
         self.last_ticket += 1;
         self.last_ticket
     }
 
-    pub(super) fn join(&mut self, kind: LeaseKind, ticket: u64, waiter: Waiter) {
-        self.count_group(waiter.group.as_ref(), |group| group.waiting += 1);
-        self.ungrouped += usize::from(kind == LeaseKind::Blocking && waiter.group.is_none());
-        self.queue_mut(kind).waiting.insert(ticket, waiter);
+    pub(super) fn join(&mut self, kind: LeaseKind, ticket: u64, demand: Demand) {
+        self.queue_mut(kind).urgent.insert(ticket, demand);
     }
 
-    pub(super) fn leave(&mut self, kind: LeaseKind, ticket: u64) -> Option<Waiter> {
-        let waiter = self.queue_mut(kind).waiting.remove(&ticket)?;
-        self.count_group(waiter.group.as_ref(), |group| group.waiting -= 1);
-        self.ungrouped -= usize::from(kind == LeaseKind::Blocking && waiter.group.is_none());
-        Some(waiter)
+    /// The same of one that has a lease already.
+    pub(super) fn join_for_more(&mut self, kind: LeaseKind, ticket: u64, demand: Demand) {
+        self.queue_mut(kind).others.insert(ticket, demand);
     }
 
-    /// The waiters to serve when `free` more leases may begin: the first of every blocking group that has
-    /// none, and those of no group; then by arrival. Where its turn finds no lane in its pool, a waiter
-    /// keeps its turn, so that lanes cannot go round in one pool while another starves.
+    pub(super) fn stands(&self, kind: LeaseKind, ticket: u64) -> bool {
+        let queue = self.queue(kind);
+        queue.urgent.contains_key(&ticket) || queue.others.contains_key(&ticket)
+    }
+
+    pub(super) fn leave(&mut self, kind: LeaseKind, ticket: u64) -> Option<Demand> {
+        let queue = self.queue_mut(kind);
+        queue.urgent.remove(&ticket).or_else(|| queue.others.remove(&ticket))
+    }
+
+    /// Whose turn it is when `free` more leases may begin: those that have none, then the others, each by arrival. Who
+    /// finds no lane in its pool keeps its turn, so that lanes cannot go round in one pool while another starves.
     pub(super) fn due(&self, kind: LeaseKind, free: usize) -> Vec<(u64, PoolId)> {
-        let waiting = &self.queue(kind).waiting;
-        let urgent = if kind == LeaseKind::Blocking { self.needy_groups + self.ungrouped } else { 0 };
-        let (mut due, mut seen) = (Vec::new(), HashSet::new());
-        for (ticket, waiter) in waiting {
-            if due.len() >= urgent.min(free) {
-                break;
-            }
-            let first = waiter.group.as_ref().is_none_or(|group| {
-                self.groups.get(group).is_some_and(Group::is_needy) && seen.insert(group)
-            });
-            if first {
-                due.push((*ticket, waiter.pool));
-            }
-        }
-        let ahead: HashSet<u64> = due.iter().map(|(ticket, _)| *ticket).collect();
-        let others = waiting.iter().filter(|(ticket, _)| !ahead.contains(ticket));
-        let room = free - due.len();
-        due.extend(others.take(room).map(|(ticket, waiter)| (*ticket, waiter.pool)));
-        due
+        let queue = self.queue(kind);
+        let all = queue.urgent.iter().chain(&queue.others);
+        all.take(free).map(|(ticket, demand)| (*ticket, demand.pool)).collect()
     }
 
     /// Whether lanes may be dialled: not for a while after one could not be opened.
@@ -155,46 +145,21 @@ impl Leases {
         }
     }
 
-    pub(super) fn begin(&mut self, tenant: Tenant, kind: LeaseKind, group: Option<GroupKey>) -> LeaseState {
+    pub(super) fn begin(&mut self, tenant: Tenant, kind: LeaseKind) -> LeaseState {
         self.queue_mut(kind).lent += 1;
-        self.count_group(group.as_ref(), |group| group.held += 1);
-        LeaseState::new(tenant, kind, group, self.ticket())
+        LeaseState::new(tenant, kind)
     }
 
     pub(super) fn end(&mut self, lease: LeaseState) {
         self.queue_mut(lease.kind()).lent -= 1;
-        self.count_group(lease.group(), |group| group.held -= 1);
     }
 
     /// Its child keeps the lane from now on, whatever it was lent for.
     pub(crate) fn convert_to_session(&mut self, lease: &mut LeaseState) {
-        debug_assert!(lease.group().is_none(), "a blocking lease became a session");
+        debug_assert!(lease.group().is_none(), "a lease of a group became a session");
         let before = lease.become_session();
         self.queue_mut(before).lent -= 1;
         self.queue_mut(LeaseKind::Session).lent += 1;
-    }
-
-    pub(super) fn needy_groups(&self) -> usize {
-        self.needy_groups
-    }
-
-    /// How many leases the group holds that this one could be taken from for another group.
-    pub(super) fn crowd_of(&self, lease: &LeaseState) -> usize {
-        let group = lease.group().filter(|_| lease.may_be_taken_back());
-        let group = group.and_then(|group| self.groups.get(group));
-        group.map_or(0, |group| group.held)
-    }
-
-    fn count_group(&mut self, key: Option<&GroupKey>, change: impl FnOnce(&mut Group)) {
-        let Some(key) = key else { return };
-        let group = self.groups.entry(*key).or_default();
-        let before = group.is_needy();
-        change(group);
-        let after = group.is_needy();
-        if group.held == 0 && group.waiting == 0 {
-            self.groups.remove(key);
-        }
-        self.needy_groups = self.needy_groups + usize::from(after) - usize::from(before);
     }
 }
 
@@ -202,28 +167,24 @@ impl Leases {
 mod tests {
     use super::*;
 
-    fn waiter(group: u64) -> Waiter {
-        Waiter { tenant: Tenant::nobody(), pool: PoolId(0), group: Some((PoolId(0), group)) }
-    }
-
     #[test]
-    fn a_group_without_a_lease_goes_first_then_arrival() {
-        let mut leases = Leases::default();
-        let lease = leases.begin(Tenant::nobody(), LeaseKind::Blocking, waiter(1).group);
-        for (ticket, group) in [(1, 1), (2, 1), (3, 2)] {
-            leases.join(LeaseKind::Blocking, ticket, waiter(group));
-        }
-        assert_eq!(leases.needy_groups, 1);
+    fn who_has_no_lease_goes_first_then_arrival() {
+        let (mut leases, kind) = (Leases::default(), LeaseKind::Blocking);
+        let demand = || Demand { tenant: Tenant::nobody(), pool: PoolId(0) };
+        let lease = leases.begin(Tenant::nobody(), kind);
+        leases.join_for_more(kind, 1, demand());
+        leases.join_for_more(kind, 2, demand());
+        leases.join(kind, 3, demand());
+        leases.join(kind, 4, demand());
         let due = |leases: &Leases, free| -> Vec<u64> {
-            leases.due(LeaseKind::Blocking, free).into_iter().map(|(ticket, _)| ticket).collect()
+            leases.due(kind, free).into_iter().map(|(ticket, _)| ticket).collect()
         };
-        assert!(due(&leases, 0).is_empty());
-        assert_eq!(due(&leases, 2), [3, 1]);
-        leases.leave(LeaseKind::Blocking, 3);
-        assert_eq!(leases.needy_groups, 0);
-        assert_eq!(due(&leases, 9), [1, 2]);
-        assert_eq!(leases.crowd_of(&lease), 1);
+        assert!(due(&leases, 0).is_empty() && leases.is_short());
+        assert_eq!(due(&leases, 3), [3, 4, 1]);
+        assert!(leases.leave(kind, 3).is_some() && leases.leave(kind, 4).is_some());
+        assert!(leases.leave(kind, 4).is_none() && !leases.is_short());
+        assert_eq!((due(&leases, 9), leases.waiting(kind)), (vec![1, 2], 2));
         leases.end(lease);
-        assert_eq!((leases.lent(LeaseKind::Blocking), leases.needy_groups), (0, 1));
+        assert_eq!(leases.lent(kind), 0);
     }
 }

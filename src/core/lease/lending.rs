@@ -1,16 +1,14 @@
 //! Lending lanes: opening them for those who wait, granting, giving back, taking back. Moves a lane, its lease and the
 //! counts together; never looks at a child, which learns of its lease by a notice.
 
-use crate::base::limits;
 use crate::core::child::hold::HeldLease;
 use crate::core::connection::lane::Lane;
-use crate::core::keys::{GroupKey, LaneKey, LeaseKind, PoolId};
-use crate::core::lease::leases::Waiter;
+use crate::core::keys::{LaneKey, LeaseKind, PoolId};
+use crate::core::lease::leases::Demand;
 use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::Question;
 use crate::core::shared::Shared;
-use crate::core::timers::Timer;
 
 impl Shared {
     /// Grants idle lanes, opens new ones, takes back surplus ones: whatever brings the queues forward.
@@ -60,23 +58,24 @@ impl Shared {
     }
 
     fn grant(&mut self, kind: LeaseKind, ticket: u64, pool: PoolId) -> bool {
+        // Whoever was served before may have left the line for it.
+        if !self.leases.stands(kind, ticket) {
+            return true;
+        }
         // None may be idle: then one is opened.
         let Some(lane) = self.connections.take_idle(pool) else { return false };
-        let Some(Waiter { tenant, group, .. }) = self.leases.leave(kind, ticket) else { return false };
-        let child = tenant.child();
-        let lease = self.lend(lane, tenant, kind, group);
-        self.env.notify(Notice::Child(child, ChildNotice::Lent(lease)));
+        let Some(Demand { tenant, .. }) = self.leases.leave(kind, ticket) else { return false };
+        let lease = self.lend(lane, tenant.clone(), kind);
+        match tenant {
+            Tenant::Child { key, .. } => self.env.notify(Notice::Child(key, ChildNotice::Lent(lease))),
+            Tenant::Group(group) => self.lent_to_group(group, lane, ticket),
+            Tenant::Look(group) => self.lent_to_look(group, lane),
+        }
         true
     }
 
-    pub(crate) fn lend(
-        &mut self,
-        lane: LaneKey,
-        tenant: Tenant,
-        kind: LeaseKind,
-        group: Option<GroupKey>,
-    ) -> HeldLease {
-        let lease = self.leases.begin(tenant, kind, group);
+    pub(crate) fn lend(&mut self, lane: LaneKey, tenant: Tenant, kind: LeaseKind) -> HeldLease {
+        let lease = self.leases.begin(tenant, kind);
         if let Some(lane) = self.connections.known_mut(lane) {
             lane.lend(lease, self.env.now);
         }
@@ -90,11 +89,19 @@ impl Shared {
         self.pump_leases();
     }
 
-    /// The child of this lane has died. Whatever it left behind upstream goes with the connection.
+    /// The child of this lane has died, or all that wait for what is on it. Whatever was left behind upstream goes with the
+    /// connection.
     pub(crate) fn abandon_lease(&mut self, key: LaneKey) {
         // The lane may have been lost with the event at hand.
         let Some(lane) = self.connections.find_mut(key) else { return };
         lane.need_close();
+        if let Some(group) = lane.lease().and_then(LeaseState::group)
+            && self.groups.get(group).is_some()
+        {
+            self.part(group, key);
+            return self.tend(group);
+        }
+        let Some(lane) = self.connections.find_mut(key) else { return };
         if let Some(lease) = lane.lease_mut() {
             lease.end();
         }
@@ -118,34 +125,26 @@ impl Shared {
         self.connections.mark_changed();
     }
 
-    /// Every blocking group that waits and holds nothing gets a lease of the most crowded one. Takes one back, if need be.
+    /// Whoever has no lease for a blocking command gets one of the group that has most of them, if there are no others.
     fn take_back_next(&mut self) -> Option<()> {
         let (kind, settings) = (LeaseKind::Blocking, &self.env.settings);
-        let full = self.leases.lent(kind) >= kind.cap(settings)
-            || self.connections.capacity().leases() >= self.connections.leases_max(settings, kind);
-        let waits = self.leases.waiting(kind) > 0 && self.connections.opening_for(kind).is_empty();
-        let is_taken_back = |lane: &Lane| lane.lease().is_some_and(LeaseState::is_taken_back);
-        let taken_back = || self.connections.lanes().filter(|(_, lane)| is_taken_back(lane)).count();
-        if !full || !waits || self.leases.needy_groups() <= taken_back() {
+        let needy = self.leases.urgent(kind);
+        let full = || {
+            self.leases.lent(kind) >= kind.cap(settings)
+                || self.connections.capacity().leases() >= self.connections.leases_max(settings, kind)
+        };
+        if needy == 0 || !full() || !self.connections.opening_for(kind).is_empty() {
             return None;
         }
-        let key = self.youngest_of_most_crowded()?;
-        let lane = self.connections.known_mut(key)?;
-        let id = lane.record().upstream_id;
-        lane.lease_mut()?.take_back();
-        self.ask(Question::Unblock { lane: key, id });
-        Some(())
-    }
-
-    /// The youngest lease of the group that holds most, if that is more than one.
-    fn youngest_of_most_crowded(&self) -> Option<LaneKey> {
-        let leases = self.connections.lanes().filter_map(|(key, lane)| Some((key, lane.lease()?)));
-        leases
-            .filter(|(_, lease)| !lease.is_unblocking())
-            .map(|(key, lease)| ((self.leases.crowd_of(lease), lease.granted()), key))
-            .filter(|((held, _), _)| *held > 1)
-            .max_by_key(|(rank, _)| *rank)
-            .map(|(_, key)| key)
+        let ending = |lane: &Lane| lane.lease().is_some_and(LeaseState::is_unblocking);
+        if self.connections.lanes().filter(|(_, lane)| ending(lane)).count() >= needy {
+            return None;
+        }
+        let groups = self.connections.lanes().filter_map(|(_, lane)| lane.lease()?.group());
+        let crowded = groups.filter_map(|key| Some((self.groups.get(key)?.idle_waits().count(), key)));
+        let (_, group) = crowded.filter(|(held, _)| *held > 1).max_by_key(|(held, _)| *held)?;
+        let (youngest, _) = self.groups.get(group)?.idle_waits().next()?;
+        self.unblock_lane(group, youngest).then_some(())
     }
 
     /// CLIENT UNBLOCK has been answered; or its answer will never come.
@@ -161,14 +160,11 @@ impl Shared {
             return self.ask(Question::Unblock { lane: key, id });
         }
         lease.unblock_answered();
-        // Anything but 1: the child was no longer blocked, its reply is its own.
-        let missed = answer.is_some_and(|frame| frame != b":1\r\n");
-        if missed && lease.stay() && none_blocked {
-            // It may have come before the command it was to end: whoever needs a lease still does.
-            self.env.timers.arm(self.env.now + limits::UNBLOCK_RETRY, Timer::Leases);
-        }
-        if lease.is_over() {
-            self.give_back(key);
+        match lease.group() {
+            _ if lease.is_over() => self.give_back(key),
+            Some(_) if lease.is_unblocking() => {}
+            Some(group) => self.group_unblock_answered(group, key, answer),
+            None => {}
         }
     }
 }

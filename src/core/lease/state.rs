@@ -1,6 +1,7 @@
-//! A lease in force, kept in its lane: which child has the lane to itself, what for, and what the upstream has still to
+//! A lease in force, kept in its lane: which child or group has the lane to itself, what for, and what the upstream has still to
 //! answer about it. The counts that go with it are `lease::leases`', which alone begins and ends one.
 
+use crate::base::key::Key;
 use crate::core::child::Child;
 use crate::core::child::origin::Origin;
 use crate::core::connection::slot::SlotKind;
@@ -9,26 +10,40 @@ use crate::core::lease::pinning::Pinning;
 use crate::resp::reply;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Tenant {
-    child: ChildKey,
-    /// CLIENT ID.
-    id: u64,
-    /// To whom it belongs, for the message that all leases are lent.
-    origin: Origin,
+pub(crate) enum Tenant {
+    Child {
+        key: ChildKey,
+        /// CLIENT ID.
+        id: u64,
+        /// To whom it belongs, for the message that all leases are lent.
+        origin: Origin,
+    },
+    /// The command of a group waits on the lane.
+    Group(GroupKey),
+    /// The command of a group is looked at without waiting.
+    Look(GroupKey),
 }
 
 impl Tenant {
     pub(crate) fn of(child: &Child) -> Self {
-        Tenant { child: child.key(), id: child.session().id, origin: child.origin().clone() }
+        Tenant::Child { key: child.key(), id: child.session().id, origin: child.origin().clone() }
     }
 
+    /// Names nobody where it is a group.
     pub(crate) fn child(&self) -> ChildKey {
-        self.child
+        if let Tenant::Child { key, .. } = self { *key } else { Key::NONE }
+    }
+
+    pub(crate) fn group(&self) -> Option<GroupKey> {
+        match self {
+            Tenant::Child { .. } => None,
+            Tenant::Group(key) | Tenant::Look(key) => Some(*key),
+        }
     }
 
     #[cfg(test)]
     pub(super) fn nobody() -> Self {
-        Tenant { child: crate::base::key::Key::NONE, id: 0, origin: Origin::default() }
+        Tenant::Child { key: Key::NONE, id: 0, origin: Origin::default() }
     }
 }
 
@@ -47,16 +62,10 @@ pub(crate) enum Change {
 pub(crate) struct LeaseState {
     tenant: Tenant,
     kind: LeaseKind,
-    /// Of a blocking one.
-    group: Option<GroupKey>,
-    /// CLIENT UNBLOCK was sent to give this lease to a group that has none: a null is not the child's.
-    taking_back: bool,
     /// The child has changed the connection, and keeps it until it has changed that back, or goes.
     kept: bool,
     watching: bool,
     change: Option<Change>,
-    /// Order of granting; a take-back picks the youngest.
-    granted: u64,
     /// CLIENT UNBLOCK that have not been answered: until then the lane must not have another tenant.
     unblocking: u8,
     /// The child is done with it, but an answer to CLIENT UNBLOCK is still to come.
@@ -64,27 +73,21 @@ pub(crate) struct LeaseState {
 }
 
 impl LeaseState {
-    pub(super) fn new(tenant: Tenant, kind: LeaseKind, group: Option<GroupKey>, granted: u64) -> Self {
-        LeaseState {
-            tenant,
-            kind,
-            group,
-            taking_back: false,
-            kept: false,
-            watching: false,
-            change: None,
-            granted,
-            unblocking: 0,
-            over: false,
-        }
+    pub(super) fn new(tenant: Tenant, kind: LeaseKind) -> Self {
+        LeaseState { tenant, kind, kept: false, watching: false, change: None, unblocking: 0, over: false }
     }
 
-    pub(crate) fn origin(&self) -> &Origin {
-        &self.tenant.origin
+    pub(crate) fn tenant(&self) -> &Tenant {
+        &self.tenant
     }
 
+    /// Names nobody where a group has it.
     pub(crate) fn child(&self) -> ChildKey {
-        self.tenant.child
+        self.tenant.child()
+    }
+
+    pub(crate) fn group(&self) -> Option<GroupKey> {
+        self.tenant.group()
     }
 
     pub(crate) fn kind(&self) -> LeaseKind {
@@ -93,12 +96,13 @@ impl LeaseState {
 
     /// Whether this child has it, and is not done with it.
     pub(crate) fn is_lent_to(&self, child: ChildKey) -> bool {
-        !self.over && self.tenant.child == child
+        !self.over && self.tenant.child() == child
     }
 
     /// Whether the child of this CLIENT ID has it to itself for good.
     pub(crate) fn is_kept_by(&self, id: i64) -> bool {
-        self.kept && !self.over && u64::try_from(id) == Ok(self.tenant.id)
+        let is_its = matches!(self.tenant, Tenant::Child { id: own, .. } if u64::try_from(id) == Ok(own));
+        self.kept && !self.over && is_its
     }
 
     pub(crate) fn is_watching(&self) -> bool {
@@ -151,32 +155,6 @@ impl LeaseState {
     /// Whether a CLIENT UNBLOCK is under way, which could hit the next tenant.
     pub(crate) fn is_unblocking(&self) -> bool {
         self.unblocking > 0
-    }
-
-    pub(crate) fn is_taken_back(&self) -> bool {
-        self.taking_back
-    }
-
-    pub(crate) fn take_back(&mut self) {
-        self.unblock_asked();
-        self.taking_back = true;
-    }
-
-    /// CLIENT UNBLOCK did not end its command: the reply is its child's own. True if that was to take it back.
-    pub(super) fn stay(&mut self) -> bool {
-        std::mem::take(&mut self.taking_back)
-    }
-
-    pub(crate) fn may_be_taken_back(&self) -> bool {
-        self.group.is_some() && !self.taking_back && !self.over
-    }
-
-    pub(super) fn group(&self) -> Option<&GroupKey> {
-        self.group.as_ref()
-    }
-
-    pub(super) fn granted(&self) -> u64 {
-        self.granted
     }
 
     /// From now on the child keeps it. Returns what it was for before.

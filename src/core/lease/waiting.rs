@@ -1,36 +1,18 @@
 //! How a child's request waits for a lease, and how the child gives it back. Lending itself is `lease::lending`'s.
 
-use crate::base::clock::Millis;
-use crate::base::limits;
 use crate::core::child::Child;
 use crate::core::child::hold::{HeldLease, Hold, Wait};
 use crate::core::connection::lane::Lane;
-use crate::core::keys::{ChildKey, GroupKey, LaneKey, LeaseKind};
-use crate::core::lease::leases::Waiter;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
+use crate::core::lease::leases::Demand;
 use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::resp::encode;
-
-/// What a request asks of the queue it joins.
-#[derive(Debug, Default)]
-pub(crate) struct Want {
-    /// Waiters with the same group wait for the same thing; one of them may be asked to step back.
-    pub(crate) group: Option<u64>,
-    /// The request's own timeout, if it ever gives up.
-    pub(crate) timeout: Option<Millis>,
-}
-
 impl Shared {
     /// The lane of the child's lease, now; or the request waits: for earlier replies, or in the queue.
-    pub(crate) fn lease_for(
-        &mut self,
-        child: &mut Child,
-        kind: LeaseKind,
-        want: impl FnOnce() -> Want,
-    ) -> Result<LaneKey, Flow> {
+    pub(crate) fn lease_for(&mut self, child: &mut Child, kind: LeaseKind) -> Result<LaneKey, Flow> {
         if let Some(lease) = child.lease() {
             let fits = lease.kind != LeaseKind::Blocking || !child.is_under_way();
             debug_assert!(fits, "a lease of another request");
@@ -44,12 +26,8 @@ impl Shared {
         self.connections.keep_warm(pool);
         let ticket = earlier.map_or_else(|| self.leases.ticket(), |wait| wait.ticket);
         let arrived = earlier.map_or(self.env.now, |wait| wait.arrived);
-        let want = want();
-        let group: Option<GroupKey> = want.group.map(|group| (pool, group));
-        let expires = want.timeout.map(|timeout| arrived.saturating_add(timeout + limits::LEASE_GRACE));
-        self.leases.join(kind, ticket, Waiter { tenant: Tenant::of(child), pool, group });
-        *child.front_mut().wait_mut() =
-            Some(Wait { ticket, arrived, expires, ..Wait::new(kind, self.env.now) });
+        self.leases.join(kind, ticket, Demand { tenant: Tenant::of(child), pool });
+        *child.front_mut().wait_mut() = Some(Wait { ticket, arrived, ..Wait::new(kind, self.env.now) });
         child.set_hold(Hold::LeaseQueue);
         self.pump_leases();
         if let Some(lease) = self.take_notice_of_lease(child.key()) {
@@ -60,14 +38,18 @@ impl Shared {
         // The soonest it may have to be told something: the upstream may be missing, or go missing.
         let settings = &self.env.settings;
         let bound = settings.lease_wait_timeout.min(settings.queue_timeout.max(10));
-        let until = (self.env.now + bound).min(expires.unwrap_or(Millis::MAX));
-        self.env.timers.arm(until, Timer::Child(child.key()));
+        self.env.timers.arm(self.env.now + bound, Timer::Child(child.key()));
         Err(Flow::Hold(Hold::LeaseQueue))
     }
 
+    /// It waits no longer: for a lease, or in its group.
     pub(crate) fn leave_line(&mut self, child: &mut Child) {
-        if let (Hold::LeaseQueue, Some(wait)) = (child.hold(), child.front().wait()) {
-            self.leases.leave(wait.kind, wait.ticket);
+        match (child.hold(), child.front().wait()) {
+            (Hold::LeaseQueue, Some(wait)) => {
+                self.leases.leave(wait.kind, wait.ticket);
+            }
+            (Hold::Element, Some(wait)) => self.leave_group(wait),
+            _ => {}
         }
     }
 
@@ -96,9 +78,6 @@ impl Shared {
     fn lease_wait_over(&mut self, child: &mut Child, wait: Wait) {
         let (now, up) = (self.env.now, self.upstream_is_up());
         let (limit, queue_timeout) = (self.env.settings.lease_wait_timeout, self.env.settings.queue_timeout);
-        if wait.expires.is_some_and(|expires| expires <= now) {
-            return self.look_without_lease(child);
-        }
         let is_down = !up && now - wait.since >= queue_timeout;
         if is_down || now - wait.since >= limit {
             self.leave_line(child);
@@ -112,15 +91,7 @@ impl Shared {
             // Looks in from time to time, should the upstream go away meanwhile.
             next = next.min(now + queue_timeout.max(10));
         }
-        self.env.timers.arm(next.min(wait.expires.unwrap_or(Millis::MAX)), Timer::Child(child.key()));
-    }
-
-    /// A waiting command's own timeout has passed: what Redis answers, in one form for every blocking command of 7.0.
-    pub(crate) fn answer_blocking_timeout(&mut self, child: &mut Child) {
-        child.front_mut().set_answered();
-        let mut reply = Vec::new();
-        encode::null_array(&mut reply, child.session().proto);
-        self.answer(child, &reply);
+        self.env.timers.arm(next, Timer::Child(child.key()));
     }
 
     /// The lease that has just been granted to the child at hand.

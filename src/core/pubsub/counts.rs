@@ -10,7 +10,6 @@ use crate::base::limits;
 use crate::command::Count;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
-use crate::core::child::outbox::Frame;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
@@ -125,14 +124,13 @@ impl Shared {
 
     /// The reply to the child's oldest request that counts; not `real` where it stands for one.
     #[inline(never)]
-    pub(crate) fn settle_count(&mut self, child: &mut Child, whole: Frame<'_>, real: bool) {
+    pub(crate) fn settle_count(&mut self, child: &mut Child, frame: &[u8], real: bool) {
         let counted = child.end_count();
         debug_assert!(counted.is_some(), "a count nobody asked for");
         let counted = counted.filter(|_| real);
         let mut steps = Steps::default();
-        let corrected = counted.and_then(|counted| self.hubs.corrected(&counted, whole.bytes(), &mut steps));
-        let right = corrected.as_deref().map_or(whole, Frame::of);
-        child.outbox_mut().deliver(right, &mut self.env.spares);
+        let corrected = counted.and_then(|counted| self.hubs.corrected(&counted, frame, &mut steps));
+        self.deliver(child, corrected.as_deref().unwrap_or(frame));
     }
 }
 

@@ -51,11 +51,15 @@ impl Shared {
     pub(crate) fn control_ready(&mut self, greeting: Greeting) {
         self.control.connected(greeting, self.env.upstream.db);
         if self.control.may_try_multi() {
-            self.ask(Question::TryMulti);
-            self.ask(Question::LeaveMulti);
+            self.try_multi();
         }
         self.ask_fresh(Needed::Limits);
         self.ask(Question::Commands);
+    }
+
+    pub(crate) fn try_multi(&mut self) {
+        self.ask(Question::TryMulti);
+        self.ask(Question::LeaveMulti);
     }
 
     pub(crate) fn ask(&mut self, question: Question) {
@@ -150,7 +154,11 @@ impl Shared {
                 self.unblock_answered(lane, said.frame());
             }
             Question::UnblockFor { unblock, .. } => self.unblock_for_answered(unblock, said.frame()),
-            Question::TryMulti => self.control.tried_multi(said.frame()),
+            Question::TryMulti => {
+                for child in self.control.tried_multi(said.frame(), self.env.now) {
+                    self.give_answer(child, None);
+                }
+            }
             Question::LeaveMulti => {
                 if self.control.is_stuck_in_multi(said.frame()) {
                     let frame = said.frame().unwrap_or_default();

@@ -23,6 +23,9 @@ impl Shared {
     pub(super) fn probe_answered(&mut self, said: Said<'_>) {
         let Said::Busy(frame) = said else {
             self.work.forget();
+            if said.frame().is_some() {
+                self.work.was_idle();
+            }
             if said.frame().is_some() && self.commands.take_due() {
                 self.ask(Question::Commands);
             }
@@ -108,8 +111,10 @@ impl Shared {
 
     /// A reply has taken its slot, which had been at the front of its lane since `front_since`. True if this command kept
     /// the upstream from everything else: the child's next ones of this kind go on a lane apart.
+    #[inline]
     pub(crate) fn note_work(
         &mut self,
+        key: LaneKey,
         role: LaneRole,
         slot: &Slot,
         front_since: Millis,
@@ -117,7 +122,9 @@ impl Shared {
     ) -> bool {
         let commands = &self.commands;
         let allowed = || commands.table().is_some_and(|table| table.is_allowed_while_busy(slot.command));
-        !role.is_own() && self.work.replied(front_since, self.env.now, frame, allowed)
+        let connections = &self.connections;
+        let delays = || connections.known(key).is_some_and(|lane| lane.is_shared() && lane.depth() > 0);
+        !role.is_own() && self.work.replied(front_since, self.env.now, frame, delays, allowed)
     }
 
     /// Requests that have waited behind a script for too long are answered with BROKERLOST; their late replies are dropped.

@@ -46,7 +46,11 @@ impl Commands {
     }
 
     pub(crate) fn names(&self) -> CommandNames<'_> {
-        CommandNames { client: self.name_of("CLIENT"), select: self.name_of("SELECT") }
+        CommandNames {
+            client: self.name_of("CLIENT"),
+            select: self.name_of("SELECT"),
+            multi: self.name_of("MULTI"),
+        }
     }
 
     /// COMMAND was answered. Which of the names are renamed away is asked next.

@@ -2,6 +2,7 @@
 //! is under way there, and what the answers say of the upstream and of the broker's own user. Knows no child's request.
 
 use crate::base::clock::Millis;
+use crate::base::limits;
 use crate::core::connection::handshake::Greeting;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::questions::commands::Commands;
@@ -137,6 +138,10 @@ pub(crate) struct Unblock {
 #[derive(Debug, Default)]
 struct MultiRight {
     refusal: Option<Vec<u8>>,
+    /// When it was last refused, or could not be asked for.
+    refused_at: Millis,
+    /// Children whose MULTI waits for the answer.
+    waiting: Vec<ChildKey>,
     open: bool,
     /// The user may MULTI but not DISCARD: it is never tried again.
     no_discard: bool,
@@ -274,19 +279,41 @@ impl Control {
         self.multi.refusal.as_deref()
     }
 
+    /// Rights come back without notice: a refusal holds for a moment only.
+    pub(crate) fn multi_is_stale(&self, now: Millis) -> bool {
+        self.multi.refusal.is_some() && self.multi.refused_at + limits::RIGHTS_FRESH <= now
+    }
+
+    /// It was refused on a connection of children.
+    pub(crate) fn refuse_multi(&mut self, frame: &[u8], now: Millis) {
+        (self.multi.refusal, self.multi.refused_at) = (Some(frame.to_vec()), now);
+    }
+
+    pub(crate) fn forget_multi_refusal(&mut self) {
+        self.multi.refusal = None;
+    }
+
+    /// A child's MULTI waits until it is known. True if that has to be asked.
+    pub(crate) fn wait_for_multi(&mut self, child: ChildKey) -> bool {
+        self.multi.waiting.push(child);
+        self.multi.waiting.len() == 1
+    }
+
     /// Whether to ask for it: a MULTI that cannot be discarded would cost the connection.
-    pub(super) fn may_try_multi(&self) -> bool {
+    pub(crate) fn may_try_multi(&self) -> bool {
         !self.multi.no_discard
     }
 
     /// MULTI was answered, or never will be: then what was known holds. In a block, one that is refused would let what
-    /// follows it run one by one.
-    pub(super) fn tried_multi(&mut self, frame: Option<&[u8]>) {
+    /// follows it run one by one. Returns who has waited for this.
+    pub(super) fn tried_multi(&mut self, frame: Option<&[u8]>, now: Millis) -> Vec<ChildKey> {
         self.multi.open = frame == Some(b"+OK\r\n");
         let refusal = frame.filter(|frame| reply::error_code(frame) == Some(b"NOPERM"));
         if self.multi.open || refusal.is_some() {
             self.multi.refusal = refusal.map(<[u8]>::to_vec);
         }
+        self.multi.refused_at = now;
+        std::mem::take(&mut self.multi.waiting)
     }
 
     /// DISCARD was answered, or never will be. True if the connection is inside MULTI for good.

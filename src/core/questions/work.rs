@@ -26,6 +26,8 @@ pub(crate) struct Work {
     heard_at: Millis,
     /// When it last answered anything but BUSY, on any connection.
     done_at: Millis,
+    /// When it was asked that PING to which it last answered, and not with BUSY.
+    idle_at: Millis,
 }
 
 impl Work {
@@ -72,6 +74,16 @@ impl Work {
         (self.asking, self.asked_at) = (true, now);
     }
 
+    /// The PING was answered, and not with BUSY: nothing was being executed when it arrived.
+    pub(super) fn was_idle(&mut self) {
+        self.idle_at = self.asked_at;
+    }
+
+    /// Whether it has had nothing to execute at some time since then.
+    pub(crate) fn was_idle_since(&self, then: Millis) -> bool {
+        self.idle_at >= then
+    }
+
     pub(crate) fn is_asking(&self) -> bool {
         self.asking
     }
@@ -87,20 +99,23 @@ impl Work {
         self.asking.then_some(self.asked_at.max(self.heard_at))
     }
 
-    /// A reply has come to a command that had been at the front of its lane since `front_since`. True if the upstream did
-    /// nothing else meanwhile for long. Proves nothing where Redis allows the command while it is busy.
+    /// A reply has come to a command that had been at the front of its lane since `front_since`, and perhaps `delays` those
+    /// behind it. True if the upstream did nothing else meanwhile for long. Proves nothing where Redis allows the command
+    /// while it is busy.
     #[inline]
     pub(super) fn replied(
         &mut self,
         front_since: Millis,
         now: Millis,
         frame: &[u8],
+        delays: impl FnOnce() -> bool,
         allowed_while_busy: impl FnOnce() -> bool,
     ) -> bool {
         if reply::error_code(frame) == Some(b"BUSY") {
             return false;
         }
-        let ran_long = now.saturating_sub(front_since.max(self.done_at)) >= limits::SLOW_MIN;
+        let time = now.saturating_sub(front_since.max(self.done_at));
+        let ran_long = time >= limits::SLOW_BEFORE_OTHERS && (time >= limits::SLOW_MIN || delays());
         if self.busy.is_none() && !ran_long {
             self.done_at = now;
             return false;

@@ -89,7 +89,10 @@ fn an_exec_that_finds_no_upstream_ends_its_multi() {
 #[test]
 fn what_a_transaction_sets_here_is_set_though_the_commands_are_forgotten() {
     let (mut sim, [child]) = Sim::with(&[]);
-    assert_eq!(sim.ask(child, "GET first"), "$5 first");
+    assert_eq!(
+        (sim.ask(child, "MULTI"), sim.ask(child, "GET a\nEXEC")),
+        ("+OK".into(), "+QUEUED *1 $1 a".into())
+    );
     sim.frozen = vec![LaneRole::Shared];
     sim.send(child, "MULTI");
     sim.send(child, "CLIENT SETNAME me\nEXEC");
@@ -143,7 +146,7 @@ fn fewer_lanes_are_left_once_they_are_empty() {
 fn fewer_connections_are_left_once_they_are_free() {
     let (mut sim, crowd) = Sim::with::<20>(&[("upstream_connections_max", "40")]);
     for child in &crowd {
-        sim.send(*child, "BLPOP x 0");
+        sim.send(*child, &format!("BLPOP x{child} 0"));
     }
     let other = sim.child();
     for db in 0..5 {
@@ -158,8 +161,9 @@ fn fewer_connections_are_left_once_they_are_free() {
     sim.lose_one(LaneRole::Shared);
     assert_eq!(sim.ask(other, "SELECT 1\nGET k\nSELECT 0\nGET k"), "+OK $1 k +OK $1 k");
     for child in &crowd {
-        sim.ask(other, "RPUSH x e");
-        assert_eq!(sim.received(*child), "*2 $1 x $1 e");
+        sim.ask(other, &format!("RPUSH x{child} e"));
+        let list = format!("x{child}");
+        assert_eq!(sim.received(*child), format!("*2 ${} {list} $1 e", list.len()));
     }
     sim.pass(100);
     sim.over_max = false;

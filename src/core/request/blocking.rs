@@ -1,137 +1,135 @@
-//! Commands that may wait for an element: on a leased lane each. One that got no lease while its own timeout ran asks
-//! once more on a shared lane, without waiting, so that it is never answered null while what it asks for is there. Owns
-//! no queue; the line for leases is `lease`.
+//! Commands that may wait for an element. Their children wait in groups, which share leased lanes (`lease::fan_in`); what
+//! waits for something else has a lane to itself. Owns how a child joins its group, is served and leaves; never which lane
+//! serves it.
 
+use crate::base::failure::Failure;
 use crate::command;
-use crate::command::{Blocking, Popped, Route, TimeoutUnit};
+use crate::command::{Route, WaitRequest};
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::outbox::Frame;
+use crate::core::child::sent::LastWrite;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
-use crate::core::keys::LeaseKind;
-use crate::core::lease::waiting::Want;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
+use crate::core::lease::groups::{NEVER, Unblocked, Waiter};
 use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
-use crate::resp::{Request, encode, reply};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use crate::resp::{Request, reply};
+use std::ops::Range;
 
 impl Shared {
-    /// A command that may take as long as it likes: on a leased lane, its own timeout shortened by the
-    /// time it had to wait for one.
+    /// A command that may take as long as it likes. One with which a shared lane was lost is answered on a lane of its own,
+    /// too, as any other.
     pub(crate) fn block(&mut self, child: &mut Child, decided: Decided<'_>) -> FlowResult {
         let Decided { request, id, route, .. } = decided;
-        let blocking = if let Route::Blocking(blocking) = route { Some(blocking) } else { None };
-        let timeout = blocking.and_then(|blocking| command::timeout_ms(request, &blocking));
-        let timeout = timeout.filter(|timeout| *timeout > 0);
-        let in_vain = child.front().wait().filter(|wait| wait.expired);
-        if let Some((blocking, wait)) = blocking.zip(in_vain) {
-            return self.look_once(child, decided, &blocking, wait);
+        if let Route::Blocking(blocking) = route
+            // What has no timeout in Redis' eyes is answered at once, with an error.
+            && let Some(timeout) = command::timeout_ms(request, &blocking)
+        {
+            let what = WaitRequest::of(request, &blocking);
+            return self.wait_in_group(child, decided, what, timeout);
         }
-        let want = || Want { group: blocking.and_then(|blocking| group_of(request, &blocking)), timeout };
-        let lane = self.lease_for(child, LeaseKind::Blocking, want)?;
-        let waited = child.front().wait().map_or(0, |wait| self.env.now - wait.arrived);
-        let mut shortened = Vec::new();
-        let bytes = match blocking.zip(timeout).filter(|_| waited > 0) {
-            Some((blocking, timeout)) => {
-                // Redis looks before it gives up, however short the time: what is there is delivered.
-                let left = timeout.saturating_sub(waited).max(1);
-                command::with_timeout(request, &blocking, left, &mut shortened);
-                &shortened
-            }
-            None => request.bytes,
-        };
-        self.send_for(child, lane, bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
+        let lane = self.lease_for(child, LeaseKind::Blocking)?;
+        if route == Route::Shared {
+            self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
+            return Ok(Flow::Hold(Hold::Reply));
+        }
+        self.send_for(child, lane, request.bytes, id, SlotKind::Blocking, SlotFlags::MAY_WAIT);
         Ok(Flow::Hold(Hold::BlockingReply))
     }
 
-    /// The request's own timeout has passed and no lease has come: it is looked at once more, as one that does not wait.
-    pub(crate) fn look_without_lease(&mut self, child: &mut Child) {
-        self.leave_line(child);
-        if let Some(wait) = child.front_mut().wait_mut() {
-            wait.expired = true;
+    fn wait_in_group(
+        &mut self,
+        child: &mut Child,
+        Decided { request, id, .. }: Decided<'_>,
+        what: WaitRequest,
+        timeout: u64,
+    ) -> FlowResult {
+        if child.is_under_way() {
+            return Err(Flow::Hold(Hold::OwnReplies));
+        }
+        let (now, ticket) = (self.env.now, self.leases.ticket());
+        let pool = self.connections.pool_of(child.pool_key());
+        self.connections.keep_warm(pool);
+        let writes = self.commands.table().is_some_and(|table| table.is_write(id));
+        let restarts = !(what.is_alone() && begins_now(request));
+        let before = self.groups.footprint();
+        let group = self.groups.of(pool, what, restarts, now);
+        self.env.memory += self.groups.footprint() - before;
+        let expires = if timeout == 0 { NEVER } else { now.saturating_add(timeout) };
+        if let Some(found) = self.groups.get_mut(group) {
+            found.join(ticket, Waiter::new(child, now, expires, writes));
+        }
+        let wait = Wait::new(LeaseKind::Blocking, now);
+        *child.front_mut().wait_mut() = Some(Wait { ticket, group, ..wait });
+        self.joined(group);
+        Ok(Flow::Hold(Hold::Element))
+    }
+
+    /// The child no longer waits in its group.
+    pub(crate) fn leave_group(&mut self, wait: Wait) {
+        if let Some(waiter) = self.groups.get_mut(wait.group).and_then(|group| group.leave(wait.ticket)) {
+            self.answer_unblock(&waiter, false);
+            self.tend(wait.group);
+        }
+    }
+
+    /// A lane of its group has answered the child, by this part of a frame.
+    pub(crate) fn serve_from(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        writes: bool,
+        frame: &[u8],
+        range: Range<usize>,
+    ) {
+        let answer = &frame[range];
+        if writes && !reply::is_error(answer) && !reply::is_null(answer) {
+            self.note_pop(child, lane);
+        }
+        self.serve(child, answer);
+    }
+
+    /// What the child has waited for has come.
+    pub(crate) fn serve(&mut self, child: &mut Child, frame: &[u8]) {
+        if child.outbox().output().len() >= self.env.settings.child_output_max {
+            return self.close_full(child);
+        }
+        child.front_mut().set_answered();
+        if !child.session().is_muted() {
+            let long = self.env.reply.as_ref().and_then(|reply| reply.part_at(frame));
+            let frame = long.as_ref().map_or(Frame::of(frame), Frame::shared);
+            child.outbox_mut().answer(frame, &mut self.env.spares);
+            self.mark_child(child);
         }
         self.lift(child);
     }
 
-    fn look_once(
-        &mut self,
-        child: &mut Child,
-        decided: Decided<'_>,
-        blocking: &Blocking,
-        wait: Wait,
-    ) -> FlowResult {
-        let Decided { request, id, .. } = decided;
-        let Some(table) = self.commands.table() else { return Err(self.wait_for_upstream(child)) };
-        let at_once = command::at_once(table.name(id), request, blocking).and_then(|(name, args, popped)| {
-            let typed = table.typed(name).filter(|typed| table.is_shared(typed))?;
-            Some((typed, args, popped))
-        });
-        let Some((name, args, popped)) = at_once else {
-            if wait.had_lease {
-                self.answer_blocking_timeout(child);
-                return Ok(Flow::Done);
-            }
-            let failure = self.no_lease_for(child, wait);
-            return Err(self.reject(child, failure));
+    /// What the child has waited for will not come.
+    pub(crate) fn wait_failed(&mut self, child: &mut Child, failure: Failure, writes: bool) {
+        if writes && failure == Failure::LOST {
+            child.sent_mut().set_last_write(LastWrite::Lost);
+        }
+        self.fail_front(child, failure);
+    }
+
+    /// CLIENT UNBLOCK of a child that waits in a group: its time is over, and the asker hears when it has been told so. False
+    /// if it was ended before.
+    pub(crate) fn unblock_waiter(&mut self, target: &Child, asker: ChildKey, error: bool) -> bool {
+        let (now, wait) = (self.env.now, target.front().wait());
+        let Some((wait, group)) = wait.and_then(|wait| Some((wait, self.groups.get_mut(wait.group)?))) else {
+            return false;
         };
-        let mut bytes = Vec::with_capacity(request.bytes.len() + 32);
-        let argv: Vec<&[u8]> = std::iter::once(&name[..]).chain(args.iter().map(Vec::as_slice)).collect();
-        encode::request(&mut bytes, &argv);
-        let lane = self.shared_lane_for(child, id, bytes.len())?;
-        *child.front_mut().wait_mut() = Some(Wait { popped, ..wait });
-        self.send_for(child, lane, &bytes, id, SlotKind::Look, SlotFlags::NONE);
-        Ok(Flow::Hold(Hold::Reply))
-    }
-
-    /// The reply to a request that was looked at without waiting, as the blocking command would have had it.
-    pub(crate) fn looked(&mut self, child: &mut Child, frame: &[u8], real: bool) {
-        let (Some(wait), proto) = (child.front().wait(), child.session().proto) else { return };
-        let mut out = Vec::new();
-        let denied = reply::error_code(frame) == Some(b"NOPERM") && wait.popped != Popped::Itself;
-        if denied && wait.had_lease {
-            encode::null_array(&mut out, proto);
-        } else if denied {
-            // The user may wait for an element but not take it at once: nothing is known of what is there.
-            encode::error(&mut out, self.no_lease_for(child, wait).line());
-        } else if !real || !as_popped(wait.popped, frame, proto, &mut out) {
-            out.extend_from_slice(frame);
+        let ended = group.unblock(wait.ticket, Unblocked { asker, error }, now);
+        if ended {
+            group.not_before(now);
+            self.tend(wait.group);
         }
-        self.deliver(child, &out);
+        ended
     }
 }
 
-/// Writes the reply in the form that the blocking command has; false if it has that already.
-pub(crate) fn as_popped(popped: Popped, frame: &[u8], proto: u8, out: &mut Vec<u8>) -> bool {
-    if reply::is_null(frame) {
-        encode::null_array(out, proto);
-        return true;
-    }
-    let Some((key, taken)) = reply::element(frame, 0).zip(reply::element(frame, 1)) else { return false };
-    let Some(first) = reply::element(&frame[taken.clone()], 0) else { return false };
-    let first = &frame[taken.start + first.start..taken.start + first.end];
-    match popped {
-        Popped::Itself | Popped::AsItIs => return false,
-        Popped::Element => {
-            encode::array_header(out, 2);
-            out.extend_from_slice(&frame[key]);
-            out.extend_from_slice(first);
-        }
-        Popped::Scored => {
-            let Some(member) = reply::element(first, 0) else { return false };
-            encode::array_header(out, 3);
-            out.extend_from_slice(&frame[key]);
-            out.extend_from_slice(&first[member.start..]);
-        }
-    }
-    true
-}
-
-/// The group of a blocking request. `XREAD ... $` means "from now on": it must not be asked to step back
-/// and start again, and so belongs to none.
-pub(crate) fn group_of(request: &Request<'_>, blocking: &Blocking) -> Option<u64> {
-    if blocking.unit == TimeoutUnit::Millis && request.args().any(|arg| arg == b"$") {
-        return None;
-    }
-    let mut hasher = DefaultHasher::new();
-    command::blocking_group(request, blocking).hash(&mut hasher);
-    Some(hasher.finish())
+/// `XREAD ... $` waits for what comes from now on: asked again, it would miss what came in between.
+fn begins_now(request: &Request<'_>) -> bool {
+    request.args().any(|arg| arg == b"$")
 }

@@ -7,14 +7,13 @@ use crate::command::{CommandId, Effect, Facts, Local, NO_COMMAND, Route, Runs, T
 use crate::config::value::Ping;
 use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
-use crate::core::connection::role::LaneRole;
+use crate::core::connection::role::{LaneRole, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
-use crate::core::lease::waiting::Want;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route;
-use crate::core::route::{Context, Situation, Way};
+use crate::core::route::{Context, Situation, Stand, Way};
 use crate::core::shared::Shared;
 use crate::core::transaction::state::end_of_multi;
 use crate::resp::{FrameLimits, Request, Scanner, reply};
@@ -155,6 +154,7 @@ impl Shared {
     fn execute(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, rest: &[u8]) -> Flow {
         let Decided { request, id, .. } = decided;
         match way {
+            Way::Share if child.sent().goes_apart(id) => self.block(child, decided).unwrap_or_else(identity),
             Way::Share => match self.shared_lane_for(child, id, request.bytes.len()) {
                 Ok(lane) => {
                     self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
@@ -175,9 +175,9 @@ impl Shared {
             Way::Block => self.block(child, decided).unwrap_or_else(identity),
             Way::Replicas => self.wait_for_replicas(child, decided).unwrap_or_else(identity),
             Way::Control => self.send_control(child, request, id),
-            Way::Borrow(kind) => self
-                .lease_for(child, kind, Want::default)
-                .map_or_else(identity, |lane| self.on_lease(child, decided, lane)),
+            Way::Borrow(kind) => {
+                self.lease_for(child, kind).map_or_else(identity, |lane| self.on_lease(child, decided, lane))
+            }
             Way::Topics(change) => self.change_topics(child, request, change),
             Way::Count(count) => self.send_count(child, decided, count),
             Way::LeaveNothing(family) => self.leave_nothing(child, family, request),
@@ -280,15 +280,22 @@ impl Shared {
         id: CommandId,
         len: usize,
     ) -> Result<LaneKey, Flow> {
-        let (pool, bulky) = (child.pool_key(), child.sent().expects_heavy(id, len));
+        let heavy = child.sent().expects_heavy(id, len);
+        self.lane_for(child, if heavy { Traffic::Bulk } else { Traffic::Ordinary })
+    }
+
+    /// The same for what is of this kind.
+    #[inline(always)]
+    pub(crate) fn lane_for(&mut self, child: &mut Child, traffic: Traffic) -> Result<LaneKey, Flow> {
+        let pool = child.pool_key();
         let key = if child.is_under_way() {
             let key = child.sent().lane();
-            if !self.connections.still_serves(key, &pool, bulky) {
+            if !self.connections.still_serves(key, &pool, traffic) {
                 return Err(Flow::Hold(Hold::OwnReplies));
             }
             key
         } else {
-            self.connections.shared_lane(&self.env, pool, bulky)
+            self.connections.shared_lane(&self.env, pool, traffic)
         };
         if self.connections.holds_back(key, child.key()) {
             return Err(Flow::Hold(Hold::LaneFull));
@@ -341,13 +348,19 @@ impl Shared {
 
     /// Whether a request may stand on this lane; on a shared one, as `route::may_be_shared` says.
     fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
-        let shared = self.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Shared);
-        let Some(table) = self.commands.table().filter(|_| shared) else { return true };
+        let lane = self.connections.find(key).filter(|lane| lane.role() == LaneRole::Shared);
+        let Some((lane, table)) = lane.zip(self.commands.table()) else { return true };
         let mut scanner = Scanner::default();
         scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
         let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
         let changes = Facts::of_name(known.name).effect() != Effect::None;
-        route::may_be_shared(known.route, changes, flags.has(SlotFlags::UNIT), kind == SlotKind::Wait)
+        let stands = match kind {
+            SlotKind::Wait => Stand::Detached,
+            _ if lane.carries_blocks() => Stand::BehindMulti,
+            _ if flags.has(SlotFlags::UNIT) => Stand::InBlock,
+            _ => Stand::Alone,
+        };
+        route::may_be_shared(known.route, changes, stands)
     }
 
     /// SCRIPT KILL and FUNCTION KILL: on the lane that runs the script they would stand behind it. Nothing of the child

@@ -226,12 +226,14 @@ impl Shared {
                 return Err(Flow::Hold(Hold::OwnReplies));
             }
             *child.subscriptions_mut() = None;
+            // What has come before is said before, though requests behind this one had been read.
+            child.outbox_mut().let_pushes_go();
             if let Some(lane) = self.connections.find_mut(lease.lane) {
                 lane.need_close();
             }
             self.end_lease(child);
         }
-        // What it has heard was not heard afterwards.
+        // What was published before comes before.
         child.outbox_mut().let_pushes_go();
         child.session_mut().reset();
         self.become_first_user(child);

@@ -22,7 +22,7 @@ impl Shared {
         let too_much = child.inbox().len() > max
             && match child.hold() {
                 Hold::OutputFull => child.ahead_mut().exceeds(max),
-                Hold::BlockingReply => true,
+                Hold::BlockingReply | Hold::Element => true,
                 _ => false,
             };
         if too_much {

@@ -110,6 +110,12 @@ impl Shared {
         self.give_answer(unblock.asker, frame.map(|frame| Answer::Frame(frame.to_vec())));
     }
 
+    /// CLIENT UNBLOCK has ended a child's wait in its group, or the wait was over before.
+    pub(crate) fn answer_to_unblock(&mut self, asker: ChildKey, ended: bool) {
+        let frame = if ended { b":1\r\n" } else { b":0\r\n" };
+        self.give_answer(asker, Some(Answer::Frame(frame.to_vec())));
+    }
+
     fn ask_to_unblock(&mut self, unblock: Unblock) {
         // It may have been lost in this event.
         let Some(lane) = self.connections.find_mut(unblock.lane) else { return };
@@ -263,8 +269,7 @@ impl Broker {
         (self.children.iter().filter(meant).map(|(other, _)| other).collect(), self.children.len())
     }
 
-    /// Ends another child's blocking command: here, where it still waits for a lane, or upstream, where the
-    /// broker knows its connection.
+    /// Ends another child's blocking command: its wait in a group, or upstream, where the broker knows its connection.
     pub(crate) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
         let Some(asker) = children.known_mut(key) else { return Flow::Gone };
@@ -278,27 +283,24 @@ impl Broker {
         let Some(id) = canonical_int(request.arg(2)) else {
             return shared.reject(asker, texts::NOT_AN_INTEGER);
         };
-        let (mut blocked, mut ended) = (None, false);
+        let mut blocked = None;
         let target = children.by_id(id).and_then(|target| children.get_mut(target));
-        if let Some(target) = target.filter(|target| target.state() != ChildState::Closed) {
-            let command = shared.commands.table().zip(target.last_command());
-            ended = stands_in_line(target) && command.is_some_and(|(table, id)| table.blocks(id));
-            if ended {
-                shared.leave_line(target);
-                shared.end_lease(target);
-                if error {
-                    shared.fail_front(target, texts::UNBLOCKED);
-                } else {
-                    shared.answer_blocking_timeout(target);
-                    shared.lift(target);
-                }
-            } else if target.hold() == Hold::BlockingReply {
-                blocked = target.lease().map(|lease| (target.key(), lease.lane));
+        match target.map(|target| (target.hold(), target)) {
+            Some((Hold::Element, target)) if shared.unblock_waiter(target, key, error) => {
+                return Flow::Hold(Hold::Question);
             }
+            Some((Hold::BlockingReply, target)) => {
+                // The id of a lane that leads to a former upstream may be anybody's at the present one.
+                let here = |lane: &Lane| !lane.record().is_on_previous_upstream;
+                let lane = target.lease().map(|lease| lease.lane);
+                let lane = lane.filter(|lane| shared.connections.find(*lane).is_some_and(here));
+                blocked = lane.map(|lane| (target.key(), lane));
+            }
+            _ => {}
         }
         let Some(asker) = children.known_mut(key) else { return Flow::Gone };
         let Some((target, lane)) = blocked else {
-            shared.answer(asker, if ended { b":1\r\n" } else { b":0\r\n" });
+            shared.answer(asker, b":0\r\n");
             return Flow::Done;
         };
         if !shared.control_is_ready() {
@@ -324,7 +326,11 @@ fn flags(child: &Child) -> String {
         ('O', child.session().monitoring),
         ('P', child.is_subscribed()),
         ('x', child.session().transaction.is_open()),
-        ('b', matches!(child.hold(), Hold::BlockingReply | Hold::WriteLane) || stands_in_line(child)),
+        (
+            'b',
+            matches!(child.hold(), Hold::BlockingReply | Hold::Element | Hold::WriteLane)
+                || stands_in_line(child),
+        ),
         ('t', child.session().tracking.is_some()),
         ('U', child.origin().uid().is_some()),
         ('e', child.session().no_evict),

@@ -175,7 +175,7 @@ impl Shared {
         let in_vain = match child.hold() {
             Hold::LeaseQueue => wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
             // Else those who hang up to try another password at once would fill the broker.
-            Hold::BlockingReply | Hold::AuthDelay => true,
+            Hold::BlockingReply | Hold::Element | Hold::AuthDelay => true,
             _ => false,
         };
         let due = wait.map_or(0, |wait| wait.arrived + limits::BLOCKED_END_GRACE);
@@ -252,7 +252,8 @@ impl Shared {
         if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
             return false;
         }
-        if child.sent().in_flight() >= self.env.settings.child_in_flight_max as u32 {
+        let in_flight_max = child.in_flight_max(self.env.settings.child_in_flight_max);
+        if child.sent().in_flight() >= in_flight_max {
             child.set_hold(Hold::InFlightMax);
         } else if child.outbox().unread() >= limits::CHILD_OUTPUT_PAUSE {
             child.hold_for_output();
@@ -266,7 +267,9 @@ impl Shared {
         }
         child.set_hold(hold);
         match hold {
-            Hold::BlockingReply | Hold::LeaseQueue | Hold::WriteLane => self.release_claim(child),
+            Hold::BlockingReply | Hold::Element | Hold::LeaseQueue | Hold::WriteLane => {
+                self.release_claim(child);
+            }
             _ => self.claim_is_whole(child),
         }
         if hold == Hold::OwnReplies && child.sent().has_late() {

@@ -12,10 +12,12 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
-use crate::core::lease::state::Tenant;
+use crate::core::lease::state::{LeaseState, Tenant};
 use crate::core::request::flow::{Decided, Flow, FlowResult};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
+
+const STIR: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 const WRITES_LOST: Failure = Failure::Lost(Lost::LastWrite);
 
@@ -24,12 +26,19 @@ impl Shared {
         let Decided { request, id, .. } = decided;
         let lane_key = self.lane_of_writes(child, id)?;
         let lane = self.connections.known_mut(lane_key).ok_or(Flow::Gone)?;
-        let is_leased = lane.role() == LaneRole::Lease;
-        if !is_leased {
+        let (is_leased, armed) = (lane.role() == LaneRole::Lease, lane.carries_blocks());
+        if is_leased {
+            // Redis 7.0 takes what the connection had written when it began to wait for what it has written at all.
+            self.connections.send(&mut self.env, lane_key, STIR, Slot::own(SlotKind::Stir));
+        } else {
             lane.detach();
         }
         let kind = if is_leased { SlotKind::Blocking } else { SlotKind::Wait };
-        self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
+        if armed {
+            self.send_wait_unarmed(child, lane_key, request.bytes, id);
+        } else {
+            self.send_for(child, lane_key, request.bytes, id, kind, SlotFlags::MAY_WAIT);
+        }
         Ok(Flow::Hold(Hold::BlockingReply))
     }
 
@@ -79,11 +88,15 @@ impl Shared {
             return !lane.is_detached() && detached < self.env.settings.leases_session_max;
         }
         let pool = lane.pool();
+        if let Some(group) = lane.lease().filter(|lease| !lease.is_over()).and_then(LeaseState::group) {
+            self.free_from_group(group, lane_key);
+            return false;
+        }
         let full = self.leases.lent(LeaseKind::Blocking) >= LeaseKind::Blocking.cap(&self.env.settings);
         if full || !self.connections.take_idle_lane(pool, lane_key) {
             return false;
         }
-        *child.lease_mut() = Some(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking, None));
+        *child.lease_mut() = Some(self.lend(lane_key, Tenant::of(child), LeaseKind::Blocking));
         true
     }
 
@@ -98,6 +111,15 @@ impl Shared {
         self.env.timers.arm(due, Timer::Child(child.key()));
         self.connections.wait_for_lane(child.key());
         Flow::Hold(Hold::WriteLane)
+    }
+
+    /// A lane of a group has taken an element for this child.
+    pub(crate) fn note_pop(&mut self, child: &mut Child, lane: LaneKey) {
+        let write = self
+            .connections
+            .find(lane)
+            .map_or(LastWrite::Lost, |found| LastWrite::On(lane, found.record().losses));
+        child.sent_mut().set_last_write(write);
     }
 
     /// A write of a child has been answered, or will not be.

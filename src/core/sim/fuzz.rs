@@ -5,7 +5,7 @@ use super::Sim;
 use super::ledger::Nonce;
 use super::reply::{Reply, parse};
 use super::table::recorded;
-use crate::command::{self, Policy, Route, Table, Verdict};
+use crate::command::{self, Policy, Route, Table, Verdict, WaitRequest};
 use crate::core::connection::role::LaneRole;
 use crate::resp::tests::{Event, check_replies, check_requests, encoded, words_of};
 use crate::resp::{FrameLimits, Request, Scan, Scanner, value};
@@ -103,13 +103,13 @@ fn classify_one(table: &Table, request: &Request<'_>) {
     }
     let Route::Blocking(blocking) = known.route else { return };
     assert!(blocking.timeout < request.argc(), "{}: the timeout is no argument", known.name);
-    let group = command::blocking_group(request, &blocking);
+    let group = WaitRequest::of(request, &blocking);
     if command::timeout_ms(request, &blocking).is_some() {
         let mut shortened = Vec::new();
-        command::with_timeout(request, &blocking, 1234, &mut shortened);
+        group.append(Some(1234), &mut shortened);
         with_scanned(&shortened, |shortened| {
             assert_eq!(command::timeout_ms(shortened, &blocking), Some(1234));
-            assert_eq!(command::blocking_group(shortened, &blocking), group, "it waits for something else");
+            assert_eq!(WaitRequest::of(shortened, &blocking), group, "it waits for something else");
         });
     }
 }

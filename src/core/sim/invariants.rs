@@ -2,6 +2,7 @@
 //! those of replies are judged in `script`, those of what reaches a server in `redis` and `ledger`, that of dials in `dials`.
 
 use super::{Sim, holds};
+use crate::base::clock::Millis;
 use crate::core::child::ChildState;
 use crate::core::child::front::Progress;
 use crate::core::child::hold::Hold;
@@ -16,6 +17,7 @@ impl Sim {
         self.check_caps();
         self.check_places();
         self.check_leases();
+        self.check_groups();
         self.check_slots();
         self.check_memory();
         self.check_holds();
@@ -60,12 +62,10 @@ impl Sim {
             let Some(lease) = lane.lease() else { continue };
             in_use[lease.kind() as usize] += 1;
             let held = broker.children.get(lease.child()).and_then(|child| child.lease());
-            let agrees = held.is_some_and(|held| (held.lane, held.kind) == (key, lease.kind()));
-            holds!(
-                15,
-                lease.is_over() || agrees,
-                "a lane is lent to a child that does not know it, or what for"
-            );
+            let group = lease.group().and_then(|group| broker.shared.groups.get(group));
+            let agrees = group.is_some_and(|group| group.has(key))
+                || held.is_some_and(|held| (held.lane, held.kind) == (key, lease.kind()));
+            holds!(15, lease.is_over() || agrees, "a lane is lent to who does not know it, or what for");
         }
         for kind in LeaseKind::ALL {
             let (kept, counted) = (leases.lent(kind), in_use[kind as usize]);
@@ -121,6 +121,7 @@ impl Sim {
             held += known;
             holds!(14, known == measured, "a lane holds {measured} bytes, {known} are known");
         }
+        held += broker.shared.groups.footprint();
         let counted = broker.shared.env.memory;
         holds!(14, counted == held, "{held} bytes are held, {counted} counted");
         let intake = broker.shared.intake.held();
@@ -144,6 +145,10 @@ impl Sim {
                 Hold::InFlightMax | Hold::Reply | Hold::BlockingReply => child.sent().in_flight() > 0,
                 Hold::LaneFull => connections.lanes().any(|(_, lane)| lane.held().contains(&key)),
                 Hold::LeaseQueue => child.lease().is_none() && child.front().wait().is_some(),
+                Hold::Element => child.front().wait().is_some_and(|wait| {
+                    let group = broker.shared.groups.get(wait.group);
+                    group.is_some_and(|group| group.has_waiter(wait.ticket, key))
+                }),
                 Hold::Intake => broker.shared.intake.is_waiting(key),
                 Hold::AuthDelay => child.front().auth_due().is_some_and(|due| due >= broker.shared.env.now),
                 _ => true,
@@ -151,6 +156,36 @@ impl Sim {
             holds!(13, ends, "nothing will ever end {:?} of a child", child.hold());
             let there = child.lease().is_none_or(|held| connections.find(held.lane).is_some());
             holds!(15, there, "a child holds a lane that is gone");
+        }
+    }
+
+    /// 15: groups agree with the children in them and with the lanes that serve them.
+    fn check_groups(&self) {
+        let broker = &self.broker;
+        for (_, group) in broker.shared.groups.iter() {
+            for (lane, _) in group.lanes() {
+                let lease = broker.shared.connections.find(lane).and_then(|lane| lane.lease());
+                let own = lease.and_then(|lease| broker.shared.groups.get(lease.group()?));
+                let its = own.is_some_and(|own| std::ptr::eq(own, group));
+                holds!(15, its, "a group has a lane that it has not been lent");
+            }
+            for child in group.children() {
+                let waits = broker.children.get(child).is_some_and(|child| child.hold() == Hold::Element);
+                holds!(15, waits, "a child stands in a group and does not wait");
+            }
+            let needed = group.waiting() > 0 || group.lanes().next().is_some();
+            holds!(15, needed, "a group that nobody needs is kept");
+            let tended = group.waiting() == 0
+                || group.held() + group.commands() > 0
+                || group.is_looking()
+                || (!group.line().is_empty() && group.has_timer());
+            holds!(13, tended, "a group waits for nothing: {group:?}");
+            let is_over = group.first_expiry().is_some_and(|at| at <= broker.shared.env.now);
+            let ends = group.is_unblocking()
+                || group.is_looking()
+                || group.has_timer()
+                || group.idle_waits().any(|(_, until)| until != Millis::MAX);
+            holds!(13, ends || !is_over, "nothing tells those whose time is over: {group:?}");
         }
     }
 
@@ -190,7 +225,10 @@ impl Sim {
                 continue;
             }
             let pool = connections.key_of(lane);
-            let clean = client.multi.is_none()
+            // A lane for blocks stands behind the MULTI of the next one.
+            let multi = client.multi.as_ref().map(Vec::len) == lane.carries_blocks().then_some(0);
+            let clean = multi
+                && !client.spoilt
                 && client.watched.is_empty()
                 && client.blocked.is_none()
                 && (client.subscriptions() == 0 || lane.role() == LaneRole::Subscriber)

@@ -317,6 +317,11 @@ impl Sim {
         self.redis.lock(true);
     }
 
+    /// A script that has run for so long is said to be busy.
+    pub(super) fn say_busy_after(&mut self, patience: Millis) {
+        self.redis.weather.patience = patience;
+    }
+
     pub(super) fn become_replica(&mut self) {
         self.redis.weather.tells_role = true;
         self.redis.set_role(weather::Role::Replica);

@@ -10,10 +10,10 @@ use crate::base::clock::Millis;
 
 /// What the broker's user may lose at any moment.
 const RIGHTS: &str = "select command client|unblock client|setname get set incr rpush blpop ping publish subscribe eval \
-     watch unwatch exec";
+     watch unwatch exec multi discard";
 
-/// What it has or has not from the beginning of a connection: the broker asks for these once.
-const RIGHTS_ASKED_ONCE: [&str; 2] = ["multi", "discard"];
+/// What it may lack from the beginning.
+const RIGHTS_OF_BLOCKS: [&str; 2] = ["multi", "discard"];
 
 /// Whom the broker connects as, and by which URL.
 const UPSTREAMS: [(&str, &str); 3] =
@@ -53,7 +53,7 @@ impl Player {
         redis.access.user = moods.user;
         redis.weather.tells_role = true;
         redis.weather.patience = [20, 100, 400][moods.rng.usize(..3)];
-        for name in RIGHTS_ASKED_ONCE {
+        for name in RIGHTS_OF_BLOCKS {
             if moods.rng.u8(..12) == 0 {
                 redis.set_right(name, false);
             }
@@ -136,12 +136,8 @@ impl Player {
         self.sim.read_child(child, usize::MAX);
     }
 
-    /// All is as a broker likes it. What is asked once is asked again of a server that began anew.
+    /// All is as a broker likes it.
     pub(super) fn clear_up(&mut self) {
-        let denied = &self.sim.redis.access.denied;
-        if RIGHTS_ASKED_ONCE.iter().any(|name| denied.contains(name)) {
-            self.restart();
-        }
         self.sim.redis.clear_up();
     }
 

@@ -313,7 +313,8 @@ impl Player {
     fn whole_frame(&mut self) {
         let Some(link) = self.a_link() else { return };
         let always = self.sim.broker.settings().integrity == Integrity::Always;
-        let is_guarded = |slot: &Slot| slot.flags.has(SlotFlags::GUARDED) || slot.kind == SlotKind::Canary;
+        let proves = |slot: &Slot| matches!(slot.kind, SlotKind::Canary | SlotKind::Arming);
+        let is_guarded = |slot: &Slot| slot.flags.has(SlotFlags::GUARDED) || proves(slot);
         let all_guarded = |lane: &Lane| lane.out().entries().iter().all(is_guarded);
         let guarded = self.lane_between_replies(link).is_some_and(all_guarded);
         let conn = self.sim.conns.get_mut(&link).expect("just picked");

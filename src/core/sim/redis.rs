@@ -50,6 +50,7 @@ pub(super) struct Client {
     pub(super) known: bool,
     pub(super) name: String,
     pub(super) multi: Option<Vec<Argv>>,
+    multi_refused: bool,
     pub(super) spoilt: bool,
     pub(super) watched: Vec<(u32, Vec<u8>)>,
     pub(super) touched: bool,
@@ -191,6 +192,12 @@ impl Redis {
         let refused = self.refusal(link, &name, &argv);
         // A refusal is the answer of a server that works, but is of no use to the control connection.
         let useful = useful && (refused.is_none() || role != Some(LaneRole::Control));
+        let client = self.client(link);
+        client.multi_refused = match name.as_str() {
+            "multi" => refused.is_some(),
+            "exec" => false,
+            _ => client.multi_refused,
+        };
         let reply = match refused {
             Some(text) => Redis::reject(self.client(link), &name, &text),
             None => self.admitted(link, &name, argv),
@@ -279,7 +286,11 @@ impl Redis {
             let reply = match name.as_str() {
                 "blpop" | "brpop" => {
                     let db = self.clients[&link].db;
-                    let popped = self.pop_any(db, &argv[1..argv.len() - 1], name == "blpop");
+                    let (keys, now) = (&argv[1..argv.len() - 1], self.now);
+                    let popped = self.pop_any(db, keys, name == "blpop");
+                    if popped.is_none() {
+                        self.ledger.truth.note_stay(keys, |stay| stay.looked = Some(now));
+                    }
                     popped.map_or_else(|| null(proto), |(key, element)| pair(key, &element))
                 }
                 // None is so long that others would be told of it.
@@ -300,7 +311,7 @@ impl Redis {
 
     fn run(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
-        let (db, proto) = (client.db, client.proto);
+        let db = client.db;
         let arg = |index: usize| argv.get(index).map_or(&b""[..], Vec::as_slice);
         match name {
             "ping" if argv.len() == 1 => b"+PONG\r\n".to_vec(),
@@ -322,7 +333,6 @@ impl Redis {
                 int(before + 1)
             }
             "rpush" => int(self.push(db, arg(1), &argv[2..])),
-            "lmpop" => self.pop_first(db, proto, argv),
             "blpop" | "brpop" => self.block(link, db, argv, name == "blpop"),
             "multi" | "discard" | "watch" | "unwatch" => {
                 match name {
@@ -473,19 +483,6 @@ impl Redis {
         Some((key, element))
     }
 
-    /// LMPOP of one element, which the broker asks for where a blocking command found no lease.
-    fn pop_first(&mut self, db: u32, proto: u8, argv: &[Vec<u8>]) -> Vec<u8> {
-        let count = String::from_utf8_lossy(&argv[1]).parse().unwrap_or(0);
-        let keys = argv.get(2..2 + count).unwrap_or_default();
-        let left = argv.get(2 + count).is_some_and(|side| side.eq_ignore_ascii_case(b"left"));
-        let Some((key, element)) = self.pop_any(db, keys, left) else {
-            let now = self.now;
-            self.ledger.truth.note_stay(keys, |stay| stay.looked = Some(now));
-            return null(proto);
-        };
-        [b"*2\r\n", &bulk(key)[..], b"*1\r\n", &bulk(&element)].concat()
-    }
-
     fn block(&mut self, link: usize, db: u32, argv: &[Vec<u8>], left: bool) -> Vec<u8> {
         let (keys, timeout) = (&argv[1..argv.len() - 1], &argv[argv.len() - 1]);
         if let Some((key, element)) = self.pop_any(db, keys, left) {
@@ -495,8 +492,11 @@ impl Redis {
             return error("ERR timeout is not a float or out of range");
         };
         self.turns += 1;
-        let until =
-            if seconds > 0.0 { self.now.saturating_add((seconds * 1000.0) as u64) } else { Millis::MAX };
+        let until = if seconds > 0.0 {
+            self.now.saturating_add((seconds * 1000.0).ceil() as u64)
+        } else {
+            Millis::MAX
+        };
         self.ledger.truth.note_stay(keys, |stay| stay.stood = true);
         if let Some(client) = self.clients.get_mut(&link) {
             client.blocked = Some(Blocked { keys: keys.to_vec(), turn: self.turns, until });
@@ -601,9 +601,10 @@ fn watch_for_poison(client: &mut Client, name: &str, argv: &[Vec<u8>]) {
     let poison = greets && client.greeted
         || POISON.split(' ').any(|poison| poison == name)
         || name.contains("subscribe")
-        || (name == "unwatch" && client.multi.is_none())
+        || (name == "unwatch" && client.multi.is_none() && !client.multi_refused)
         || (name.starts_with('b') && name.ends_with("pop") && client.multi.is_none());
-    let whole = client.multi.is_some() || !matches!(name, "exec" | "discard");
+    // A block in one piece whose MULTI was refused runs as it would for anybody.
+    let whole = client.multi.is_some() || client.multi_refused || !matches!(name, "exec" | "discard");
     holds!(8, whole, "half a block on a shared lane: {}", shown(argv));
     client.selects += u32::from(name == "select");
     client.greeted |= !greets;

@@ -62,8 +62,6 @@ fn schedules_that_once_broke_something() {
     play(43582);
     // An EXEC that went nowhere, behind which the leased lane still watched.
     play(500_078);
-    // A block whose MULTI is refused, sent because a restart had hidden the answer.
-    play(82_022_333);
 }
 
 /// Each was once taken for a failure, by a check that asked for more than is promised.

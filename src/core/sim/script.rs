@@ -479,7 +479,7 @@ impl Script {
                 self.watched.push(Watched { nonce, key, db: self.db, doubtful: false });
                 *reply == simple("OK")
             }
-            (Answer::Element, Reply::Array(pair)) => self.element(pair, ledger),
+            (Answer::Element, Reply::Array(pair)) => self.element(asked, pair, ledger),
             (Answer::Element, Reply::Null) if inside => true,
             (Answer::Element, Reply::Null) => self.is_due(asked, ledger),
             (Answer::Select, reply) => {
@@ -531,8 +531,10 @@ impl Script {
         true
     }
 
-    fn element(&self, pair: &[Reply], ledger: &mut Ledger) -> bool {
-        let [Reply::Bulk(_), Reply::Bulk(element)] = pair else { return false };
+    fn element(&self, asked: &Asked, pair: &[Reply], ledger: &mut Ledger) -> bool {
+        let [Reply::Bulk(list), Reply::Bulk(element)] = pair else { return false };
+        let is_its = asked.request.argv[1..].contains(list);
+        holds!(1, is_its, "{} asked {} and was given {pair:?}", self.who(), asked.shown());
         ledger.delivered(element);
         true
     }

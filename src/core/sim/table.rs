@@ -9,7 +9,7 @@ const NAMES: &str = "acl acl|whoami auth blpop brpop client client|caching clien
      client|id client|info client|kill client|list client|no-evict client|no-touch client|pause client|reply \
      client|setinfo client|setname client|tracking client|trackinginfo client|unblock command command|count \
      command|info config config|get config|set dbsize del discard echo eval exec exists function function|kill get \
-     getset hello incr info llen lmpop lpop lpush monitor multi ping psubscribe publish pubsub pubsub|channels \
+     getset hello incr info llen lpop lpush monitor multi ping psubscribe publish pubsub pubsub|channels \
      pubsub|numsub pubsub|shardnumsub punsubscribe quit reset rpush script script|kill select set spublish ssubscribe strlen subscribe \
      sunsubscribe unsubscribe unwatch wait watch";
 

@@ -40,7 +40,7 @@ pub(super) struct Stay {
     pub(super) stood: bool,
     /// The server has given up on it, its time being over.
     pub(super) timed_out: bool,
-    /// When nothing was found for it by a command that does not wait.
+    /// When nothing was found for it by the same command where it does not wait.
     pub(super) looked: Option<Millis>,
 }
 

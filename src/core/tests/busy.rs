@@ -76,6 +76,24 @@ fn a_new_control_connection_is_of_use_while_a_script_is_busy() {
     assert_eq!(sim.received(newcomer), "$1 x");
 }
 
+/// What kept others of its lane waiting has another one the next time; what kept nobody waiting has not.
+#[test]
+fn a_command_that_ran_long_before_others_goes_on_a_lane_apart() {
+    for waits in [false, true] {
+        let (mut sim, [script, other]) = Sim::with(&[]);
+        sim.say_busy_after(1000);
+        for _ in 0..2 {
+            sim.send(script, "EVAL loop=400 0 x");
+            if waits {
+                sim.send(other, "GET x");
+            }
+            sim.pass(500);
+            assert_eq!((sim.received(script).is_empty(), sim.received(other).is_empty()), (false, !waits));
+        }
+        assert_eq!(sim.links(LaneRole::Shared).len(), if waits { 2 } else { 1 });
+    }
+}
+
 /// Nobody listens, so PUBLISH counts nobody, once the upstream can be told.
 #[test]
 fn a_topic_that_could_not_be_left_is_left_afterwards() {

@@ -5,6 +5,7 @@ use super::*;
 #[test]
 fn a_deep_pipeline_lets_others_in_between() {
     let (mut sim, [deep, other]) = Sim::with(&[]);
+    sim.ask(deep, &"GET known\n".repeat(100));
     let many: String = (0..500).map(|n| format!("GET deep{n}\n")).collect();
     // Both arrive in the same turn, the deep one first.
     sim.broker.child_input(sim.key(deep), &packed(&many));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::limits;
+use crate::core::connection::role::Traffic;
 use crate::core::keys::{PoolKey, UserId};
 use crate::core::user::credentials::Password;
 
@@ -16,7 +17,7 @@ fn pools_of_users_that_have_gone_are_used_again() {
         let shared = &mut sim.broker.shared;
         for db in 0..3 {
             let pool = PoolKey { user, db, proto: 2, no_touch: false };
-            let lane = shared.connections.shared_lane(&shared.env, pool, false);
+            let lane = shared.connections.shared_lane(&shared.env, pool, Traffic::Ordinary);
             shared.connections.want(&mut shared.env, lane);
         }
         sim.broker.shared.users.leave(user, sim.now);

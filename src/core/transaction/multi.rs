@@ -1,6 +1,7 @@
-//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is; one that arrives command by command is queued
-//! here and sent as one block at EXEC. Either way the block stands contiguous on one shared lane. Only what cannot be
-//! queued here (SELECT, `transactions = leased`) opens its MULTI on a leased lane.
+//! MULTI and EXEC. A transaction that arrives whole goes upstream as it is, if it would do no harm command by command
+//! should its MULTI be refused; any other is queued here and sent as one block at EXEC, behind a MULTI that has been
+//! accepted (`armed`). Either way the block stands contiguous on one shared lane. Only what cannot be queued here (SELECT,
+//! `transactions = leased`) opens its MULTI on a leased lane.
 
 use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
@@ -12,16 +13,16 @@ use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::child::session::ReplyMode;
 use crate::core::connection::lane::Lane;
+use crate::core::connection::role::Traffic;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::state::LeaseState;
-use crate::core::lease::waiting::Want;
 use crate::core::notice::Notice;
 use crate::core::pubsub::counted::Counted;
 use crate::core::request::flow::{Decided, Flow};
-use crate::core::route::runs_in_a_block;
+use crate::core::route::is_harmless_alone;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, QueuedBlock};
+use crate::core::transaction::state::{ExecOutcome, Move, QueuedBlock};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -38,7 +39,7 @@ impl Shared {
         let watch_lost = child.session().transaction.is_watch_lost();
         // One whose watched keys are lost is only queued here: its EXEC is null whatever is in it.
         if self.env.settings.transactions == Transactions::Leased && !watch_lost {
-            return match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+            return match self.lease_for(child, LeaseKind::Transaction) {
                 Ok(lane) => self.on_lease(child, decided, lane),
                 Err(flow) => flow,
             };
@@ -49,8 +50,9 @@ impl Shared {
         if !watch_lost
             && !skips
             && let Some((mut block, consumed)) = self.whole_block(child, decided.request, decided.id, rest)
+            && let Some((last, _)) = block.commands.last().copied()
+            && !child.sent().goes_apart(last)
         {
-            let last = block.commands.last().map_or(0, |(id, _)| *id);
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
                     child.set_last_command(block.commands.last().map(|(id, _)| *id));
@@ -59,7 +61,9 @@ impl Shared {
                     if exec == SlotKind::Exec {
                         child.session_mut().transaction.exec_whole(counts);
                     }
-                    self.send_block(child, lane, block, SlotKind::Relay, exec);
+                    self.send_unit(child, lane, block, 0, |is_last| {
+                        if is_last { (exec, SlotFlags::NONE) } else { (SlotKind::Relay, SlotFlags::UNIT) }
+                    });
                     Flow::DoneThrough(consumed)
                 }
                 Err(flow) => flow,
@@ -69,7 +73,8 @@ impl Shared {
         self.answer_ok(child)
     }
 
-    /// MULTI up to EXEC, if all of it is there and needs nothing of the broker; and its bytes behind MULTI.
+    /// MULTI up to EXEC, if all of it is there, needs nothing of the broker and would do no harm command by command; and
+    /// its bytes behind MULTI.
     fn whole_block(
         &self,
         child: &Child,
@@ -105,7 +110,7 @@ impl Shared {
                             let index = block.commands.len() as u32 - 2;
                             block.counts.push(index, Counted::of(count, &request));
                         }
-                        route if !runs_in_a_block(self.route_as(child, known.id, route)) => return None,
+                        route if !is_harmless_alone(self.route_as(child, known.id, route)) => return None,
                         _ => {}
                     }
                 }
@@ -115,14 +120,15 @@ impl Shared {
         }
     }
 
-    /// Writes a transaction contiguously: nothing can come between, and it lives or dies as one.
-    fn send_block(
+    /// Writes the requests of a block contiguously, but for the first `skipped`: nothing can come between, and they live or
+    /// die as one. `stands` says what each is, the last one or another.
+    pub(super) fn send_unit(
         &mut self,
         child: &mut Child,
         lane: LaneKey,
         QueuedBlock { bytes, commands, .. }: QueuedBlock,
-        inner: SlotKind,
-        last: SlotKind,
+        skipped: usize,
+        stands: impl Fn(bool) -> (SlotKind, SlotFlags),
     ) {
         let (long, short) = match bytes.len() {
             ..limits::BULK_MIN => (None, bytes),
@@ -132,9 +138,10 @@ impl Shared {
         self.env.request = long.clone();
         let mut start = 0;
         for (index, (id, end)) in commands.iter().enumerate() {
-            let is_last = index + 1 == commands.len();
-            let (kind, flags) = if is_last { (last, SlotFlags::NONE) } else { (inner, SlotFlags::UNIT) };
-            self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
+            if index >= skipped {
+                let (kind, flags) = stands(index + 1 == commands.len());
+                self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
+            }
             start = *end;
         }
         self.env.request = None;
@@ -182,7 +189,7 @@ impl Shared {
     /// EXEC of a MULTI that is queued here.
     pub(crate) fn exec_queued(&mut self, child: &mut Child, request: &Request<'_>, id: CommandId) -> Flow {
         let outcome = child.session().transaction.exec_outcome();
-        let ExecOutcome::Send(len) = outcome else {
+        let ExecOutcome::Send = outcome else {
             if child.lease().is_some() && child.is_under_way() {
                 return Flow::Hold(Hold::OwnReplies);
             }
@@ -194,17 +201,17 @@ impl Shared {
                     encode::null_array(&mut reply, child.session().proto);
                     self.answer(child, &reply);
                 }
-                ExecOutcome::Empty | ExecOutcome::Send(_) => self.answer(child, b"*0\r\n"),
+                ExecOutcome::Empty | ExecOutcome::Send => self.answer(child, b"*0\r\n"),
             }
             return Flow::Done;
         };
-        let lane = match self.shared_lane_for(child, id, len) {
+        let lane = match self.lane_for(child, Traffic::Blocks) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
         // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
         let (block, has_answers) = child.session_mut().transaction.exec_here(id, request.bytes);
-        self.send_block(child, lane, block, SlotKind::Swallow, SlotKind::Exec);
+        self.send_armed(child, lane, block);
         // What the broker answers itself may change the session: nothing may run before it has.
         if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
     }
@@ -257,19 +264,33 @@ impl Shared {
         self.reject(child, format!("ERR {name} inside MULTI is not supported by the broker"))
     }
 
-    /// SELECT must never reach a shared lane: the transaction moves to a leased one, with all that is queued.
+    /// SELECT must never reach a shared lane: the transaction moves to a leased one, with all that is queued, once its MULTI
+    /// is accepted there.
     pub(crate) fn escalate(&mut self, child: &mut Child, decided: Decided<'_>) -> Flow {
         if child.session().transaction.is_spoilt() {
             // It will not be executed anyway.
             return self.queue_bytes(child, decided.id, PLACEHOLDER, None, None);
         }
-        let lane = match self.lease_for(child, LeaseKind::Transaction, Want::default) {
+        let lane = match self.lease_for(child, LeaseKind::Transaction) {
             Ok(lane) => lane,
             Err(flow) => return flow,
         };
-        let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
-        self.send_block(child, lane, block, SlotKind::Swallow, SlotKind::Swallow);
-        self.on_lease(child, decided, lane)
+        match child.session_mut().transaction.move_to_lease() {
+            Move::Ask { id, multi } => {
+                self.send_for(child, lane, &multi, id, SlotKind::Swallow, SlotFlags::NONE);
+                Flow::Hold(Hold::OwnReplies)
+            }
+            Move::Refused => {
+                self.end_lease_if_done(child);
+                self.queue_bytes(child, decided.id, PLACEHOLDER, None, None)
+            }
+            Move::Send(block) => {
+                self.send_unit(child, lane, block, 1, |is_last| {
+                    (SlotKind::Swallow, if is_last { SlotFlags::NONE } else { SlotFlags::UNIT })
+                });
+                self.on_lease(child, decided, lane)
+            }
+        }
     }
 
     /// EXEC of a MULTI that is open on a leased lane.

@@ -1,7 +1,7 @@
 //! One child's transaction: the MULTI that is open, wherever its commands are queued, whether keys it has watched are
 //! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
 
-use crate::command::{CommandId, Local, Transaction as TransactionCommand, texts};
+use crate::command::{CommandId, Local, NO_COMMAND, Transaction as TransactionCommand, texts};
 use crate::core::pubsub::counted::{Counted, CountedElements};
 use crate::resp::{Request, reply};
 use std::collections::VecDeque;
@@ -34,6 +34,11 @@ impl QueuedBlock {
         self.bytes.extend_from_slice(request);
         self.commands.push((id, self.bytes.len()));
     }
+
+    /// The first of them, as it was typed.
+    pub(super) fn multi(&self) -> &[u8] {
+        &self.bytes[..self.commands.first().map_or(0, |(_, end)| *end)]
+    }
 }
 
 /// A command of a transaction that the broker answers itself; Redis runs a PING in its place.
@@ -65,11 +70,22 @@ impl Locals {
     }
 }
 
+/// Where the commands of an open MULTI are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum QueuedAt {
+    /// Here, for one block on a lane for blocks.
+    #[default]
+    Here,
+    /// Still here, and the MULTI is on its way on a leased lane: they follow once it is accepted.
+    Moving,
+    /// By Redis, on a leased lane. Until its MULTI has been answered it may be refused.
+    Leased { accepted: bool },
+}
+
 /// The commands of an open MULTI.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Queued {
-    /// Redis queues them, on a leased lane. Else they are queued here, for one block on a shared lane.
-    leased: bool,
+    place: QueuedAt,
     block: QueuedBlock,
     /// What counts under `transaction_max`.
     kept_bytes: usize,
@@ -83,6 +99,10 @@ struct Queued {
 }
 
 impl Queued {
+    fn is_leased(&self) -> bool {
+        matches!(self.place, QueuedAt::Leased { .. })
+    }
+
     /// Whether this fits under `max_bytes`, of which it keeps so many. Nothing is taken any more once something did not.
     fn admit(&mut self, kept: usize, max_bytes: usize) -> bool {
         self.full |= self.kept_bytes + kept > max_bytes;
@@ -158,6 +178,17 @@ impl AfterExec {
     }
 }
 
+/// How a MULTI that is queued here gets on its leased lane, a step at a time.
+#[derive(Debug)]
+pub(super) enum Move {
+    /// The MULTI is sent first, as it was typed.
+    Ask { id: CommandId, multi: Vec<u8> },
+    /// It was refused: EXEC will say so.
+    Refused,
+    /// It was accepted: the commands follow.
+    Send(QueuedBlock),
+}
+
 /// What an EXEC of a MULTI that is queued here comes to.
 #[derive(Debug)]
 pub(super) enum ExecOutcome {
@@ -166,8 +197,8 @@ pub(super) enum ExecOutcome {
     /// The connection that watched its keys was lost: it answers null.
     WatchLost,
     Empty,
-    /// So many bytes are to be sent before EXEC.
-    Send(usize),
+    /// It is sent.
+    Send,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -185,11 +216,24 @@ impl TransactionState {
     }
 
     pub(crate) fn is_queued_here(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| !queued.leased)
+        self.multi.as_ref().is_some_and(|queued| !queued.is_leased())
     }
 
+    /// Whether its MULTI is on a leased lane.
     pub(crate) fn is_leased(&self) -> bool {
-        self.multi.as_ref().is_some_and(|queued| queued.leased)
+        self.multi.as_ref().is_some_and(|queued| queued.place != QueuedAt::Here)
+    }
+
+    /// Whether what is sent now may yet turn out to stand in no MULTI.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        self.multi.as_ref().is_some_and(|queued| queued.place == QueuedAt::Leased { accepted: false })
+    }
+
+    /// The MULTI on the leased lane has been accepted.
+    pub(crate) fn multi_accepted(&mut self) {
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.is_leased()) {
+            queued.place = QueuedAt::Leased { accepted: true };
+        }
     }
 
     /// Number of queued commands, or -1 without MULTI: the `multi=` field of CLIENT INFO.
@@ -197,7 +241,11 @@ impl TransactionState {
         self.multi.as_ref().map_or(-1, |queued| i64::from(queued.after.commands))
     }
 
+    #[inline]
     pub(crate) fn footprint(&self) -> usize {
+        if self.multi.is_none() && self.execs.is_empty() {
+            return 0;
+        }
         let execs: usize = self.execs.iter().map(AfterExec::footprint).sum();
         self.multi.as_ref().map_or(0, |queued| queued.footprint()) + execs
     }
@@ -221,7 +269,8 @@ impl TransactionState {
     }
 
     pub(crate) fn begin_leased(&mut self) {
-        self.multi = Some(Box::new(Queued { leased: true, ..Queued::default() }));
+        self.multi =
+            Some(Box::new(Queued { place: QueuedAt::Leased { accepted: false }, ..Queued::default() }));
     }
 
     /// MULTI is open for the child, though not upstream: its EXEC aborts.
@@ -229,18 +278,33 @@ impl TransactionState {
         self.multi = Some(Box::new(Queued { spoilt: true, abort_reason, ..Queued::default() }));
     }
 
-    /// A leased lane queues from now on. Returns what has been queued here, which is to be sent there.
-    pub(super) fn move_to_lease(&mut self) -> Option<QueuedBlock> {
-        let queued = self.multi.as_mut()?;
-        queued.leased = true;
-        Some(std::mem::take(&mut queued.block))
+    /// A leased lane is to queue from now on.
+    pub(super) fn move_to_lease(&mut self) -> Move {
+        let Some(queued) = self.multi.as_mut() else { return Move::Refused };
+        match (queued.place, &queued.after.first_error) {
+            (QueuedAt::Here, _) => {
+                queued.place = QueuedAt::Moving;
+                let id = queued.block.commands.first().map_or(NO_COMMAND, |(id, _)| *id);
+                Move::Ask { id, multi: queued.block.multi().to_vec() }
+            }
+            (_, Some(error)) => {
+                let reason = String::from_utf8_lossy(error).into_owned();
+                (queued.place, queued.spoilt, queued.abort_reason) = (QueuedAt::Here, true, Some(reason));
+                Move::Refused
+            }
+            (_, None) => {
+                queued.place = QueuedAt::Leased { accepted: true };
+                Move::Send(std::mem::take(&mut queued.block))
+            }
+        }
     }
 
     /// The leased lane is gone. MULTI stays open for the child, spoilt.
     pub(crate) fn lane_lost(&mut self, watching: bool, reason: &str) {
         self.watch_lost |= watching;
-        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.leased) {
-            (queued.leased, queued.spoilt, queued.abort_reason) = (false, true, Some(reason.to_owned()));
+        if let Some(queued) = self.multi.as_mut().filter(|queued| queued.place != QueuedAt::Here) {
+            (queued.place, queued.spoilt, queued.abort_reason) =
+                (QueuedAt::Here, true, Some(reason.to_owned()));
         }
     }
 
@@ -270,15 +334,16 @@ impl TransactionState {
         max_bytes: usize,
     ) -> bool {
         let Some(queued) = &mut self.multi else { return false };
-        let keeps = !queued.leased || local.is_some();
-        let here = if queued.leased { 0 } else { bytes.len() + COMMAND_BYTES };
+        let leased = queued.is_leased();
+        let keeps = !leased || local.is_some();
+        let here = if leased { 0 } else { bytes.len() + COMMAND_BYTES };
         let kept = here + local.map_or(0, |(_, request)| request.len() + LOCAL_BYTES);
         if keeps && !queued.admit(kept, max_bytes) {
             return false;
         }
         // A spoilt transaction is never executed: its commands are only counted.
         if !queued.spoilt {
-            if !queued.leased {
+            if !leased {
                 queued.block.push(id, bytes);
             }
             if let Some((command, request)) = local {
@@ -327,7 +392,7 @@ impl TransactionState {
                 ExecOutcome::Aborted(reason.unwrap_or_else(|| texts::EXECABORT_PREVIOUS.to_owned()))
             }
             _ if self.watch_lost => ExecOutcome::WatchLost,
-            Some(queued) if queued.after.commands > 0 => ExecOutcome::Send(queued.block.bytes.len()),
+            Some(queued) if queued.after.commands > 0 => ExecOutcome::Send,
             _ => ExecOutcome::Empty,
         }
     }
@@ -349,7 +414,7 @@ impl TransactionState {
 
     /// EXEC ends the MULTI that is open on a leased lane. False if it is spoilt: it must be discarded there.
     pub(super) fn exec_leased(&mut self) -> bool {
-        let Some(queued) = self.multi.take().filter(|queued| queued.leased && !queued.spoilt) else {
+        let Some(queued) = self.multi.take().filter(|queued| queued.is_leased() && !queued.spoilt) else {
             return false;
         };
         self.execs.push_back(queued.after);

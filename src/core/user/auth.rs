@@ -258,6 +258,16 @@ impl Shared {
             };
             known
         } else {
+            if self.control.multi_is_stale(self.env.now) {
+                if !self.control.may_try_multi() {
+                    self.control.forget_multi_refusal();
+                } else if self.control_is_ready() {
+                    if self.control.wait_for_multi(child.key()) {
+                        self.try_multi();
+                    }
+                    return Err(Flow::Hold(Hold::Question));
+                }
+            }
             self.control.multi_refusal()
         };
         let Some(refusal) = refusal.map(<[u8]>::to_vec) else { return Ok(()) };

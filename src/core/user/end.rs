@@ -5,6 +5,7 @@ use crate::base::failure::Failure;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
+use crate::core::connection::handshake::GreetingStep;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, UserId};
@@ -52,14 +53,21 @@ impl Shared {
         self.connections.remove(&mut self.env, key);
     }
 
-    /// True if a refused greeting is the user's own affair and dealt with here: its password, or a db it may not select.
-    pub(crate) fn greeting_refused(&mut self, key: LaneKey, is_choice: bool, frame: &[u8]) -> bool {
+    /// True if a refused greeting is the user's own affair and dealt with here: its password, a db it may not select, MULTI.
+    pub(crate) fn greeting_refused(&mut self, key: LaneKey, step: GreetingStep, frame: &[u8]) -> bool {
         let Some(lane) = self.connections.known(key) else { return true };
+        if step == GreetingStep::Multi {
+            let refused = reply::error_code(frame) == Some(b"NOPERM");
+            if refused {
+                self.multi_refused(key, frame);
+            }
+            return refused;
+        }
         let pool = *self.connections.key_of(lane);
         if pool.user == UserId::UPSTREAM || lane.role().is_own() {
             return false;
         }
-        if is_choice && reply::is_error(frame) {
+        if step == GreetingStep::Choice && reply::is_error(frame) {
             self.refuse_pool(key, &pool, frame);
             return true;
         }
@@ -102,6 +110,8 @@ impl Broker {
 
     /// Children that wait for a lease of this pool are told what the upstream has said.
     pub(crate) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
+        let id = self.shared.connections.pool_of(*pool);
+        self.shared.fail_groups_of(id, text);
         for key in self.children.keys() {
             let Some(child) = self.children.get_mut(key) else { continue };
             if child.hold() == Hold::LeaseQueue && child.pool_key() == *pool {

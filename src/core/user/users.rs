@@ -251,7 +251,7 @@ impl Users {
         (asked + limits::RIGHTS_FRESH > now).then_some(refusal.as_deref())
     }
 
-    pub(super) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
+    pub(crate) fn set_multi(&mut self, id: UserId, refusal: Option<Vec<u8>>, now: Millis) {
         // It may have gone since it was asked.
         if id == UserId::DEFAULT || self.is_known(id) {
             self.multi.insert(id, (now, refusal));

@@ -7,7 +7,7 @@ const NONE: SlotFlags = SlotFlags::NONE;
 const UNIT: SlotFlags = SlotFlags::UNIT;
 
 fn lane(requests: &[(&[u8], SlotFlags)]) -> Lane {
-    let mut lane = Lane::new(PoolId(0), RoleData::SHARED, 0);
+    let mut lane = Lane::new(PoolId(0), RoleData::shared(Traffic::Ordinary), 0);
     for (bytes, flags) in requests {
         lane.push(bytes, Slot { flags: *flags, ..Slot::own(SlotKind::Relay) }, 0);
     }
