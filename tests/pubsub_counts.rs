@@ -80,6 +80,28 @@ fn own_messages_come_before_their_number() {
     }
 }
 
+/// So does one that has begun to listen in the same write.
+#[test]
+fn own_messages_come_before_their_number_at_once() {
+    for pubsub in ["shared", "leased"] {
+        let twin = Twin::start_with(&[], &[("pubsub", pubsub)]);
+        let mut pair = twin.pair_resp3();
+        for number in 0..30 {
+            let (join, say) = (format!("SUBSCRIBE c{number}"), format!("PUBLISH c{number} x"));
+            let lines = ["SET k v", &join, "GET k", &say, "GET k", &say, "PING"];
+            pair.same_pipeline(&pipeline(&lines), lines.len() + 2);
+            if pubsub == "leased" {
+                // What a script publishes goes where all of this child goes.
+                let (join, channel) = (request(&["SUBSCRIBE", "s"]), format!("s{number}"));
+                let join = [join, request(&["SUBSCRIBE", &channel])].concat();
+                let script = "return redis.call('PUBLISH', KEYS[1], 'x')";
+                let bytes = [join, request(&["EVAL", script, "1", &channel]), request(&["PING"])].concat();
+                pair.same_pipeline(&bytes, 5);
+            }
+        }
+    }
+}
+
 #[test]
 fn transactions_and_leases_count_children() {
     for transactions in ["shared", "leased"] {

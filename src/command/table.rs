@@ -177,6 +177,13 @@ impl Table {
         self.entry(id).map_or(Runs::Nothing, |entry| entry.runs)
     }
 
+    /// Whether the command publishes messages, by itself or in a script.
+    pub fn may_publish(&self, id: CommandId) -> bool {
+        let publishes =
+            |entry: &Entry| matches!(entry.base, Base::Fixed(Route::Count(count)) if count.publishes);
+        self.entry(id).is_some_and(|entry| publishes(entry) || entry.runs == Runs::Anything)
+    }
+
     /// Whether a script can do something by the command. A container alone does nothing, and no HELP does.
     pub fn is_callable(&self, id: CommandId) -> bool {
         let acts = |entry: &Entry| entry.subcommands.is_none() && !entry.name.ends_with("|help");

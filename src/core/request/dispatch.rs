@@ -321,7 +321,8 @@ impl Shared {
         let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.sent_mut().begin();
-        if flags.has(SlotFlags::MAY_WAIT) {
+        // What it publishes itself comes before the reply.
+        if child.outbox().holds_pushes() && (flags.has(SlotFlags::MAY_WAIT) || self.may_publish(id)) {
             child.outbox_mut().let_pushes_go();
         }
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
@@ -335,6 +336,10 @@ impl Shared {
         } else {
             self.sample(lane, child, kind, flags);
         }
+    }
+
+    fn may_publish(&self, id: CommandId) -> bool {
+        self.commands.table().is_some_and(|table| table.may_publish(id))
     }
 
     fn carries_topics(&self, lane: LaneKey) -> bool {
