@@ -130,6 +130,15 @@ pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
 pub const WRITE_TURN: usize = 1024 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.
 pub const EVENTS_TURN: usize = 1024;
+/// Milliseconds since its beginning after which a turn reads no further socket. What is left of each kind of work stands in
+/// line for the next turn; so nobody waits longer for it than the last of these, and the one step under way.
+pub const TURN_READS: u64 = 4;
+/// The same for accepting connections.
+pub const TURN_ACCEPTS: u64 = 6;
+/// The same for what the core has put off.
+pub const TURN_RUNS: u64 = 8;
+/// The same for connections to open or close, and for writes.
+pub const TURN_WRITES: u64 = 12;
 /// Pause after an accept failed without descriptors or memory, in milliseconds, unless a connection closes before.
 pub const ACCEPT_PAUSE: u64 = 100;
 /// Reads from one child when a drain begins: more than a socket's buffer holds by default (6 MiB for TCP).

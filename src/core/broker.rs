@@ -18,6 +18,7 @@ use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::memory::Trim;
 use crate::core::request::run::Roster;
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::resp::{Frames, Scanner};
 
@@ -68,7 +69,7 @@ impl Broker {
                 Timer::Yield => self.shared.serve_waiting(),
                 Timer::Busy => self.shared.busy_timer(),
                 Timer::Janitor => self.janitor(),
-                Timer::Drain => self.end_drain(),
+                Timer::Drain => self.shared.env.sweeps.begin(Sweep::DrainTimedOut),
             }
             self.deliver_notices();
         }
@@ -77,7 +78,7 @@ impl Broker {
     /// Milliseconds until something is due; `None` when nothing is. Zero while work is deferred.
     pub fn timeout(&self) -> Option<Millis> {
         let env = &self.shared.env;
-        if !env.runnable.is_empty() || self.shared.connections.is_changed() {
+        if !env.runnable.is_empty() || !env.sweeps.is_empty() || self.shared.connections.is_changed() {
             return Some(0);
         }
         env.timers.next_at().map(|at| at.saturating_sub(env.now))
@@ -86,7 +87,8 @@ impl Broker {
     /// Whether anything was left that `run` or the driver has to do.
     pub fn has_work(&self) -> bool {
         let env = &self.shared.env;
-        !env.runnable.is_empty() || self.shared.connections.is_changed() || !env.actions.is_empty()
+        let deferred = !env.runnable.is_empty() || !env.sweeps.is_empty();
+        deferred || self.shared.connections.is_changed() || !env.actions.is_empty()
     }
 
     /// The driver begins a turn: as much is run in it as in every other. What is left over waits for the next, so that
@@ -95,25 +97,37 @@ impl Broker {
         self.shared.turn.begin();
     }
 
-    /// Runs what was deferred: children whose hold has been lifted, lanes that wait for a place. Call once
-    /// per turn, after the events and before flushing; again while it returns true.
+    /// Goes on with what was deferred: the turn of a child in line, a piece of a sweep, lanes that wait for a place. Call
+    /// it after the events of a turn and before flushing, again and again while it returns true.
     pub fn run(&mut self) -> bool {
-        let mut worked = false;
-        while self.shared.turn.has_room()
-            && let Some(key) = self.shared.env.runnable.pop_front()
-        {
-            worked = true;
-            self.shared.turn.least = self.shared.turn.least.saturating_sub(1);
-            self.run_child(key, &[]);
-            self.deliver_notices();
+        if self.shared.turn.has_room() && self.run_next() {
+            return true;
         }
         if self.shared.connections.take_changed() {
-            worked = true;
             self.shared.serve_waiting();
             self.shared.pump_leases();
             self.deliver_notices();
+            return true;
         }
-        worked | self.enforce_memory()
+        self.enforce_memory()
+    }
+
+    /// The turn of the next child in line, or of the sweep under way: by turns, where there are both.
+    fn run_next(&mut self) -> bool {
+        let env = &mut self.shared.env;
+        let sweeps = !env.sweeps.is_empty() && (env.runnable.is_empty() || !self.shared.turn.swept);
+        let child = if sweeps { None } else { env.runnable.pop_front() };
+        if !sweeps && child.is_none() {
+            return false;
+        }
+        self.shared.turn.least = self.shared.turn.least.saturating_sub(1);
+        self.shared.turn.swept = sweeps;
+        match child {
+            Some(key) => self.run_child(key, &[]),
+            None => self.sweep(),
+        }
+        self.deliver_notices();
+        true
     }
 
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
@@ -237,17 +251,17 @@ impl Broker {
     }
 
     /// Moves the actions since the last call into `into`.
-    pub fn take_actions(&mut self, into: &mut Vec<Action>) {
-        into.append(&mut self.shared.env.actions);
+    pub fn take_actions(&mut self, into: &mut impl Extend<Action>) {
+        into.extend(self.shared.env.actions.drain(..));
     }
 
     /// Moves the keys of children with something to write into `into`.
-    pub fn take_dirty_children(&mut self, into: &mut Vec<ChildKey>) {
-        into.append(&mut self.shared.env.dirty_children);
+    pub fn take_dirty_children(&mut self, into: &mut impl Extend<ChildKey>) {
+        into.extend(self.shared.env.dirty_children.drain(..));
     }
 
     /// Moves the keys of lanes with something to write into `into`.
-    pub fn take_dirty_lanes(&mut self, into: &mut Vec<LaneKey>) {
+    pub fn take_dirty_lanes(&mut self, into: &mut impl Extend<LaneKey>) {
         self.shared.connections.take_dirty(into);
     }
 
@@ -342,29 +356,20 @@ impl Broker {
         worked
     }
 
-    /// Stops taking requests: what has been handed over complete is answered, then each child is closed.
-    /// Blocked commands, those waiting for a lease and transactions that watch keys have `patience`, by default
-    /// `drain_timeout`; so have children that do not take what they are owed. A second call can only shorten it.
+    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and transactions that
+    /// watch keys have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
+    /// second call can only shorten it. Requests are taken until `dismiss`.
     pub fn drain(&mut self, patience: Option<Millis>) {
         let env = &mut self.shared.env;
         let due = env.now.saturating_add(patience.unwrap_or(env.settings.drain_timeout));
         env.timers.arm(due, Timer::Drain);
-        if std::mem::replace(&mut env.draining, true) {
-            return;
-        }
-        for key in self.children.keys() {
-            self.run_child(key, &[]);
-            self.deliver_notices();
-        }
+        env.draining = true;
     }
 
-    fn end_drain(&mut self) {
-        for key in self.children.keys() {
-            if let Some(child) = self.children.get(key) {
-                CloseReason::DrainTimedOut.log(child);
-            }
-            self.remove_child(key);
-        }
+    /// Stops taking requests: what has been handed over complete is answered, then each child is closed.
+    pub fn dismiss(&mut self) {
+        self.shared.env.dismissing = true;
+        self.shared.env.sweeps.begin(Sweep::Drain);
     }
 
     /// Whether a drain has begun.
@@ -380,6 +385,7 @@ impl Broker {
     /// Closes every child and lane at once.
     pub fn close_all(&mut self) {
         self.shared.env.draining = true;
+        self.shared.env.sweeps.clear();
         for key in self.children.keys() {
             self.remove_child(key);
         }

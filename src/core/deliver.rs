@@ -20,12 +20,7 @@ impl Broker {
     #[inline(never)]
     fn deliver_notice(&mut self, notice: Notice) {
         match notice {
-            Notice::UpstreamAnswers => self.wake_upstream_waiters(),
             Notice::Close(key) => self.remove_child(key),
-            Notice::UserRefused(user) => self.close_user(user),
-            Notice::PoolRefused(pool, text) => self.fail_waiters(&pool, &text),
-            Notice::SubscribersLost(user, loss) => self.subscribers_lost(user, loss),
-            Notice::HubReady(user) => self.ask_fences_again(user),
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
             Notice::TableChanged => self.children.forget_commands(),

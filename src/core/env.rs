@@ -9,6 +9,7 @@ use crate::core::action::Action;
 use crate::core::counters::Counters;
 use crate::core::keys::ChildKey;
 use crate::core::notice::Notice;
+use crate::core::sweeps::Sweeps;
 use crate::core::timers::Timers;
 use crate::resp::{Scanner, SharedScanner};
 use std::collections::VecDeque;
@@ -24,12 +25,15 @@ pub(crate) struct Env {
     pub(crate) spares: Spares,
     pub(crate) actions: Vec<Action>,
     notices: VecDeque<Notice>,
+    pub(crate) sweeps: Sweeps,
     pub(crate) runnable: VecDeque<ChildKey>,
     pub(crate) dirty_children: Vec<ChildKey>,
     pub(crate) resumed: Vec<ChildKey>,
     /// Heap bytes held by all children and lanes.
     pub(crate) memory: usize,
     pub(crate) draining: bool,
+    /// What children had sent when the drain began has been read: each ends once that is run.
+    pub(crate) dismissing: bool,
 }
 
 impl Env {
@@ -44,11 +48,13 @@ impl Env {
             spares: Spares::default(),
             actions: Vec::new(),
             notices: VecDeque::new(),
+            sweeps: Sweeps::default(),
             runnable: VecDeque::new(),
             dirty_children: Vec::new(),
             resumed: Vec::new(),
             memory: 0,
             draining: false,
+            dismissing: false,
         }
     }
 
@@ -83,6 +89,8 @@ pub(crate) struct Turn {
     pub(crate) budget: i64,
     /// Children that still have their turn in this one, however much has been run.
     pub(crate) least: usize,
+    /// The last to have its turn was a sweep, so it is a child's.
+    pub(crate) swept: bool,
     /// What the child at hand had to spend when its turn began.
     pub(crate) credit: i64,
     /// Finds the requests of all children, except where a child's last request is incomplete.

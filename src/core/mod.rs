@@ -25,6 +25,8 @@ mod request;
 mod route;
 mod shared;
 mod stats;
+mod sweep;
+mod sweeps;
 mod timers;
 mod transaction;
 mod user;

@@ -4,8 +4,7 @@
 use crate::base::failure::Failure;
 use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::connection::slot::Slot;
-use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId};
-use crate::core::pubsub::SubscriberLoss;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind, TopicKey};
 use crate::core::questions::probe::{Asker, ProofAbout, ProofVerdict};
 
 #[derive(Debug)]
@@ -18,14 +17,6 @@ pub(crate) enum Notice {
     Proved(Asker, ProofAbout, ProofVerdict),
     /// The child ends at once.
     Close(ChildKey),
-    /// The upstream refuses the password of this user.
-    UserRefused(UserId),
-    /// Children that wait for a lease of this pool are told what the upstream has said.
-    PoolRefused(PoolKey, String),
-    /// The subscriptions of this user have lost their connection.
-    SubscribersLost(UserId, SubscriberLoss),
-    /// The connection that carries a user's subscriptions is ready.
-    HubReady(UserId),
     /// A topic's listeners end, since it is refused now.
     TopicRefused(TopicKey),
     /// The upstream has ended a subscription itself.
@@ -34,8 +25,6 @@ pub(crate) enum Notice {
     TableChanged,
     /// A lane can serve no request any more.
     LoseLane(LaneKey, &'static str),
-    /// All children that wait for a living upstream look again.
-    UpstreamAnswers,
 }
 
 #[derive(Debug)]

@@ -81,14 +81,14 @@ impl Connections {
         }
     }
 
-    pub(crate) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
+    pub(crate) fn take_dirty(&mut self, into: &mut impl Extend<LaneKey>) {
         for key in &self.dirty {
             // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(*key) {
                 lane.clear_dirty();
             }
         }
-        into.append(&mut self.dirty);
+        into.extend(self.dirty.drain(..));
     }
 
     /// Brings the memory total up to date with a lane, which may have gone. Children that it held back go on.

@@ -3,6 +3,7 @@
 
 use crate::base::key::{Arena, Key};
 use crate::command::{Family, Subscribe};
+use crate::config::value::OnSubscriberLoss;
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::{LaneRole, RoleData};
@@ -13,6 +14,7 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::pubsub::own::{Fence, SharedSubscriptions};
 use crate::core::pubsub::push::{Push, confirmation, push_of};
+use crate::core::sweeps::Sweep;
 use crate::resp::{Request, encode, reply};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -198,7 +200,9 @@ impl LiveHubs<'_> {
         });
         self.hubs.by_user.entry(user).or_default().lane = lane;
         self.tell_lane(user);
-        self.connections.want(self.env, lane);
+        if !self.env.sweeps.is_lost(user) {
+            self.connections.want(self.env, lane);
+        }
     }
 
     pub(super) fn is_ready(&self, user: UserId) -> bool {
@@ -215,7 +219,7 @@ impl LiveHubs<'_> {
                 self.release(topic);
             }
         }
-        self.env.notify(Notice::HubReady(user));
+        self.env.sweeps.begin(Sweep::HubReady(user));
     }
 
     /// Nothing that was asked will be answered. Who waits for a first confirmation waits for the next connection.
@@ -232,7 +236,8 @@ impl LiveHubs<'_> {
             }
             self.release(key);
         }
-        self.env.notify(Notice::SubscribersLost(user, loss));
+        let closes = self.env.settings.on_subscriber_loss == OnSubscriberLoss::Close;
+        self.env.sweeps.begin(Sweep::SubscribersLost { user, loss, closes });
     }
 
     /// Has the user's lane, if there is one yet, know whether it is needed.

@@ -3,7 +3,6 @@
 
 use crate::command::{Policy, Route, Transaction as TransactionCommand, Verdict};
 use crate::config::Settings;
-use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::handshake::Greeting;
@@ -15,6 +14,7 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::core::transaction::state::end_of_multi;
 use crate::resp::{FrameLimits, Request, Scan, Scanner, reply};
@@ -68,7 +68,7 @@ impl Shared {
     /// The request at hand can only be answered by a living upstream.
     pub(crate) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
         let latest = self.env.now + self.env.settings.queue_timeout;
-        let until = child.front_mut().wait_until(latest);
+        let until = child.front_mut().wait_until(self.env.now, latest);
         self.env.timers.arm(until, Timer::Child(child.key()));
         Flow::Hold(Hold::Upstream)
     }
@@ -192,7 +192,7 @@ impl Shared {
             self.users.table_changed(table);
         }
         self.forget_script_rights();
-        self.env.notify(Notice::UpstreamAnswers);
+        self.env.sweeps.begin(Sweep::UpstreamAnswers);
     }
 
     /// A script is busy. The connection is kept, since SCRIPT KILL goes on it; a table from before still holds.
@@ -204,7 +204,7 @@ impl Shared {
         }
         self.probe_answered(said);
         if self.commands.table().is_some() {
-            self.env.notify(Notice::UpstreamAnswers);
+            self.env.sweeps.begin(Sweep::UpstreamAnswers);
         }
     }
 
@@ -222,15 +222,13 @@ impl Shared {
             self.replace_control();
         }
     }
-}
 
-impl Broker {
-    pub(crate) fn wake_upstream_waiters(&mut self) {
-        for key in self.children.keys() {
-            if let Some(child) = self.children.get_mut(key).filter(|child| child.hold() == Hold::Upstream) {
-                self.shared.lift(child);
-            }
+    pub(crate) fn wake_upstream_waiter(&mut self, child: &mut Child) -> bool {
+        let waits = child.hold() == Hold::Upstream;
+        if waits {
+            self.lift(child);
         }
+        waits
     }
 }
 

@@ -101,7 +101,7 @@ impl Shared {
     /// What follows every run: the rest is kept, a child that will send no more ends, bounds are checked.
     pub(crate) fn end_run(&mut self, child: &mut Child, frames: Frames<'_, Scanner>) {
         child.inbox_mut().end(frames, &mut self.turn.scanner, &mut self.env.spares);
-        if self.env.draining
+        if self.env.dismissing
             && child.state() == ChildState::Open
             && child.hold() == Hold::None
             && !self.watches_keys(child)
@@ -215,7 +215,7 @@ impl Shared {
         if hold == Hold::OwnReplies && child.sent().has_late() {
             // What it waits for has been waited for long enough.
             let patience = self.env.settings.request_timeout.max(self.env.settings.queue_timeout);
-            let until = child.front_mut().wait_until(self.env.now + patience);
+            let until = child.front_mut().wait_until(self.env.now, self.env.now + patience);
             self.env.timers.arm(until, Timer::Child(child.key()));
         }
     }
