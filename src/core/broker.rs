@@ -57,13 +57,25 @@ impl Broker {
     /// Tells the broker what time it is, and lets what is due happen.
     pub fn advance(&mut self, now: Millis) {
         self.shared.env.now = self.shared.env.now.max(now);
-        while let Some(timer) = self.shared.env.timers.pop_due(self.shared.env.now) {
+        self.fire_timers();
+    }
+
+    /// Lets timers that are due fire, as many as one step has room for. Whether there were any.
+    fn fire_timers(&mut self) -> bool {
+        let mut fired = false;
+        for _ in 0..limits::TIMERS_STEP {
+            let Some(timer) = self.shared.env.timers.pop_due(self.shared.env.now) else { break };
+            fired = true;
             match timer {
                 Timer::Lane(key, number) => self.shared.lane_timer(key, number),
                 Timer::Child(key) => {
                     if let Some(child) = self.children.get_mut(key) {
                         self.shared.child_timer(child);
                     }
+                }
+                Timer::Overdue(key) => {
+                    self.shared.expire_unwritten(key);
+                    self.shared.time_out_written(key);
                 }
                 Timer::Leases => self.shared.pump_leases(),
                 Timer::Yield => self.shared.serve_waiting(),
@@ -73,12 +85,14 @@ impl Broker {
             }
             self.deliver_notices();
         }
+        fired
     }
 
     /// Milliseconds until something is due; `None` when nothing is. Zero while work is deferred.
     pub fn timeout(&self) -> Option<Millis> {
         let env = &self.shared.env;
-        if !env.runnable.is_empty() || !env.sweeps.is_empty() || self.shared.connections.is_changed() {
+        let connections = &self.shared.connections;
+        if env.has_deferred() || connections.is_changed() || connections.is_any_unread() {
             return Some(0);
         }
         env.timers.next_at().map(|at| at.saturating_sub(env.now))
@@ -87,8 +101,11 @@ impl Broker {
     /// Whether anything was left that `run` or the driver has to do.
     pub fn has_work(&self) -> bool {
         let env = &self.shared.env;
-        let deferred = !env.runnable.is_empty() || !env.sweeps.is_empty();
-        deferred || self.shared.connections.is_changed() || !env.actions.is_empty()
+        let due = env.timers.next_at().is_some_and(|at| at <= env.now);
+        due || env.has_deferred()
+            || self.shared.connections.is_any_unread()
+            || self.shared.connections.is_changed()
+            || !env.actions.is_empty()
     }
 
     /// The driver begins a turn: as much is run in it as in every other. What is left over waits for the next, so that
@@ -100,7 +117,15 @@ impl Broker {
     /// Goes on with what was deferred: the turn of a child in line, a piece of a sweep, lanes that wait for a place. Call
     /// it after the events of a turn and before flushing, again and again while it returns true.
     pub fn run(&mut self) -> bool {
-        if self.shared.turn.has_room() && self.run_next() {
+        if self.shared.env.has_notices() {
+            self.deliver_notices();
+            return true;
+        }
+        if let Some(key) = self.shared.connections.next_unread() {
+            self.lane_input(key, &[]);
+            return true;
+        }
+        if self.fire_timers() || self.shared.turn.has_room() && self.run_next() {
             return true;
         }
         if self.shared.connections.take_changed() {
@@ -250,8 +275,12 @@ impl Broker {
         }
     }
 
-    /// Moves the actions since the last call into `into`.
+    /// Moves the actions since the last call into `into`. Not while requests that were lost on a connection are still to be
+    /// answered: the replies of the next one would come before their errors.
     pub fn take_actions(&mut self, into: &mut impl Extend<Action>) {
+        if self.shared.env.has_notices() {
+            return;
+        }
         into.extend(self.shared.env.actions.drain(..));
     }
 
@@ -335,7 +364,7 @@ impl Broker {
             let lane = self.shared.connections.lanes().max_by_key(|(_, lane)| lane.footprint());
             if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint() > held) {
                 self.shared.empty_lane(key, "memory_max reached");
-                self.deliver_notices();
+                self.deliver_all_notices();
                 if self.shared.env.memory < before {
                     worked = true;
                     continue;
@@ -343,7 +372,7 @@ impl Broker {
             }
             let Some(key) = child.filter(|_| held > 0) else { break };
             let told = self.children.get_mut(key).is_some_and(|child| self.shared.give_up_requests(child));
-            self.deliver_notices();
+            self.deliver_all_notices();
             if !told {
                 if let Some(child) = self.children.get(key) {
                     CloseReason::MemoryMax { held_bytes: held }.log(child);
@@ -390,6 +419,6 @@ impl Broker {
             self.remove_child(key);
         }
         self.shared.connections.close_all(&mut self.shared.env);
-        self.deliver_notices();
+        self.deliver_all_notices();
     }
 }

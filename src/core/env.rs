@@ -75,6 +75,20 @@ impl Env {
         self.notices.pop_front()
     }
 
+    /// It is not delivered in full: the next to go on with.
+    pub(crate) fn put_back(&mut self, notice: Notice) {
+        self.notices.push_front(notice);
+    }
+
+    pub(crate) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// Whether there is work that no event announces.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !(self.runnable.is_empty() && self.sweeps.is_empty() && self.notices.is_empty())
+    }
+
     /// Takes back the first such notice that is not delivered yet.
     pub(crate) fn take_back(&mut self, is_meant: impl Fn(&Notice) -> bool) -> Option<Notice> {
         let at = self.notices.iter().position(is_meant)?;

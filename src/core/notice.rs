@@ -12,7 +12,7 @@ pub(crate) enum Notice {
     /// Nothing is told to a child that has ended meanwhile.
     Child(ChildKey, ChildNotice),
     /// The requests in these slots have failed.
-    Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
+    Failed { lane: LaneKey, slots: std::vec::IntoIter<Slot>, failure: Failure },
     /// The upstream has answered a question about a child as a user.
     Proved(Asker, ProofAbout, ProofVerdict),
     /// The child ends at once.

@@ -2,6 +2,7 @@
 //! a reply does to its child. A frame without a slot closes the lane; nothing is ever resynchronised.
 
 use crate::base::failure::Failure;
+use crate::base::limits;
 use crate::command::{Local, texts};
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
@@ -18,13 +19,26 @@ use crate::core::transaction::state::AfterExec;
 use crate::resp::{encode, reply};
 
 impl Broker {
-    /// Bytes have arrived from the upstream.
+    /// Bytes have arrived from the upstream. Of very many replies in them some are left for the next steps (`run`).
     pub fn lane_input(&mut self, key: LaneKey, bytes: &[u8]) {
+        let subscriber =
+            self.shared.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Subscriber);
+        self.take_replies(key, bytes, if subscriber { limits::PUSHES_STEP } else { limits::REPLIES_STEP });
+    }
+
+    /// Whether replies of the lane have been read that are not taken.
+    pub fn has_unread_replies(&self, key: LaneKey) -> bool {
+        self.shared.connections.has_unread(key)
+    }
+
+    /// Takes replies that were left, and those in `bytes`, so many of them.
+    pub(crate) fn take_replies(&mut self, key: LaneKey, bytes: &[u8], mut left: usize) {
         let now = self.shared.env.now;
         // The driver may not have heard yet that the connection was given up.
         let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
         self.shared.work.heard(now);
-        while !frames.rest().is_empty()
+        while left > 0
+            && !frames.rest().is_empty()
             && let Some(lane) = self.shared.connections.input_of(key)
         {
             #[cfg(feature = "sabotage")]
@@ -41,6 +55,10 @@ impl Broker {
                 None => break,
             }
             self.deliver_notices();
+            left -= 1;
+        }
+        if left == 0 && !frames.rest().is_empty() {
+            self.shared.connections.note_unread(key);
         }
         self.shared.connections.end_input(&mut self.shared.env, key, frames);
         self.deliver_notices();

@@ -1,5 +1,5 @@
-//! What is under way for all children, one after the other: each kind of work, and how far it has come. Owns the line of
-//! such works; never what is done to a child (`core::sweep`).
+//! What is under way for all children or topics, one after the other: each kind of work, and how far it has come. Owns the
+//! line of such works; never what is done to a child (`core::sweep`).
 
 use crate::core::keys::{PoolKey, UserId};
 use crate::core::pubsub::SubscriberLoss;
@@ -24,8 +24,16 @@ pub(crate) enum Sweep {
     PoolRefused(PoolKey, String),
     /// The subscriptions of this user have lost their connection. Those who listen end, or are counted.
     SubscribersLost { user: UserId, loss: SubscriberLoss, closes: bool },
-    /// The connection that carries a user's subscriptions is ready: fences are asked for again.
+    /// The connection that carries a user's subscriptions is ready, and what is listened to was asked for: so are fences.
     HubReady(UserId),
+    /// The same: what is listened to is asked for. Visits topics.
+    HubTopics(UserId),
+    /// The connection is lost, and with it all that was asked for. Visits topics.
+    LostTopics(UserId),
+    /// What children have left behind that ended with very many topics is given back.
+    Leftovers,
+    /// The upstream has told of its commands. Visits commands.
+    CommandTable,
 }
 
 #[derive(Debug)]
@@ -66,7 +74,10 @@ impl Sweeps {
 
     /// Whether the listeners of this user are still to be seen to, before there may be another connection for them.
     pub(crate) fn is_lost(&self, hub: UserId) -> bool {
-        let of_hub = |sweep: &Sweep| matches!(sweep, Sweep::SubscribersLost { user, .. } if *user == hub);
+        let of_hub = |sweep: &Sweep| match sweep {
+            Sweep::SubscribersLost { user, .. } | Sweep::LostTopics(user) => *user == hub,
+            _ => false,
+        };
         self.line.iter().any(|under_way| of_hub(&under_way.sweep))
     }
 

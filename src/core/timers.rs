@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     /// A child that waits. Its hold says for what, and the child until when: new settings may have moved that, and
     /// it may have gone on since.
     Child(ChildKey),
+    /// More requests on a lane are overdue than one step tells of.
+    Overdue(LaneKey),
     /// Leases could not be opened; they are tried again.
     Leases,
     /// A shared lane may now be asked to yield.

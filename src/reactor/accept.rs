@@ -2,7 +2,7 @@
 //! has returned that no connection waits. Decides nothing about children.
 
 use super::adopt::refuse;
-use super::pace::Step;
+use super::pace::StepKind;
 use super::{FIRST_LISTENER, Link, Loop, Owner, link_of, reserved};
 use crate::base::clock::Millis;
 use crate::base::error::{self, Error};
@@ -95,7 +95,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 impl Loop {
     /// Accepts at every pending listener, a bounded number of connections each. Returns how many.
     pub(super) fn accept_pending(&mut self) -> usize {
-        self.pace.before(Step::Accept);
+        self.pace.before(StepKind::Accept);
         let mut count = 0;
         for index in 0..self.listeners.len() {
             let PolledListener { pending, pause, .. } = self.listeners[index];
@@ -124,7 +124,7 @@ impl Loop {
                     if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
                         refuse(&stream, &why);
                     }
-                    self.pace.step(Step::Accept);
+                    self.pace.step(StepKind::Accept);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.pending = false;

@@ -1,7 +1,7 @@
 //! The graceful end of a loop, in steps between which it serves as ever: the connections that wait are accepted, what every
 //! child has sent is read, then the core takes nothing more. Decides nothing about a child.
 
-use super::pace::Step;
+use super::pace::StepKind;
 use super::{Link, Loop, Owner};
 use crate::base::key::Key;
 use crate::base::limits;
@@ -48,7 +48,7 @@ impl Loop {
             self.listeners.iter_mut().for_each(|listener| listener.look_again());
         }
         self.core.drain(timeout_ms);
-        self.pace.step(Step::Drain);
+        self.pace.step(StepKind::Drain);
         self.go_on_draining();
         self.settle();
         self.pace.end_turn();
@@ -69,14 +69,16 @@ impl Loop {
                 self.draining = Draining::Reading { links, reads: limits::DRAIN_READS };
             }
         }
-        if let Draining::Reading { links, reads } = std::mem::take(&mut self.draining) {
+        if let Draining::Reading { links, reads } = &mut self.draining {
+            // It is still being read meanwhile: sockets that are handed over then are taken.
+            let (links, reads) = (std::mem::take(links), *reads);
             self.draining = self.read_out(links, reads);
         }
     }
 
     /// Reads what children have sent so far, one after the other.
     fn read_out(&mut self, mut links: VecDeque<Key<Link>>, mut reads: usize) -> Draining {
-        self.pace.before(Step::ChildInput);
+        self.pace.before(StepKind::ChildInput);
         let mut newcomers = Vec::new();
         while let Some(key) = links.front().copied() {
             if reads == 0 || !self.read_more(key, &mut newcomers) {
@@ -86,7 +88,7 @@ impl Loop {
                 reads -= 1;
             }
             links.extend(newcomers.drain(..));
-            self.pace.short_step(Step::ChildInput);
+            self.pace.short_step(StepKind::ChildInput);
             if self.pace.has_lasted(limits::TURN_READS) && !links.is_empty() {
                 return Draining::Reading { links, reads };
             }

@@ -11,7 +11,7 @@ const SHORT_STEPS: u32 = 4;
 
 /// What a step is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum StepKind {
     /// Time was told to the core: timers that are due.
     Timers,
     /// A child was read, and ran what it may.
@@ -34,19 +34,19 @@ pub enum Step {
     Drain,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for StepKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Step::Timers => "timers",
-            Step::ChildInput => "child input",
-            Step::LaneInput => "lane input",
-            Step::Accept => "accept",
-            Step::Run => "deferred work",
-            Step::Connection => "connection",
-            Step::LaneOutput => "lane output",
-            Step::ChildOutput => "child output",
-            Step::Reload => "reload",
-            Step::Drain => "drain",
+            StepKind::Timers => "timers",
+            StepKind::ChildInput => "child input",
+            StepKind::LaneInput => "lane input",
+            StepKind::Accept => "accept",
+            StepKind::Run => "deferred work",
+            StepKind::Connection => "connection",
+            StepKind::LaneOutput => "lane output",
+            StepKind::ChildOutput => "child output",
+            StepKind::Reload => "reload",
+            StepKind::Drain => "drain",
         })
     }
 }
@@ -58,8 +58,8 @@ pub(super) struct Pace {
     began: Mark,
     /// Short steps that have not been measured yet, and what the last of them was about.
     unmeasured: u32,
-    kind: Step,
-    longest_step: (Duration, Step),
+    kind: StepKind,
+    longest_step: (Duration, StepKind),
     longest_turn: Duration,
 }
 
@@ -67,8 +67,15 @@ impl Default for Pace {
     fn default() -> Self {
         let mut watch = Stopwatch::default();
         let began = watch.begin();
-        let longest_step = (Duration::ZERO, Step::Timers);
-        Pace { watch, began, unmeasured: 0, kind: Step::Timers, longest_step, longest_turn: Duration::ZERO }
+        let longest_step = (Duration::ZERO, StepKind::Timers);
+        Pace {
+            watch,
+            began,
+            unmeasured: 0,
+            kind: StepKind::Timers,
+            longest_step,
+            longest_turn: Duration::ZERO,
+        }
     }
 }
 
@@ -87,7 +94,7 @@ impl Pace {
 
     /// A step has ended.
     #[inline]
-    pub(super) fn step(&mut self, kind: Step) {
+    pub(super) fn step(&mut self, kind: StepKind) {
         self.unmeasured = 0;
         let took = self.watch.split();
         if took > self.longest_step.0 {
@@ -97,7 +104,7 @@ impl Pace {
 
     /// A step of this kind is next: what has not been measured yet was none of it.
     #[inline]
-    pub(super) fn before(&mut self, kind: Step) {
+    pub(super) fn before(&mut self, kind: StepKind) {
         if self.unmeasured > 0 && self.kind != kind {
             self.step(self.kind);
         }
@@ -105,7 +112,7 @@ impl Pace {
 
     /// A step has ended that is one of very many and takes microseconds as a rule: a few of them are measured together.
     #[inline]
-    pub(super) fn short_step(&mut self, kind: Step) {
+    pub(super) fn short_step(&mut self, kind: StepKind) {
         (self.kind, self.unmeasured) = (kind, self.unmeasured + 1);
         if self.unmeasured == SHORT_STEPS {
             self.step(kind);
@@ -122,7 +129,7 @@ impl Pace {
 impl Loop {
     /// The longest step so far, and what it was about; in processor time of the thread. A step is what the loop does
     /// between two looks at what else is due.
-    pub fn longest_step(&self) -> (Duration, Step) {
+    pub fn longest_step(&self) -> (Duration, StepKind) {
         self.pace.longest_step
     }
 
@@ -141,14 +148,14 @@ mod tests {
     fn the_longest_step_and_turn_are_kept() {
         let mut pace = Pace::default();
         pace.begin_turn();
-        pace.step(Step::Timers);
+        pace.step(StepKind::Timers);
         assert!(!pace.has_lasted(5));
         spin(Duration::from_millis(5));
-        pace.step(Step::LaneInput);
+        pace.step(StepKind::LaneInput);
         assert!(pace.has_lasted(5));
-        pace.short_step(Step::ChildInput);
+        pace.short_step(StepKind::ChildInput);
         pace.end_turn();
-        assert_eq!(pace.longest_step.1, Step::LaneInput);
+        assert_eq!(pace.longest_step.1, StepKind::LaneInput);
         assert!(pace.longest_step.0 >= Duration::from_millis(5), "{pace:?}");
         assert!(pace.longest_turn >= pace.longest_step.0, "{pace:?}");
         pace.begin_turn();
@@ -159,13 +166,13 @@ mod tests {
     fn short_steps_are_measured_before_one_of_another_kind() {
         let mut pace = Pace::default();
         pace.begin_turn();
-        pace.short_step(Step::ChildInput);
+        pace.short_step(StepKind::ChildInput);
         spin(Duration::from_millis(2));
-        pace.short_step(Step::ChildInput);
-        pace.before(Step::LaneInput);
-        pace.short_step(Step::LaneInput);
-        assert_eq!((pace.longest_step.1, pace.unmeasured), (Step::ChildInput, 1));
-        (0..SHORT_STEPS - 1).for_each(|_| pace.short_step(Step::LaneInput));
+        pace.short_step(StepKind::ChildInput);
+        pace.before(StepKind::LaneInput);
+        pace.short_step(StepKind::LaneInput);
+        assert_eq!((pace.longest_step.1, pace.unmeasured), (StepKind::ChildInput, 1));
+        (0..SHORT_STEPS - 1).for_each(|_| pace.short_step(StepKind::LaneInput));
         assert_eq!(pace.unmeasured, 0);
     }
 }

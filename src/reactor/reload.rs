@@ -1,7 +1,7 @@
 //! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged.
 
 use super::accept::PolledListener;
-use super::pace::Step;
+use super::pace::StepKind;
 use super::{Loop, locate};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
@@ -61,7 +61,7 @@ impl Loop {
         self.pace.begin_turn();
         self.tell_time();
         self.core.reload(settings, upstream);
-        self.pace.step(Step::Reload);
+        self.pace.step(StepKind::Reload);
         self.pace.end_turn();
         self.wake();
         Ok(())

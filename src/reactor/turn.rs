@@ -3,7 +3,7 @@
 //! has lasted long enough leaves the rest of each list to the next, in order: what has just arrived is heard in between.
 
 use super::local::local_of;
-use super::pace::Step;
+use super::pace::StepKind;
 use super::{Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
 use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
@@ -81,7 +81,7 @@ impl Loop {
         self.core.begin_turn();
         self.handed.begin_turn();
         self.read_quiet();
-        self.pace.step(Step::Timers);
+        self.pace.step(StepKind::Timers);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             self.take_event(event);
@@ -161,8 +161,11 @@ impl Loop {
             let Some(link) = self.links.get_mut(key) else { continue };
             link.listed = false;
             if link.conn.unread() {
-                let kind =
-                    if matches!(link.owner, Owner::Child(_)) { Step::ChildInput } else { Step::LaneInput };
+                let kind = if matches!(link.owner, Owner::Child(_)) {
+                    StepKind::ChildInput
+                } else {
+                    StepKind::LaneInput
+                };
                 self.pace.before(kind);
                 self.read(key);
                 self.pace.short_step(kind);
@@ -192,6 +195,11 @@ impl Loop {
             if !self.core.wants_read(child) {
                 return;
             }
+        }
+        if let Owner::Lane(lane) = owner
+            && self.core.has_unread_replies(lane)
+        {
+            return self.list(key);
         }
         if link.hands_over && self.handed.is_full() {
             return self.list(key);
@@ -256,9 +264,9 @@ impl Loop {
     }
 
     fn run_core(&mut self) {
-        self.pace.before(Step::Run);
+        self.pace.before(StepKind::Run);
         while self.core.run() {
-            self.pace.short_step(Step::Run);
+            self.pace.step(StepKind::Run);
             if self.pace.has_lasted(limits::TURN_RUNS) {
                 break;
             }
@@ -269,10 +277,10 @@ impl Loop {
     fn flush_lanes(&mut self) -> bool {
         self.core.take_dirty_lanes(&mut self.work.lanes);
         let any = !self.work.lanes.is_empty();
-        self.pace.before(Step::LaneOutput);
+        self.pace.before(StepKind::LaneOutput);
         while let Some(lane) = self.work.lanes.pop_front() {
             self.flush_lane(lane);
-            self.pace.short_step(Step::LaneOutput);
+            self.pace.short_step(StepKind::LaneOutput);
             if self.pace.has_lasted(limits::TURN_WRITES) {
                 break;
             }
@@ -284,10 +292,10 @@ impl Loop {
     fn flush_children(&mut self) -> bool {
         self.core.take_dirty_children(&mut self.work.children);
         let any = !self.work.children.is_empty();
-        self.pace.before(Step::ChildOutput);
+        self.pace.before(StepKind::ChildOutput);
         while let Some(child) = self.work.children.pop_front() {
             self.flush_child(child);
-            self.pace.short_step(Step::ChildOutput);
+            self.pace.short_step(StepKind::ChildOutput);
             if self.pace.has_lasted(limits::TURN_WRITES) {
                 break;
             }
@@ -314,10 +322,10 @@ impl Loop {
     fn carry_out_actions(&mut self) -> bool {
         self.core.take_actions(&mut self.work.actions);
         let any = !self.work.actions.is_empty();
-        self.pace.before(Step::Connection);
+        self.pace.before(StepKind::Connection);
         while let Some(action) = self.work.actions.pop_front() {
             self.carry_out(action);
-            self.pace.short_step(Step::Connection);
+            self.pace.short_step(StepKind::Connection);
             if self.pace.has_lasted(limits::TURN_WRITES) {
                 break;
             }

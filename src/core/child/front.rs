@@ -15,6 +15,16 @@ pub(crate) struct Listing {
     pub(crate) done: usize,
 }
 
+/// A CLIENT KILL as far as it is done.
+#[derive(Debug, Default)]
+pub(crate) struct Killing {
+    /// Where among the children it goes on.
+    pub(crate) next: usize,
+    pub(crate) killed: usize,
+    /// It means its own child too, which ends last.
+    pub(crate) own: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Front {
     /// It only has to be skipped, as soon as the child runs again.
@@ -33,6 +43,7 @@ pub(crate) struct Front {
     /// How many questions the upstream had been asked when the request first needed an answer younger than itself.
     asked_before: Option<u64>,
     listing: Option<Box<Listing>>,
+    killing: Option<Box<Killing>>,
     /// Since when and until when it waits for the upstream, if it has had to.
     upstream_wait: Option<(Millis, Millis)>,
 }
@@ -106,6 +117,10 @@ impl Front {
 
     pub(crate) fn listing_mut(&mut self) -> &mut Option<Box<Listing>> {
         &mut self.listing
+    }
+
+    pub(crate) fn killing_mut(&mut self) -> &mut Option<Box<Killing>> {
+        &mut self.killing
     }
 
     /// Until when it waits for the upstream: `latest`, unless that was decided before.

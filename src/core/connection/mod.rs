@@ -22,7 +22,7 @@ use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::{ReplyScanner, SharedScanner};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
@@ -33,6 +33,8 @@ pub(crate) struct Connections {
     pool_ids: HashMap<PoolKey, PoolId>,
     capacity: Capacity,
     dirty: Vec<LaneKey>,
+    /// Lanes with replies that have been read and not taken.
+    unread: VecDeque<LaneKey>,
     /// Children with `Hold::WriteLane`.
     lane_waiters: Vec<ChildKey>,
     /// Finds the replies of all lanes, but for those of which half a reply has come.

@@ -24,11 +24,15 @@ impl Shared {
         }
         // The user may have ended with its listeners.
         let Some(lane) = self.hubs.lane_of(user) else { return };
-        let listened = self.connections.known(lane).is_some_and(|lane| lane.is_listened());
+        let known = self.connections.known(lane);
+        let (listened, connected) =
+            (known.is_some_and(|lane| lane.is_listened()), known.is_some_and(|lane| lane.is_counted()));
         match loss {
             SubscriberLoss::Broken { .. } if !listened => {}
             SubscriberLoss::Broken { failures: 0 } => self.connections.want(&mut self.env, lane),
             SubscriberLoss::Broken { failures } => self.back_off(lane, failures),
+            // It is dialled already.
+            SubscriberLoss::UpstreamReplaced if connected => {}
             SubscriberLoss::UpstreamReplaced => {
                 self.connections.dial_afresh(&mut self.env, lane);
                 self.connections.account(&mut self.env, lane);

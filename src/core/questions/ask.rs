@@ -11,6 +11,7 @@ use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
 use crate::core::notice::{ChildNotice, Notice};
+use crate::core::questions::commands::Loaded;
 use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
@@ -167,24 +168,50 @@ impl Shared {
             Said::Nothing => {}
             Said::Busy(_) => self.table_is_put_off(said),
             Said::Refused(frame) => self.control_refused(&answered_with("COMMAND", frame)),
-            Said::Reply(frame) => match self.commands.load(frame, policy_of(&self.env.settings)) {
-                Ok(()) => self.ask(Question::ConfirmNames),
-                Err(why) => self.control_refused(&why),
-            },
+            Said::Reply(frame) => {
+                self.commands.load(frame, policy_of(&self.env.settings));
+                self.env.sweeps.begin(Sweep::CommandTable);
+            }
         }
     }
 
     fn names_confirmed(&mut self, said: Said<'_>) {
-        let Some(table) = self.commands.stop_loading() else { return };
         let confirmed = match said {
-            Said::Nothing => return,
-            Said::Busy(_) => return self.table_is_put_off(said),
+            Said::Nothing => return self.commands.stop_loading(),
+            Said::Busy(_) => {
+                self.commands.stop_loading();
+                return self.table_is_put_off(said);
+            }
             Said::Refused(frame) => Err(answered_with("COMMAND INFO", frame)),
-            Said::Reply(frame) => self.commands.confirm(table, frame),
+            Said::Reply(frame) => self.commands.confirm(frame),
         };
-        if let Err(why) = confirmed {
-            return self.control_refused(&why);
+        match confirmed {
+            Ok(()) => self.env.sweeps.begin(Sweep::CommandTable),
+            Err(why) => self.control_refused(&why),
         }
+    }
+
+    /// Takes one more command of an answer about all of them. False if that is all for now.
+    pub(crate) fn load_next_command(&mut self) -> bool {
+        match self.commands.load_next() {
+            None => false,
+            Some(Ok(Loaded::Part)) => true,
+            Some(Ok(Loaded::Commands)) => {
+                self.ask(Question::ConfirmNames);
+                false
+            }
+            Some(Ok(Loaded::Table)) => {
+                self.table_changed();
+                false
+            }
+            Some(Err(why)) => {
+                self.control_refused(&why);
+                false
+            }
+        }
+    }
+
+    fn table_changed(&mut self) {
         log::info!("upstream {} is up", self.env.upstream);
         self.forget_refusal_of_control();
         self.env.notify(Notice::TableChanged);

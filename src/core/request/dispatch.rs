@@ -324,6 +324,48 @@ impl Shared {
         }
     }
 
+    /// The same for requests that mean nothing without the one that is put on next: each with its command, and where it ends
+    /// in `bytes`. There may be very many of them, and nothing may come between.
+    pub(crate) fn send_bound(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        bytes: &[u8],
+        requests: &[(CommandId, usize)],
+        kind: SlotKind,
+    ) {
+        let (flags, _) = self.guard(child, lane, kind, SlotFlags::UNIT);
+        debug_assert!(self.may_all_stand_on(lane, bytes, requests, kind, flags));
+        let (table, muted) = (self.commands.table(), child.session().is_muted());
+        let key = child.key();
+        let slots = requests.iter().map(|(id, end)| {
+            let writes = table.is_some_and(|table| table.is_write(*id));
+            let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
+            (*end, Slot::of(key, *id, kind, flags))
+        });
+        child.sent_mut().begin_many(requests.len());
+        if kind == SlotKind::Relay {
+            (0..requests.len()).for_each(|_| child.outbox_mut().expect(muted));
+        }
+        self.connections.send_all(&mut self.env, lane, bytes, slots);
+    }
+
+    fn may_all_stand_on(
+        &self,
+        lane: LaneKey,
+        bytes: &[u8],
+        requests: &[(CommandId, usize)],
+        kind: SlotKind,
+        flags: SlotFlags,
+    ) -> bool {
+        let mut start = 0;
+        requests.iter().all(|(_, end)| {
+            let request = &bytes[start..*end];
+            start = *end;
+            self.may_stand_on(lane, request, kind, flags)
+        })
+    }
+
     /// Whether a request may stand on this lane; on a shared one, as `route::may_be_shared` says.
     fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
         let shared = self.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Shared);

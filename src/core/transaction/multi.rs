@@ -112,13 +112,10 @@ impl Shared {
         inner: SlotKind,
         last: SlotKind,
     ) {
-        let mut start = 0;
-        for (index, (id, end)) in block.commands.iter().enumerate() {
-            let is_last = index + 1 == block.commands.len();
-            let (kind, flags) = if is_last { (last, SlotFlags::NONE) } else { (inner, SlotFlags::UNIT) };
-            self.send_for(child, lane, &block.bytes[start..*end], *id, kind, flags);
-            start = *end;
-        }
+        let Some(((last_id, _), others)) = block.commands.split_last() else { return };
+        let start = others.last().map_or(0, |(_, end)| *end);
+        self.send_bound(child, lane, &block.bytes[..start], others, inner);
+        self.send_for(child, lane, &block.bytes[start..], *last_id, last, SlotFlags::NONE);
     }
 
     /// Takes a command into the open MULTI, or a placeholder for one that the broker answers.
