@@ -57,6 +57,7 @@ impl Broker {
     /// Tells the broker what time it is, and lets what is due happen.
     pub fn advance(&mut self, now: Millis) {
         self.shared.env.now = self.shared.env.now.max(now);
+        self.shared.env.timers.advance();
         self.fire_timers();
     }
 
@@ -101,7 +102,7 @@ impl Broker {
     /// Whether anything was left that `run` or the driver has to do.
     pub fn has_work(&self) -> bool {
         let env = &self.shared.env;
-        let due = env.timers.next_at().is_some_and(|at| at <= env.now);
+        let due = env.timers.has_due(env.now);
         due || env.has_deferred()
             || self.shared.connections.is_any_unread()
             || self.shared.connections.is_changed()
