@@ -500,8 +500,8 @@ impl Lane {
         expired
     }
 
-    /// Marks slots that wait longer than `timeout` for their reply, and returns them, about `max` at most. They stay: the
-    /// replies will come.
+    /// Marks slots that wait longer than `timeout` for their reply, and returns them, about `max` at most: a unit is never
+    /// cut. They stay: the replies will come.
     pub(crate) fn time_out(&mut self, now: Millis, timeout: Millis, max: usize) -> Vec<Slot> {
         let mut late = Vec::new();
         if self.canaries.withheld().iter().any(|one| one.slot.may_wait()) {
@@ -512,7 +512,8 @@ impl Lane {
         late.extend(self.canaries.withheld_mut().filter(old).map(Slot::time_out));
         for slot in self.out.iter_mut().filter(|slot| !slot.is_timed_out()) {
             // What waits has a timeout of its own.
-            if u64::from(slot.age(now)) < timeout || slot.may_wait() || late.len() >= max {
+            let enough = late.len() >= max && !late.last().is_some_and(Slot::is_bound_to_next);
+            if u64::from(slot.age(now)) < timeout || slot.may_wait() || enough {
                 break;
             }
             late.push(slot.time_out());
