@@ -102,8 +102,8 @@ impl Broker {
     fn push_to_listeners(&mut self, topic: TopicKey, frame: &[u8]) {
         let mut full = Vec::new();
         for key in self.shared.hubs.listeners(topic) {
+            // One that had very many topics may have gone before it is off all of them.
             let child = self.children.get_mut(key);
-            debug_assert!(child.is_some(), "a listener that has gone");
             if child.is_some_and(|child| !append_push(child, &mut self.shared.env, frame)) {
                 full.push(key);
             }
