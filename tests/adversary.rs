@@ -311,10 +311,10 @@ fn forty_thousand_databases_in_one_transaction() {
     }
 }
 
-/// A lane closed for `memory_max` by the very request it was given: the child is told, or closed.
+/// Requests that fill `memory_max` on a lane whose upstream takes nothing: once it does, the child is answered or told.
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
-fn a_lane_lost_to_its_own_request_leaves_nobody_waiting() {
+fn a_lane_full_of_one_childs_requests_leaves_nobody_waiting() {
     for (earlier, junk) in [(450, 500), (600, 420), (300, 600), (700, 300)] {
         let redis = Redis::start();
         let settings = [("memory_max", "1MiB"), ("lane_stall_timeout", "0"), ("queue_timeout", "200ms")];
@@ -325,15 +325,14 @@ fn a_lane_lost_to_its_own_request_leaves_nobody_waiting() {
         // Either may make it the largest offender, and be cut off.
         let _ = raw.try_write(&request(&["SET", "k", &"v".repeat(earlier * 1024)]));
         let _ = raw.try_write(&request(&["SELECT", &"9".repeat(junk * 1024)]));
-        for _ in 0..2 {
+        let _ = raw.try_write(&request(&["ECHO", "on"]));
+        redis.cont();
+        for _ in 0..3 {
             match raw.try_reply() {
-                Ok(reply) => assert!(reply.starts_with(b"-BROKER"), "{}", support::show(&reply)),
+                Ok(reply) => assert!(b"+-$".contains(&reply[0]), "{}", support::show(&reply)),
                 Err(End::Closed) => break,
                 Err(End::Silent) => panic!("nothing after {earlier} and {junk} KiB:\n{}", broker.log()),
             }
         }
-        let _ = raw.try_write(&request(&["ECHO", "on"]));
-        assert_ne!(raw.try_reply().err(), Some(End::Silent), "{earlier} and {junk} KiB");
-        redis.cont();
     }
 }

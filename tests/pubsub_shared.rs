@@ -475,3 +475,63 @@ fn a_right_taken_away_ends_the_subscription() {
         assert!(other.same("SUBSCRIBE fine").starts_with("-NOPERM"));
     }
 }
+
+// ---- order ------------------------------------------------------------------------------------------------
+
+/// Redis has answered what it has read when it confirms a subscription: no message stands before those replies, however
+/// soon it is published. On one connection of the child's own it is the same.
+#[test]
+fn a_message_stands_behind_what_was_asked_before_its_confirmation() {
+    let redis = Redis::start();
+    for mode in ["shared", "leased"] {
+        let broker = Broker::start(&redis, &[("pubsub", mode)]);
+        let mut publisher = redis.connect();
+        for round in 0..200 {
+            let (channel, list) = (format!("ch{round}"), format!("{mode}{round}"));
+            let mut raw = broker.connect_resp3();
+            let push = format!("LPUSH {list} x");
+            let subscribe = format!("SUBSCRIBE {channel}");
+            raw.write(&pipeline(&[&subscribe, &push, &push, &push, "ECHO END"]));
+            let confirmed = raw.read_text();
+            assert!(confirmed.starts_with(">3\r\n$9\r\nsubscribe"), "{confirmed}");
+            publisher.ask(&format!("PUBLISH {channel} hello"));
+            let replies: Vec<String> = (0..5).map(|_| raw.read_text()).collect();
+            let hello = message('>', &channel, "hello");
+            assert_eq!(
+                replies,
+                [":1\r\n", ":2\r\n", ":3\r\n", "$3\r\nEND\r\n", &hello],
+                "round {round}, {mode}"
+            );
+        }
+    }
+}
+
+/// Nothing that may itself wait, or that is read later, keeps a message back.
+#[test]
+fn a_message_waits_for_nothing_that_waits() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[]);
+    let mut publisher = redis.connect();
+    let mut raw = broker.connect_resp3();
+    raw.write(&pipeline(&["SUBSCRIBE a", "ECHO 1", "BLPOP q 0", "ECHO 2"]));
+    assert!(raw.read_text().contains("subscribe"));
+    assert_eq!(raw.read_text(), "$1\r\n1\r\n");
+    publisher.ask("PUBLISH a behind-a-block");
+    assert_eq!(raw.read_text(), message('>', "a", "behind-a-block"));
+    publisher.ask("RPUSH q e");
+    assert_eq!(raw.read_text(), "*2\r\n$1\r\nq\r\n$1\r\ne\r\n");
+    assert_eq!(raw.read_text(), "$1\r\n2\r\n");
+    // Half a request has been read with the subscription; its end comes late.
+    let (half, rest) = (request(&["SUBSCRIBE", "b"]), request(&["ECHO", "later"]));
+    raw.write(&[&half[..], &rest[..10]].concat());
+    assert!(raw.read_text().contains("subscribe"));
+    publisher.ask("PUBLISH b first");
+    assert_eq!(raw.read_text(), message('>', "b", "first"));
+    raw.write(&rest[10..]);
+    assert_eq!(raw.read_text(), "$5\r\nlater\r\n");
+    // What was published before it is left comes before the confirmation of that.
+    raw.write(&pipeline(&["SUBSCRIBE c", "UNSUBSCRIBE c", "ECHO end"]));
+    let seen: Vec<String> = (0..3).map(|_| raw.read_text()).collect();
+    assert!(seen[0].contains("subscribe") && seen[1].contains("unsubscribe"), "{seen:?}");
+    assert_eq!(seen[2], "$3\r\nend\r\n");
+}

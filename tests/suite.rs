@@ -36,6 +36,7 @@ mod health;
 mod kill;
 mod lanes;
 mod memory;
+mod memory_share;
 mod pace;
 mod policy;
 mod reasons;

@@ -6,6 +6,9 @@ use std::fmt;
 /// An emptied queue keeps at most this capacity, bytes, so that the memory of a burst does not stay.
 const KEEP: usize = 16 * 1024;
 
+/// From this capacity on, bytes, a queue grows by a quarter: what it may yet need counts as held.
+const GROWS_SLOWLY: usize = 1024 * 1024;
+
 /// Consumed bytes at the front are removed only when they are at least this many and more than half.
 const COMPACT: usize = 64 * 1024;
 
@@ -56,10 +59,33 @@ impl ByteQueue {
         self.consumed + self.len() as u64
     }
 
+    /// A queue of what stands in this memory from `head` on.
+    pub fn of(buffer: Vec<u8>, head: usize) -> ByteQueue {
+        debug_assert!(head <= buffer.len());
+        ByteQueue { buffer, head, consumed: 0 }
+    }
+
+    /// All of its memory, and where in it the queued bytes begin.
+    pub fn into_buffer(self) -> (Vec<u8>, usize) {
+        (self.buffer, self.head)
+    }
+
     /// Adds bytes at the end.
+    #[inline]
     pub fn append(&mut self, bytes: &[u8]) {
         self.compact();
+        if bytes.len() > self.buffer.capacity() - self.buffer.len() {
+            self.grow(bytes.len());
+        }
         self.buffer.extend_from_slice(bytes);
+    }
+
+    #[inline(never)]
+    fn grow(&mut self, len: usize) {
+        let capacity = self.buffer.capacity();
+        if capacity >= GROWS_SLOWLY {
+            self.buffer.reserve_exact(len.max(capacity / 4));
+        }
     }
 
     /// Adds bytes at the end of a queue that may grow to `max` bytes, and reserves no capacity beyond that.
@@ -72,10 +98,13 @@ impl ByteQueue {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Fills an empty queue with an existing buffer.
-    pub fn fill(&mut self, bytes: Vec<u8>) {
-        debug_assert!(self.is_empty(), "bytes are waiting already");
-        (self.buffer, self.head) = (bytes, 0);
+    /// Makes room for so many bytes in all, and for no more.
+    pub fn make_room(&mut self, len: usize) {
+        if self.head + len > self.buffer.capacity() && len > self.len() {
+            self.buffer.drain(..self.head);
+            self.head = 0;
+            self.buffer.reserve_exact(len - self.buffer.len());
+        }
     }
 
     /// The end of the queue as a plain vector, for encoders. Only ever append to it.
@@ -113,6 +142,7 @@ impl ByteQueue {
         }
     }
 
+    #[inline]
     fn compact(&mut self) {
         if self.head >= COMPACT && self.head > self.buffer.len() / 2 {
             self.buffer.drain(..self.head);

@@ -64,6 +64,9 @@ pub enum Lost {
     Transaction,
     /// The one that carried the child's last write, which its WAIT is about.
     LastWrite,
+    /// None: the reply was longer than may be kept, and was dropped.
+    #[allow(missing_docs)]
+    Reply { max_bytes: usize },
 }
 
 /// Why there is no connection.
@@ -82,6 +85,8 @@ pub enum Down {
 pub enum Limit {
     /// Requests that wait, by this setting.
     Requests { setting: &'static str, max_bytes: usize },
+    /// A request longer than half of `memory_max`.
+    Request { max_bytes: usize },
     /// A reply longer than `child_output_max`.
     ChildOutput { max_bytes: usize },
     /// A transaction longer than `transaction_max`.
@@ -160,6 +165,13 @@ impl fmt::Display for Failure {
             Failure::Lost(Lost::LastWrite) => {
                 f.write_str("the connection that carried the last write was lost; its replicas are not known")
             }
+            Failure::Lost(Lost::Reply { max_bytes }) => {
+                write!(
+                    f,
+                    "the reply was longer than {max_bytes} bytes, half of memory_max, and was dropped; "
+                )?;
+                f.write_str("the command was executed")
+            }
             Failure::Down(why) => {
                 f.write_str("no upstream connection; the command was not executed")?;
                 match why {
@@ -184,6 +196,9 @@ impl fmt::Display for Limit {
         match self {
             Limit::Requests { setting, max_bytes } => {
                 write!(f, "{setting} is {max_bytes} bytes, and requests waited beyond it")
+            }
+            Limit::Request { max_bytes } => {
+                write!(f, "the request is longer than {max_bytes} bytes, half of memory_max")
             }
             Limit::ChildOutput { max_bytes } => {
                 write!(f, "child_output_max is {max_bytes} bytes, and the reply longer")

@@ -23,6 +23,12 @@ pub const BULK_MAX: u64 = 512 * 1024 * 1024;
 pub const REQUEST_WORDS: usize = 64 * 1024;
 /// A header or inline line without its end may not grow past this, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 pub const LINE_MAX: usize = 64 * 1024;
+/// A frame of this many bytes is handed on in its own memory rather than copied: whatever holds it shares it.
+pub const FRAGMENT_MIN: usize = 16 * 1024;
+/// A request of which fewer bytes than these are known has room without asking: the first part of any.
+pub const INTAKE_FREE: usize = 8 * 1024;
+/// A request that has come in part and no further for this many milliseconds, while others wait for room, is given up.
+pub const INTAKE_PATIENCE: u64 = 5_000;
 /// Unread replies, bytes, above which a child's requests no longer run: it must read replies first.
 pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of requests still read from such a child. Clients write a whole pipeline before they read a reply; if the pipeline
@@ -38,6 +44,11 @@ pub const CHILD_TURN: i64 = 16 * 1024;
 pub const REQUEST_COST_MIN: i64 = 512;
 /// The same for all children together, between two polls of the sockets: a new child must not wait for all of it.
 pub const RUN_TURN: i64 = 1024 * 1024;
+/// Bytes of pushes given to children in one turn, each counted with what it costs to find a child and to write to it: 1,000
+/// listeners or so, so that a message to many thousands leaves room for others.
+pub const PUSH_TURN: i64 = 512 * 1024;
+/// Names of an UNSUBSCRIBE of nothing that are confirmed in one turn of a child.
+pub const LEAVE_STEP: usize = 512;
 /// Waiting children that have their turn even if the children read last have used that up.
 pub const RUN_LEAST: usize = 32;
 /// Children told in one step of what an event means for them: that their lane is lost, or their user. The simulation takes
@@ -73,6 +84,8 @@ pub const SLOW_MIN: u64 = 1000;
 pub const CANARY_PATIENCE: u32 = 1000;
 /// Unsent bytes of a lane above which its children have to wait. A single larger request is still accepted whole.
 pub const LANE_WINDOW: usize = 4 * 1024 * 1024;
+/// The same while more than half of `memory_max` is in use: each of many pools may have a lane that does not get on.
+pub const LANE_WINDOW_SHORT: usize = 64 * 1024;
 /// Upstream connections no lease may take, so that each kind of work can always go on: one for control and
 /// one shared lane (transactions), one more (sessions), one more (blocking commands).
 pub const PLACES_KEPT_FROM_TRANSACTIONS: usize = 2;

@@ -9,5 +9,6 @@ pub mod fork;
 pub mod key;
 pub mod limits;
 pub mod log_limit;
+pub mod outgoing;
 pub mod pipeline;
 pub mod seed;

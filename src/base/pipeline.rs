@@ -2,7 +2,7 @@
 //! every request without a reply. Offsets are absolute and only grow, so that no byte is written twice; each request begins
 //! where the one before it ends. Owns the arithmetic of what may have left; never what an entry means.
 
-use super::bytes::ByteQueue;
+use super::outgoing::{Fragment, Outgoing};
 use std::collections::VecDeque;
 
 /// Entries for which an empty pipeline keeps room.
@@ -26,7 +26,7 @@ pub struct Pipeline<T> {
     /// Oldest first.
     entries: VecDeque<T>,
     /// What has not been written.
-    bytes: ByteQueue,
+    bytes: Outgoing,
     /// Where the front request begins.
     start: u64,
     /// The front request is of a unit of which requests have been answered: it belongs to the connection that did.
@@ -35,14 +35,21 @@ pub struct Pipeline<T> {
 
 impl<T> Default for Pipeline<T> {
     fn default() -> Self {
-        Pipeline { entries: VecDeque::new(), bytes: ByteQueue::default(), start: 0, inside_unit: false }
+        Pipeline { entries: VecDeque::new(), bytes: Outgoing::default(), start: 0, inside_unit: false }
     }
 }
 
 impl<T: Entry> Pipeline<T> {
     /// Puts a whole request on. `make` is told where it ends.
+    #[inline]
     pub fn push(&mut self, request: &[u8], make: impl FnOnce(u64) -> T) {
         self.bytes.append(request);
+        self.entries.push_back(make(self.bytes.appended()));
+    }
+
+    /// The same of a request that lies in a fragment.
+    pub fn push_fragment(&mut self, request: Fragment, make: impl FnOnce(u64) -> T) {
+        self.bytes.append_fragment(request);
         self.entries.push_back(make(self.bytes.appended()));
     }
 
@@ -98,13 +105,13 @@ impl<T: Entry> Pipeline<T> {
     }
 
     /// The bytes that wait to be written. Their offsets are those of the requests.
-    pub fn bytes(&self) -> &ByteQueue {
+    pub fn bytes(&self) -> &Outgoing {
         &self.bytes
     }
 
-    /// Heap bytes held.
+    /// Heap bytes held, without those of fragments.
     pub fn footprint(&self) -> usize {
-        self.bytes.capacity() + self.entries.capacity() * size_of::<T>()
+        self.bytes.footprint() + self.entries.capacity() * size_of::<T>()
     }
 
     /// The socket has taken `count` bytes.
@@ -113,6 +120,7 @@ impl<T: Entry> Pipeline<T> {
     }
 
     /// Takes the entry that a complete reply belongs to. `None`: nobody asked, or the request has not left whole.
+    #[inline(always)]
     pub fn take_answered(&mut self) -> Option<T> {
         if self.front()?.end() > self.bytes.consumed() {
             return None;
@@ -123,6 +131,7 @@ impl<T: Entry> Pipeline<T> {
     }
 
     /// Takes the oldest entry, answered or not. The bytes of its request stay.
+    #[inline(always)]
     pub fn take_front(&mut self) -> Option<T> {
         let entry = self.entries.pop_front()?;
         self.start = entry.end();
@@ -138,7 +147,7 @@ impl<T: Entry> Pipeline<T> {
         let start = self.start;
         let entry = self.take_front()?;
         let len = (entry.end() - start) as usize;
-        let taken = take(entry, &self.bytes.as_slice()[..len]);
+        let taken = take(entry, &self.bytes.front()[..len]);
         self.bytes.consume(len);
         Some(taken)
     }
@@ -221,7 +230,7 @@ mod tests {
         pipeline.wrote(5);
         assert!(pipeline.has_written());
         assert_eq!(ends(&pipeline.take_written()), [4, 8]);
-        assert_eq!(pipeline.bytes().as_slice(), b"cccc", "the rest of b is dropped, c has never left");
+        assert_eq!(pipeline.bytes().front(), b"cccc", "the rest of b is dropped, c has never left");
         assert_eq!(pipeline.entries().len(), 1);
         assert!(!pipeline.has_written());
     }
@@ -232,7 +241,7 @@ mod tests {
         pipeline.wrote(1);
         assert_eq!(pipeline.end_of_written(), 12);
         assert_eq!(pipeline.take_written().len(), 3);
-        assert_eq!(pipeline.bytes().as_slice(), b"get");
+        assert_eq!(pipeline.bytes().front(), b"get");
     }
 
     #[test]
@@ -243,7 +252,7 @@ mod tests {
         pipeline.wrote(1);
         assert!(pipeline.take_answered().is_some(), "MULTI is answered while the rest of the unit is here");
         assert_eq!(pipeline.take_written().len(), 2, "SET and EXEC mean nothing without it");
-        assert_eq!(pipeline.bytes().as_slice(), b"get");
+        assert_eq!(pipeline.bytes().front(), b"get");
         assert!(pipeline.take_written().is_empty(), "GET belongs to the next connection");
     }
 
@@ -251,7 +260,7 @@ mod tests {
     fn nothing_written_means_nothing_lost() {
         let mut pipeline = pipeline(&[(b"aaaa", false)]);
         assert!(pipeline.take_written().is_empty());
-        assert_eq!(pipeline.bytes().as_slice(), b"aaaa");
+        assert_eq!(pipeline.bytes().front(), b"aaaa");
         pipeline.wrote(4);
         assert_eq!(pipeline.take_answered(), Some(TestEntry(4, false)));
         assert_eq!(pipeline.take_answered(), None);
@@ -267,7 +276,7 @@ mod tests {
         let taken = pipeline.take_unwritten(|entry, bytes| (entry, bytes.to_vec()));
         assert_eq!(taken, Some((TestEntry(6, false), b"bb".to_vec())));
         assert_eq!(
-            (pipeline.bytes().as_slice(), pipeline.bytes().consumed(), pipeline.bytes().appended()),
+            (pipeline.bytes().front(), pipeline.bytes().consumed(), pipeline.bytes().appended()),
             (&b"c"[..], 6, 7)
         );
         assert_eq!(ends(&pipeline.take_all()), [7]);
@@ -286,7 +295,7 @@ mod tests {
         assert!(!pipeline.has_written());
         assert!(pipeline.take_written().is_empty());
         assert_eq!(
-            pipeline.bytes().as_slice(),
+            pipeline.bytes().front(),
             b"aa",
             "the rest of the greeting is of no use to another connection"
         );

@@ -431,7 +431,7 @@ impl Mux {
         let Some(channel) = self.channels.get_mut(key) else { return &[] };
         let requests = &self.requests;
         self.waiting_bytes -= channel.refill(|request| requests.get(request).is_some());
-        channel.out.bytes().as_slice()
+        channel.out.bytes().front()
     }
 
     /// Where this user may not MULTI, transactions get that answer here: see [`Step::Multi`].

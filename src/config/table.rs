@@ -250,7 +250,8 @@ settings! {
     subscriber_output_soft: usize = "8MiB", Bytes(0, 64 * GIB), RELOAD;
     /// How long a subscriber may stay above subscriber_output_soft.
     subscriber_output_soft_time: u64 = "60000", Milliseconds(0, DAY), RELOAD;
-    /// Bytes of all buffers together; at the cap the child that uses most is closed and named in the log.
+    /// Bytes of all buffers together; at the cap the child that uses most is closed and named in the log. Requests that
+    /// have been read in part hold half of it at most.
     memory_max: usize = "1GiB", Bytes(MIB, 1024 * GIB), RELOAD;
     /// A child without requests for this long is closed; 0: never.
     idle_child_timeout: u64 = "0", Milliseconds(0, MONTH), RELOAD;

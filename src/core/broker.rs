@@ -2,10 +2,9 @@
 //! simulation) tells it what arrived and what time it is, then flushes what is dirty and carries out the
 //! actions. Finds the child or lane that an event is about, once, and hands it on; does no I/O and reads no clock.
 
-use crate::base::bytes::ByteQueue;
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::command::Local;
+use crate::base::outgoing::Outgoing;
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::child::children::Children;
@@ -16,7 +15,8 @@ use crate::core::child::{Child, ChildKind};
 use crate::core::counters::Counters;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::memory::Trim;
-use crate::core::request::run::Roster;
+use crate::core::request::flow::Roster;
+use crate::core::request::run::ForBroker;
 use crate::core::shared::Shared;
 use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
@@ -93,7 +93,8 @@ impl Broker {
     pub fn timeout(&self) -> Option<Millis> {
         let env = &self.shared.env;
         let connections = &self.shared.connections;
-        if env.has_deferred() || connections.is_changed() || connections.is_any_unread() {
+        let delivering = self.shared.hubs.is_delivering();
+        if env.has_deferred() || connections.is_changed() || connections.is_any_unread() || delivering {
             return Some(0);
         }
         env.timers.next_at().map(|at| at.saturating_sub(env.now))
@@ -102,10 +103,12 @@ impl Broker {
     /// Whether anything was left that `run` or the driver has to do.
     pub fn has_work(&self) -> bool {
         let env = &self.shared.env;
-        let due = env.timers.has_due(env.now);
-        due || env.has_deferred()
-            || self.shared.connections.is_any_unread()
-            || self.shared.connections.is_changed()
+        let connections = &self.shared.connections;
+        env.timers.has_due(env.now)
+            || env.has_deferred()
+            || connections.is_any_unread()
+            || connections.is_changed()
+            || self.shared.hubs.is_delivering()
             || !env.actions.is_empty()
     }
 
@@ -135,7 +138,7 @@ impl Broker {
             self.deliver_notices();
             return true;
         }
-        self.enforce_memory()
+        self.go_on_delivering() || self.enforce_memory()
     }
 
     /// The turn of the next child in line, or of the sweep under way: by turns, where there are both.
@@ -178,7 +181,7 @@ impl Broker {
     pub fn child_input(&mut self, key: ChildKey, bytes: &[u8]) {
         // What the driver has read of one that was closed in the same turn is of no interest.
         let Some(child) = self.children.get_mut(key).filter(|child| !child.is_finished()) else { return };
-        if child.hear(self.shared.env.now) {
+        if child.hear(bytes.len(), self.shared.env.now) {
             self.run_child(key, bytes);
         } else {
             // One that stands in line has its turn when that comes.
@@ -210,15 +213,16 @@ impl Broker {
         }
     }
 
-    /// Goes on with a run that has come to CLIENT LIST, KILL or UNBLOCK.
-    fn run_roster(&mut self, key: ChildKey, asked: Roster, frames: &mut Frames<'_, Scanner>) {
+    /// Goes on with a run that has come to a request about other children.
+    fn run_roster(&mut self, key: ChildKey, asked: ForBroker, frames: &mut Frames<'_, Scanner>) {
         let mut asked = Some(asked);
-        while let Some((local, len)) = asked {
+        while let Some((roster, len)) = asked {
             let request = frames.request();
-            let flow = match local {
-                Local::ClientKill => self.kill(key, &request),
-                Local::ClientUnblock => self.unblock(key, &request),
-                _ => self.list(key, &request),
+            let flow = match roster {
+                Roster::Kill => self.kill(key, &request),
+                Roster::Unblock => self.unblock(key, &request),
+                Roster::List => self.list(key, &request),
+                Roster::Exec => self.fill_in(key),
             };
             let Some(child) = self.children.known_mut(key) else { return };
             asked = self.shared.go_on(child, frames, flow, len);
@@ -251,7 +255,7 @@ impl Broker {
     }
 
     /// The driver's handle and the bytes on their way to a child.
-    pub fn child_output(&mut self, key: ChildKey) -> Option<(usize, &mut ByteQueue)> {
+    pub fn child_output(&mut self, key: ChildKey) -> Option<(usize, &mut Outgoing)> {
         let child = self.children.get_mut(key)?;
         Some((child.link(), child.outbox_mut().take()))
     }
@@ -268,6 +272,7 @@ impl Broker {
         let Some(mut child) = self.children.remove(key) else { return };
         self.shared.leave_line(&mut child);
         self.shared.drop_topics(&mut child);
+        self.shared.release_claim(&mut child);
         self.shared.env.memory -= child.footprint();
         self.shared.users.leave(child.user(), self.shared.env.now);
         self.shared.env.actions.push(Action::CloseChild { link: child.link() });
@@ -303,6 +308,11 @@ impl Broker {
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
     pub fn wants_read(&self, key: ChildKey) -> bool {
         self.children.get(key).is_some_and(Child::wants_read)
+    }
+
+    /// Whether the driver may read from this lane now. If not, it asks again in the next turn.
+    pub fn wants_lane_read(&self, key: LaneKey) -> bool {
+        !self.shared.hubs.is_delivering_of(key) && !self.shared.connections.has_unread(key)
     }
 
     /// Whether bytes of this child could be of use at all, however much it has to run.
@@ -353,30 +363,29 @@ impl Broker {
         self.trim.take_due()
     }
 
-    /// Over `memory_max` the largest offender is closed and named, until the rest fits. Never in the middle
-    /// of an event: whoever is being served keeps what it stands on.
+    /// Over `memory_max` the child that holds most is closed and named, until the rest fits. Lanes are not touched: what
+    /// stands there is of many children, and has its own bounds. Never in the middle of an event: whoever is being served
+    /// keeps what it stands on.
     pub(crate) fn enforce_memory(&mut self) -> bool {
         let mut worked = false;
-        self.trim.rise(self.shared.env.memory + self.children.own_bytes());
-        while self.shared.env.memory > self.shared.env.settings.memory_max {
-            let before = self.shared.env.memory;
-            let held = self.children.iter().map(|(key, child)| (child.footprint(), Some(key)));
-            let (held, child) = held.max_by_key(|(held, _)| *held).unwrap_or_default();
-            let lane = self.shared.connections.lanes().max_by_key(|(_, lane)| lane.footprint());
-            if let Some((key, _)) = lane.filter(|(_, lane)| lane.footprint() > held) {
-                self.shared.empty_lane(key, "memory_max reached");
-                self.deliver_all_notices();
-                if self.shared.env.memory < before {
-                    worked = true;
-                    continue;
-                }
-            }
-            let Some(key) = child.filter(|_| held > 0) else { break };
+        let (held, max) = (self.shared.env.held(), self.shared.env.settings.memory_max);
+        self.trim.rise(held + self.children.own_bytes());
+        self.shared.connections.set_window(if held < max / 2 {
+            limits::LANE_WINDOW
+        } else {
+            limits::LANE_WINDOW_SHORT
+        });
+        while self.shared.env.held() > max {
+            let held = self.children.iter().map(|(key, child)| (child.holds_bytes(), key));
+            let Some((held_bytes, key)) = held.max_by_key(|(held, _)| *held).filter(|(held, _)| *held > 0)
+            else {
+                break;
+            };
             let told = self.children.get_mut(key).is_some_and(|child| self.shared.give_up_requests(child));
             self.deliver_all_notices();
             if !told {
                 if let Some(child) = self.children.get(key) {
-                    CloseReason::MemoryMax { held_bytes: held }.log(child);
+                    CloseReason::MemoryMax { held_bytes }.log(child);
                 }
                 self.remove_child(key);
             }

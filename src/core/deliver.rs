@@ -5,6 +5,7 @@ use crate::base::limits;
 use crate::core::broker::Broker;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
+use crate::core::child::outbox::Frame;
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::encode;
@@ -42,7 +43,7 @@ impl Broker {
                 let (mut reply, count) = (Vec::new(), slots.len());
                 encode::error(&mut reply, failure.line());
                 for slot in slots.by_ref().take(left).filter(|slot| !slot.kind.is_own()) {
-                    self.settle(lane, slot, &reply, Some(&failure));
+                    self.settle(lane, slot, Frame::of(&reply), Some(&failure));
                 }
                 if !slots.as_slice().is_empty() {
                     self.shared.env.put_back(Notice::Failed { lane, slots, failure });
@@ -64,8 +65,10 @@ impl Broker {
         let found = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
         let Some(child) = found else {
             // Somebody else gets the lease. All else was about what has gone with it.
-            if let ChildNotice::Lent(lease) = told {
-                shared.abandon_lease(lease.lane);
+            match told {
+                ChildNotice::Lent(lease) => shared.abandon_lease(lease.lane),
+                ChildNotice::Admitted { ticket, more } => shared.admitted_in_vain(ticket, more),
+                _ => {}
             }
             return;
         };
@@ -93,6 +96,7 @@ impl Broker {
                     own.join_refused(fence, frame);
                 }
             }
+            ChildNotice::Admitted { ticket, more } => shared.admitted(child, ticket, more),
             ChildNotice::Finish => shared.finish(child),
         }
     }

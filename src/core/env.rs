@@ -4,6 +4,7 @@
 use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::base::outgoing::{Fragment, Ledger};
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::counters::Counters;
@@ -29,8 +30,11 @@ pub(crate) struct Env {
     pub(crate) runnable: VecDeque<ChildKey>,
     pub(crate) dirty_children: Vec<ChildKey>,
     pub(crate) resumed: Vec<ChildKey>,
-    /// Heap bytes held by all children and lanes.
+    /// Heap bytes held by all children and lanes, but for what stands in fragments.
     pub(crate) memory: usize,
+    pub(crate) fragments: Ledger,
+    /// The request at hand, or the block of a transaction, if it is long: whatever takes a long part of it shares it.
+    pub(crate) request: Option<Fragment>,
     pub(crate) draining: bool,
     /// What children had sent when the drain began has been read: each ends once that is run.
     pub(crate) dismissing: bool,
@@ -53,6 +57,8 @@ impl Env {
             dirty_children: Vec::new(),
             resumed: Vec::new(),
             memory: 0,
+            fragments: Ledger::default(),
+            request: None,
             draining: false,
             dismissing: false,
         }
@@ -64,6 +70,18 @@ impl Env {
         let max = self.settings.reconnect_backoff_max.max(1);
         let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
         base - self.rng.u64(0..=base / 2)
+    }
+
+    /// The part of the request at hand that these bytes are, if they are long enough not to be copied.
+    #[inline]
+    pub(crate) fn long_part(&self, bytes: &[u8]) -> Option<Fragment> {
+        let request = self.request.as_ref().filter(|_| bytes.len() >= limits::FRAGMENT_MIN)?;
+        request.part_at(bytes)
+    }
+
+    /// Heap bytes of all queues.
+    pub(crate) fn held(&self) -> usize {
+        self.memory + self.fragments.held()
     }
 
     /// Has other children told, once the event at hand is done with its own.
@@ -105,6 +123,8 @@ pub(crate) struct Turn {
     pub(crate) least: usize,
     /// The last to have its turn was a sweep, so it is a child's.
     pub(crate) swept: bool,
+    /// Bytes of pushes, or what counts for as many, that may still be given to children in this turn.
+    pub(crate) pushes: i64,
     /// What the child at hand had to spend when its turn began.
     pub(crate) credit: i64,
     /// Finds the requests of all children, except where a child's last request is incomplete.
@@ -114,6 +134,7 @@ pub(crate) struct Turn {
 impl Turn {
     pub(crate) fn begin(&mut self) {
         (self.budget, self.least) = (limits::RUN_TURN, limits::RUN_LEAST);
+        self.pushes = limits::PUSH_TURN;
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -137,6 +137,7 @@ impl Broker {
         self.shared.close_idle_lanes();
         self.shared.replace_old_lanes();
         self.shared.env.sweeps.begin(Sweep::Timeouts);
+        self.close_standing_still();
         self.shared.end_abandoned_users();
         self.shared.ask_default_again();
         self.shared.keep_leases_warm();
@@ -147,7 +148,7 @@ impl Broker {
             self.shared.env.timers.shrink();
             self.children.shrink();
         }
-        let held = self.shared.env.memory + self.children.own_bytes();
+        let held = self.shared.env.held() + self.children.own_bytes();
         self.trim.check(held, self.shared.env.now);
         let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
         self.shared.env.timers.arm(self.shared.env.now + self.shared.janitor_period(period), Timer::Janitor);

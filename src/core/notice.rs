@@ -35,6 +35,8 @@ pub(crate) enum ChildNotice {
     Answer(Option<Answer>),
     /// It has come to the head of a lease queue.
     Lent(HeldLease),
+    /// There is room for so many more bytes of its request; it holds this ticket.
+    Admitted { ticket: u64, more: usize },
     /// A reply that was overdue will not come any more.
     Overdue,
     /// A reply is overdue, and it is about to be told so.

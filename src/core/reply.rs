@@ -3,15 +3,16 @@
 
 use crate::base::failure::Failure;
 use crate::base::limits;
-use crate::command::{Local, texts};
+use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::{Hold, Wait};
+use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
-use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::keys::LaneKey;
 use crate::core::lease::state::LeaseState;
 use crate::core::questions::control::Needed;
 use crate::core::shared::Shared;
@@ -26,20 +27,19 @@ impl Broker {
         self.take_replies(key, bytes, if subscriber { limits::PUSHES_STEP } else { limits::REPLIES_STEP });
     }
 
-    /// Whether replies of the lane have been read that are not taken.
-    pub fn has_unread_replies(&self, key: LaneKey) -> bool {
-        self.shared.connections.has_unread(key)
-    }
-
     /// Takes replies that were left, and those in `bytes`, so many of them.
     pub(crate) fn take_replies(&mut self, key: LaneKey, bytes: &[u8], mut left: usize) {
         let now = self.shared.env.now;
         // The driver may not have heard yet that the connection was given up.
         let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
         self.shared.work.heard(now);
-        while left > 0
+        let is_large = self.shared.connections.input_of(key).is_some_and(|lane| lane.is_in_large());
+        let mut goes_on = !is_large || self.take_part(key, &mut frames);
+        while goes_on
+            && left > 0
             && !frames.rest().is_empty()
             && let Some(lane) = self.shared.connections.input_of(key)
+            && !(lane.role() == LaneRole::Subscriber && self.shared.hubs.is_delivering_of(key))
         {
             #[cfg(feature = "sabotage")]
             if self.sabotaged && self.shared.env.rng.u8(..) == 0 {
@@ -48,26 +48,33 @@ impl Broker {
             match frames.next_reply() {
                 Some(Ok((frame, kind))) if lane.is_reply(kind) => {
                     let answered = lane.take_answered(now);
-                    self.take_reply(key, answered, frame);
+                    self.take_reply(key, answered, Frame::of(frame));
                 }
-                Some(Ok((frame, kind))) => self.take_frame(key, frame, kind),
+                Some(Ok((frame, kind))) if frame.len() < limits::FRAGMENT_MIN => {
+                    self.take_frame(key, Frame::of(frame), kind);
+                }
+                Some(Ok((frame, kind))) => {
+                    let len = frame.len();
+                    let fragment = frames.last_as_fragment(len, &self.shared.env.fragments);
+                    self.take_frame(key, Frame::shared(&fragment), kind);
+                }
                 Some(Err(why)) => self.shared.desync(key, why),
-                None => break,
+                None => goes_on = self.take_large(key, &mut frames),
             }
             self.deliver_notices();
             left -= 1;
         }
-        if left == 0 && !frames.rest().is_empty() {
+        if left == 0 && goes_on && !frames.rest().is_empty() {
             self.shared.connections.note_unread(key);
         }
         self.shared.connections.end_input(&mut self.shared.env, key, frames);
         self.deliver_notices();
     }
 
-    fn take_frame(&mut self, key: LaneKey, frame: &[u8], kind: u8) {
+    fn take_frame(&mut self, key: LaneKey, frame: Frame<'_>, kind: u8) {
         let Some(lane) = self.shared.connections.known(key) else { return };
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
-            return self.shared.greeted(key, frame);
+            return self.shared.greeted(key, frame.bytes());
         }
         if lane.role() == LaneRole::Subscriber {
             if let Err(why) = self.hub_said(key, frame, kind) {
@@ -83,8 +90,10 @@ impl Broker {
             return;
         }
         let now = self.shared.env.now;
-        if self.is_push(key, kind, frame) {
-            if !self.shared.connections.withhold_push(key, frame, now) && !self.push_arrived(key, frame) {
+        if self.is_push(key, kind, frame.bytes()) {
+            if !self.shared.connections.withhold_push(key, frame.bytes(), now)
+                && !self.push_arrived(key, frame)
+            {
                 self.shared.desync(key, "a push on a lane that cannot have one");
             }
             return;
@@ -93,7 +102,8 @@ impl Broker {
         self.take_reply(key, answered, frame);
     }
 
-    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
+    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, whole: Frame<'_>) {
+        let frame = whole.bytes();
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
@@ -116,15 +126,21 @@ impl Broker {
                 self.shared.withhold(key, slot, frame);
                 self.shared.desync(key, "a reply that its command cannot have");
             }
-            _ => self.settle(key, slot, frame, None),
+            _ => self.settle(key, slot, whole, None),
         }
+        if role == LaneRole::Control && slot.kind == SlotKind::Relay {
+            self.shared.kill_answered(frame);
+        }
+        self.reply_taken(key, role, is_yielding);
+    }
+
+    /// What follows every reply for its lane.
+    #[inline]
+    pub(crate) fn reply_taken(&mut self, key: LaneKey, role: LaneRole, is_yielding: bool) {
         if is_yielding {
             self.shared.connections.finish_yield(&mut self.shared.env, key);
         }
         if role == LaneRole::Control {
-            if slot.kind == SlotKind::Relay {
-                self.shared.kill_answered(frame);
-            }
             self.shared.leave_if_answered();
         }
     }
@@ -138,7 +154,7 @@ impl Broker {
             return self.shared.desync(key, "a reply nobody asked for");
         };
         let text = String::from_utf8_lossy(&frame[1..]).trim_end().to_owned();
-        self.settle(key, slot, frame, None);
+        self.settle(key, slot, Frame::of(frame), None);
         if let Some(child) = self.children.get_mut(slot.child) {
             CloseReason::RequestRefused(&text).log(child);
             self.shared.finish(child);
@@ -148,52 +164,20 @@ impl Broker {
     }
 
     /// Completes one slot with its reply, or with the error of a failure.
-    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: &[u8], failure: Option<&Failure>) {
+    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: Frame<'_>, failure: Option<&Failure>) {
         if slot.kind == SlotKind::Wait {
             self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
         match self.children.get_mut(slot.child) {
             Some(child) => {
                 if let Some(after) = self.shared.settle(child, lane, slot, frame, failure) {
-                    self.fill_in_exec(slot.child, frame, &after);
+                    self.shared.begin_filling(child, frame, after);
                 }
             }
             // What was told to be overdue has been counted then.
             None if slot.is_timed_out() => {}
             None => self.shared.env.counters.orphaned_replies += 1,
         }
-    }
-
-    /// Fills into the reply to an EXEC what the broker answers itself, in the order of the commands.
-    fn fill_in_exec(&mut self, key: ChildKey, frame: &[u8], after: &AfterExec) {
-        let (mut patched, mut copied, mut said) = (Vec::with_capacity(frame.len()), 0, 0);
-        // The list is in the order of the elements, so each is met in one pass over the reply.
-        let mut locals = after.local().iter().peekable();
-        for (index, range) in reply::elements(frame).enumerate() {
-            let Some((_, local)) = locals.next_if(|(element, _)| *element as usize == index) else {
-                continue;
-            };
-            let argv: Vec<&[u8]> = local.argv.iter().map(Vec::as_slice).collect();
-            let reply = match self.children.known_mut(key) {
-                Some(_) if local.command == Local::ClientList => self.roster(key, &argv),
-                Some(child) => self.shared.local_reply(child, local.command, &argv),
-                None => return,
-            };
-            said += reply.len();
-            if said > self.shared.env.settings.child_output_max {
-                break;
-            }
-            patched.extend_from_slice(&frame[copied..range.start]);
-            patched.extend_from_slice(&reply);
-            copied = range.end;
-        }
-        patched.extend_from_slice(&frame[copied..]);
-        let Some(child) = self.children.known_mut(key) else { return };
-        if said > self.shared.env.settings.child_output_max {
-            return self.shared.close_full(child);
-        }
-        self.shared.deliver(child, &patched);
-        self.shared.finish_settling(child);
     }
 }
 
@@ -212,10 +196,10 @@ impl Shared {
         child: &mut Child,
         lane: LaneKey,
         slot: Slot,
-        frame: &[u8],
+        whole: Frame<'_>,
         failure: Option<&Failure>,
     ) -> Option<AfterExec> {
-        let real = failure.is_none();
+        let (real, frame) = (failure.is_none(), whole.bytes());
         if child.state() == ChildState::Closed {
             return None;
         }
@@ -228,13 +212,19 @@ impl Shared {
             self.note_write(child, lane, frame, failure);
         }
         child.sent_mut().end();
+        if !real && child.outbox().has_begun() {
+            // It has a part of the reply, and the rest will not come.
+            CloseReason::ReplyCutShort.log(child);
+            self.close(child);
+            return None;
+        }
         if child.outbox().output().len() >= self.env.settings.child_output_max {
             self.close_full(child);
             return None;
         }
         if slot.kind == SlotKind::Relay {
             child.sent_mut().weigh(slot.command, frame.len());
-            child.outbox_mut().deliver(frame, &mut self.env.spares);
+            child.outbox_mut().deliver(whole, &mut self.env.spares);
         } else {
             if real {
                 self.lease_replied(child, lane, slot.kind, frame);
@@ -242,33 +232,34 @@ impl Shared {
                 self.transaction_lost(child, lane);
             }
             if slot.kind == SlotKind::Exec {
-                if let Some(after) = self.settle_exec(child, slot, frame, real) {
+                if let Some(after) = self.settle_exec(child, slot, whole, real) {
                     return Some(after);
                 }
             } else {
-                self.settle_special(child, lane, slot, frame, real);
+                self.settle_special(child, lane, slot, whole, real);
             }
         }
         self.finish_settling(child);
         None
     }
 
-    fn finish_settling(&mut self, child: &mut Child) {
+    pub(crate) fn finish_settling(&mut self, child: &mut Child) {
         self.mark_child(child);
         self.after_reply(child);
     }
 
     /// Closes a child that has more replies to take than it may leave unread.
-    fn close_full(&mut self, child: &mut Child) {
+    pub(crate) fn close_full(&mut self, child: &mut Child) {
         CloseReason::OutputMax("child_output_max").log(child);
         self.close(child);
     }
 
-    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
+    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, whole: Frame<'_>, real: bool) {
+        let frame = whole.bytes();
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
             SlotKind::Look => self.looked(child, frame, real),
-            SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
+            SlotKind::Blocking => self.settle_blocking(child, lane, whole, real),
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
                 encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
@@ -293,7 +284,7 @@ impl Shared {
             SlotKind::Subscribe => {
                 // Empty when it was confirmed; else an error.
                 if !child.session().is_muted() {
-                    child.outbox_mut().push(frame, 3, &mut self.env.spares);
+                    child.outbox_mut().answer(whole, &mut self.env.spares);
                 }
                 if let Some(subscriptions) = child.subscriptions_mut() {
                     subscriptions.change_is_over();
@@ -310,17 +301,24 @@ impl Shared {
                 self.deliver(child, &patched);
             }
             SlotKind::Housekeeping => self.proto_switched(child, lane, frame, real),
-            _ => self.deliver(child, frame),
+            _ => child.outbox_mut().deliver(whole, &mut self.env.spares),
         }
     }
 
     pub(crate) fn deliver(&mut self, child: &mut Child, frame: &[u8]) {
-        child.outbox_mut().deliver(frame, &mut self.env.spares);
+        child.outbox_mut().deliver(Frame::of(frame), &mut self.env.spares);
     }
 
     /// EXEC: says why it aborted where Redis said so earlier, and carries out what the transaction changed about the
     /// session. Returns what the broker still has to fill in.
-    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
+    fn settle_exec(
+        &mut self,
+        child: &mut Child,
+        slot: Slot,
+        whole: Frame<'_>,
+        real: bool,
+    ) -> Option<AfterExec> {
+        let frame = whole.bytes();
         let after = child.session_mut().transaction.exec_answered();
         child.sent_mut().weigh(slot.command, frame.len());
         let has_aborted = real && reply::error_code(frame) == Some(b"EXECABORT");
@@ -334,19 +332,19 @@ impl Shared {
         if executed && let Some(db) = after.selected_db(frame) {
             child.session_mut().db = db;
         }
-        if executed && !after.local().is_empty() {
+        if executed && after.has_local() {
             return Some(after);
         }
-        self.deliver(child, frame);
+        child.outbox_mut().deliver(whole, &mut self.env.spares);
         None
     }
 
     /// A blocking command is done, or was taken back: then its child stands in line again, in its old
     /// place, and is told nothing.
-    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8], real: bool) {
+    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, whole: Frame<'_>, real: bool) {
         let lease = self.connections.find(lane).and_then(|lane| lane.lease());
         let taken = lease.is_some_and(LeaseState::is_taken_back);
-        if real && taken && reply::is_null(frame) {
+        if real && taken && reply::is_null(whole.bytes()) {
             self.end_lease(child);
             child.outbox_mut().retract();
             let over = |wait: &&mut Wait| wait.expires.is_some_and(|expires| expires <= self.env.now);
@@ -357,7 +355,7 @@ impl Shared {
             wait.had_lease = true;
             return self.look_without_lease(child);
         }
-        self.deliver(child, frame);
+        child.outbox_mut().deliver(whole, &mut self.env.spares);
         if real {
             self.end_lease(child);
         }

@@ -6,6 +6,7 @@ use crate::base::clock::Millis;
 use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
 use crate::core::env::{Env, Turn};
+use crate::core::intake::Intake;
 use crate::core::lease::leases::Leases;
 use crate::core::pubsub::hubs::Hubs;
 use crate::core::questions::commands::Commands;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) users: Users,
     pub(crate) leases: Leases,
     pub(crate) hubs: Hubs,
+    pub(crate) intake: Intake,
     pub(crate) work: Work,
 }
 
@@ -43,6 +45,7 @@ impl Shared {
             probe: Probe::default(),
             leases: Leases::default(),
             hubs: Hubs::default(),
+            intake: Intake::default(),
             work: Work::default(),
         }
     }

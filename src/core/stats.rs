@@ -48,6 +48,6 @@ impl Broker {
 
     /// Heap bytes of all queues.
     pub fn memory(&self) -> usize {
-        self.shared.env.memory
+        self.shared.env.held()
     }
 }

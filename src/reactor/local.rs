@@ -84,15 +84,21 @@ impl Loop {
         count
     }
 
-    /// Passes the queued output to `take`, if there is any, and drops as many bytes from its front as `take` returns. The
-    /// rest stays; only further output makes another `Readable`.
-    pub fn local_read(&mut self, local: LocalKey, take: impl FnOnce(&[u8]) -> usize) {
+    /// Passes the queued output to `take`, if there is any, stretch by stretch, and drops as many bytes from its front as
+    /// `take` returns. Where that is less than it was given, the rest stays; only further output makes another `Readable`.
+    pub fn local_read(&mut self, local: LocalKey, mut take: impl FnMut(&[u8]) -> usize) {
         let Some(entry) = alive(&mut self.locals, local) else { return };
         let child = entry.child;
         let output = self.core.child_output(child).map(|(_, output)| output);
         let Some(output) = output.filter(|output| !output.is_empty()) else { return };
-        let taken = take(output.as_slice()).min(output.len());
-        output.consume(taken);
+        while !output.is_empty() {
+            let given = output.front().len();
+            let taken = take(output.front()).min(given);
+            output.consume(taken);
+            if taken < given {
+                break;
+            }
+        }
         self.core.child_flushed(child);
         if self.core.has_work() {
             self.wake();

@@ -197,7 +197,7 @@ impl Loop {
             }
         }
         if let Owner::Lane(lane) = owner
-            && self.core.has_unread_replies(lane)
+            && !self.core.wants_lane_read(lane)
         {
             return self.list(key);
         }
@@ -437,7 +437,7 @@ impl Loop {
             output.consume(output.len());
         }
         loop {
-            match link.conn.flush_some(self.poll.registry(), output.as_slice(), &mut left) {
+            match link.conn.flush_some(self.poll.registry(), output.front(), &mut left) {
                 Ok(Flush::Wrote(count)) => output.consume(count),
                 Ok(Flush::Done) => break,
                 Ok(Flush::TurnOver) => {

@@ -17,6 +17,8 @@ const UNAUTHENTICATED_ARGS: i64 = 10;
 const UNAUTHENTICATED_BULK: i64 = 16 * 1024;
 /// Argument ranges kept from one request to the next, and most that are reserved because a child announces them.
 const ARGS_KEPT: usize = 256;
+/// Bytes of the shortest argument.
+const ARG_MIN: usize = "$0\r\n\r\n".len();
 /// Bytes of scratch kept from one rewritten request to the next.
 const SCRATCH_KEPT: usize = 4096;
 
@@ -148,6 +150,8 @@ enum Stage {
     Header,
     /// In an argument of this many bytes.
     Body(usize),
+    /// In an argument of a request that is skipped; so many bytes of it are missing, its end included.
+    Skipped(usize),
     /// Behind an argument.
     Done {
         len: usize,
@@ -244,6 +248,49 @@ impl Scanner {
             Stage::Done { len, .. } => Request::new(bytes.get(..len).unwrap_or_default(), &self.args),
             _ => Request::new(&[], &[]),
         }
+    }
+
+    /// Whether the request just found stands here in another form than it was sent.
+    pub fn is_rewritten(&self) -> bool {
+        matches!(self.stage, Stage::Done { rewritten: true, .. })
+    }
+
+    /// The least length of the request that has begun: what was last found to be missing, and the shortest arguments
+    /// behind that.
+    pub fn announced(&self, at_least: usize) -> usize {
+        at_least.max(self.pos.saturating_add(self.args_left.saturating_mul(ARG_MIN)))
+    }
+
+    /// Passes over the request at the start of `bytes`, which is not to be kept, from now on until its end. Returns how many
+    /// bytes can be dropped, and whether they are the last of it; the others are given again, with more behind them. Begins
+    /// after a [`Scan::NeedMore`], once the number of arguments is known.
+    pub fn skip(&mut self, bytes: &[u8], authenticated: bool) -> Result<(usize, bool), ProtocolError> {
+        while self.args_left > 0 {
+            match self.stage {
+                Stage::Body(len) => self.stage = Stage::Skipped(len + 2),
+                Stage::Skipped(missing) => {
+                    let len = (bytes.len() - self.pos).min(missing);
+                    if len < missing {
+                        self.enter(Stage::Skipped(missing - len), self.pos + len);
+                        break;
+                    }
+                    self.args_left -= 1;
+                    self.enter(Stage::Header, self.pos + len);
+                }
+                _ => match self.line(bytes, ProtocolError::BulkLineTooBig) {
+                    Ok(HeaderLine { value, end, .. }) => {
+                        let len = bulk_len(bytes[self.pos], value, authenticated)?;
+                        self.enter(Stage::Body(len), end);
+                    }
+                    Err(Scan::Error(error)) => return Err(error),
+                    Err(_) => break,
+                },
+            }
+        }
+        let len = std::mem::take(&mut self.pos);
+        self.searched = self.searched.saturating_sub(len);
+        (self.args, self.odd) = (Vec::new(), false);
+        Ok((len, self.args_left == 0))
     }
 
     /// Drops the frame: the next scan starts another. Keeps enough capacity for usual requests.
@@ -524,6 +571,45 @@ mod tests {
 
     fn scan(bytes: &[u8]) -> Scan {
         Scanner::default().scan(bytes, &LIMITS)
+    }
+
+    /// A request is passed over like it would have been read, however it is cut, and the next one is found behind it.
+    #[test]
+    fn what_is_skipped_ends_where_it_would_have() {
+        let long = b"*3\r\n$3\r\nSET\r\n$13\r\n\r\n$1\r\nx\r\n*1\r\n\r\n$0\r\n\r\n";
+        let sent = [&long[..], b"*1\r\n$4\r\nPING\r\n"].concat();
+        for first in b"*3\r\n".len()..long.len() {
+            for size in 1..=sent.len() {
+                let (mut scanner, mut held) = (Scanner::default(), sent[..first].to_vec());
+                assert!(matches!(scanner.scan(&held, &LIMITS), Scan::NeedMore { .. }));
+                let mut pieces = sent[first..].chunks(size);
+                loop {
+                    let (len, is_last) = scanner.skip(&held, true).expect("a request");
+                    held.drain(..len);
+                    if is_last {
+                        break;
+                    }
+                    assert!(held.len() < 8, "next to nothing is kept: {}", held.escape_ascii());
+                    held.extend_from_slice(pieces.next().expect("it ends before the bytes do"));
+                }
+                scanner.reset();
+                held.extend(pieces.flatten());
+                assert_eq!(scanner.scan(&held, &LIMITS), Scan::Frame { len: 14 }, "{first} and {size}");
+                assert_eq!(scanner.request(&held).arg(0), b"PING");
+            }
+        }
+        let mut scanner = Scanner::default();
+        scanner.scan(b"*2\r\n$1\r\n", &LIMITS);
+        assert_eq!(scanner.skip(b"*2\r\n$1\r\nx\r\n:1\r\n", true), Err(ProtocolError::ExpectedBulk(b':')));
+    }
+
+    #[test]
+    fn missing_arguments_are_announced_at_their_least() {
+        let mut scanner = Scanner::default();
+        let found = scanner.scan(b"*1000\r\n$100\r\n", &LIMITS);
+        assert_eq!(found, Scan::NeedMore { at_least: 7 + 6 + 102 });
+        assert_eq!(scanner.announced(115), 13 + 6 * 1000);
+        assert_eq!(scanner.announced(1 << 20), 1 << 20);
     }
 
     #[track_caller]

@@ -1,9 +1,11 @@
 //! One connection's input: the bytes of frames that are not complete, and where their scanner stands. Owns both between
 //! reads; never what a frame means, nor what becomes of a connection whose bytes are none.
 
-use super::{FrameLimits, FrameScanner, ReplyScan, ReplyScanner, Request, Scan, Scanner};
+use super::reply::Part;
+use super::{FrameLimits, FrameScanner, ProtocolError, ReplyScan, ReplyScanner, Request, Scan, Scanner};
 use crate::base::bytes::{ByteQueue, Spares};
 use crate::base::limits::READ_TURN;
+use crate::base::outgoing::{Fragment, Ledger};
 
 /// The scanner that all inboxes of one owner share. It is with one of them at a time, from [`Inbox::begin`] to
 /// [`Inbox::end`], and stays with one if it stands inside a frame there.
@@ -71,24 +73,27 @@ impl<S: FrameScanner> Inbox<S> {
             kept.append(fresh);
         }
         let scanner = self.scanner.take().or_else(|| shared.take()).unwrap_or_default();
-        Frames { kept, fresh, scanner, used: 0, needed: 0 }
+        Frames { kept, fresh, scanner, used: 0, needed: 0, admitted: 0 }
     }
 
-    /// Puts back what is left of `frames`. Where it has to be copied, room is made for what its first frame still lacks,
-    /// up to one read's worth.
+    /// Puts back what is left of `frames`. Room is made for what its first frame still lacks: all of it, if that was
+    /// [admitted](Frames::make_room); else up to one read's worth, where it has to be copied.
     pub fn end(&mut self, frames: Frames<'_, S>, shared: &mut SharedScanner<S>, spares: &mut Spares) {
         if !std::mem::take(&mut self.in_use) {
             return;
         }
-        let Frames { mut kept, fresh, scanner, used, needed } = frames;
+        let Frames { mut kept, fresh, scanner, used, needed, admitted } = frames;
         let keeper = if scanner.is_idle() { shared } else { &mut self.scanner };
         *keeper = Some(scanner);
         if !kept.is_empty() {
             kept.consume(used);
+            kept.make_room(admitted);
         } else if used < fresh.len() {
             let left = &fresh[used..];
             kept.adopt(spares);
-            kept.tail().reserve(needed.clamp(left.len(), left.len() + READ_TURN));
+            kept.tail()
+                .reserve(needed.clamp(left.len(), left.len() + READ_TURN).min(admitted.max(READ_TURN)));
+            kept.make_room(admitted);
             kept.append(left);
         }
         kept.retire(spares);
@@ -108,12 +113,19 @@ pub struct Frames<'a, S> {
     used: usize,
     /// Bytes that the incomplete frame at the end has at least.
     needed: usize,
+    /// Bytes it is given room for at once.
+    admitted: usize,
 }
 
 impl<S> Frames<'_, S> {
     /// All bytes that are not done with.
     pub fn rest(&self) -> &[u8] {
         rest(&self.kept, self.fresh, self.used)
+    }
+
+    /// The incomplete frame that the bytes begin with now is given room for so many bytes.
+    pub fn make_room(&mut self, bytes: usize) {
+        self.admitted = bytes;
     }
 }
 
@@ -148,6 +160,57 @@ impl Frames<'_, Scanner> {
         (self.scanner.request(rest), &rest[len..])
     }
 
+    /// The least length of the incomplete request at the start.
+    pub fn announced(&self) -> usize {
+        self.scanner.announced(self.needed)
+    }
+
+    /// Drops what there is of the incomplete request at the start. True if that was the last of it; else call again when more
+    /// has come.
+    pub fn skip(&mut self, authenticated: bool) -> Result<bool, ProtocolError> {
+        let rest = rest(&self.kept, self.fresh, self.used);
+        let (len, is_last) = self.scanner.skip(rest, authenticated)?;
+        self.used += len;
+        if is_last {
+            self.scanner.reset();
+        }
+        Ok(is_last)
+    }
+
+    /// Takes the request just found, of `len` bytes, out of the inbox without copying it, with all that stands behind it:
+    /// until [`Frames::take_back`], these are read there. None where it does not lie in memory of its own, or is the lesser
+    /// part of it.
+    pub fn lend(&mut self, len: usize, ledger: &Ledger) -> Option<Fragment> {
+        let is_most = !self.kept.is_empty() && self.rest().len() <= 2 * len;
+        if !is_most || self.scanner.is_rewritten() {
+            return None;
+        }
+        let used = std::mem::take(&mut self.used);
+        let (buffer, head) = std::mem::take(&mut self.kept).into_buffer();
+        self.fresh = &[];
+        let end = buffer.len();
+        Some(ledger.fragment(buffer, head + used..end))
+    }
+
+    /// The request at the start of what was lent, of `len` bytes, and what stands behind it.
+    pub fn lent_request<'l>(&'l self, lent: &'l Fragment, len: usize) -> (Request<'l>, &'l [u8]) {
+        (self.scanner.request(lent), &lent[len..])
+    }
+
+    /// Ends what [`Frames::lend`] began. Returns how many bytes of the request are still here: none, if another holds them.
+    pub fn take_back(&mut self, lent: Fragment, len: usize) -> usize {
+        match lent.into_buffer() {
+            Ok((buffer, head)) => {
+                self.kept = ByteQueue::of(buffer, head);
+                len
+            }
+            Err(lent) => {
+                self.kept.append(&lent[len..]);
+                0
+            }
+        }
+    }
+
     /// Drops the frame just found, and whatever else stands in the first `len` bytes: whole frames.
     pub fn done(&mut self, len: usize) {
         debug_assert!(len <= self.rest().len());
@@ -157,6 +220,30 @@ impl Frames<'_, Scanner> {
 }
 
 impl Frames<'_, ReplyScanner> {
+    /// The reply that was taken last, of `len` bytes.
+    pub fn last(&self, len: usize) -> &[u8] {
+        let all = if self.kept.is_empty() { self.fresh } else { self.kept.as_slice() };
+        &all[self.used - len..self.used]
+    }
+
+    /// The same as a fragment: in its own memory, if it is most of what has been read.
+    pub fn last_as_fragment(&mut self, len: usize, ledger: &Ledger) -> Fragment {
+        let rest = self.rest().len();
+        if self.kept.is_empty() || len < self.kept.len() / 2 {
+            return ledger.fragment(self.last(len).to_vec(), 0..len);
+        }
+        let used = std::mem::take(&mut self.used);
+        let (mut buffer, head) = std::mem::take(&mut self.kept).into_buffer();
+        let end = head + used;
+        if rest > 0 {
+            self.kept.append(&buffer[end..]);
+        } else {
+            self.fresh = &[];
+        }
+        buffer.truncate(end);
+        ledger.fragment(buffer, end - len..end)
+    }
+
     /// Takes the next reply and its type byte; or says why the bytes are none, and no later ones will be.
     #[inline]
     pub fn next_reply(&mut self) -> Option<Result<(&[u8], u8), &'static str>> {
@@ -175,6 +262,19 @@ impl Frames<'_, ReplyScanner> {
             }
             ReplyScan::Desync(why) => Some(Err(why)),
         }
+    }
+
+    /// The least length of the incomplete reply at the start.
+    pub fn announced(&self) -> usize {
+        self.needed
+    }
+
+    /// Takes what there is of the incomplete reply at the start, and from now on until its end. True for the last of it.
+    pub fn next_part(&mut self) -> Result<(&[u8], bool), &'static str> {
+        let rest = rest(&self.kept, self.fresh, self.used);
+        let Part { len, is_last } = self.scanner.next_part(rest)?;
+        self.used += len;
+        Ok((&rest[..len], is_last))
     }
 }
 

@@ -17,6 +17,8 @@ const ELEMENTS_MAX: u64 = 1 << 40;
 const STRING_MAX: u64 = 1 << 32;
 /// Entries of `ReplyScanner::outer` whose capacity is kept between replies.
 const OUTER_KEPT: usize = 128;
+/// Bytes of the shortest value.
+const VALUE_MIN: u64 = 3;
 /// Digits of the greatest length that either bound allows.
 const LENGTH_DIGITS: usize = 13;
 
@@ -24,7 +26,8 @@ const LENGTH_DIGITS: usize = 13;
 #[allow(missing_docs)] // Said of each variant as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyScan {
-    /// No value can be complete below this number of bytes, always more than were given.
+    /// No value can be complete below this number of bytes, always more than were given: that of a string as it is
+    /// announced, and the least for each missing element.
     NeedMore { at_least: usize },
     /// One whole value, an attribute before it included, and its own type byte; the scanner is ready for the next.
     Frame { len: usize, kind: u8 },
@@ -32,10 +35,33 @@ pub enum ReplyScan {
     Desync(&'static str),
 }
 
+/// A part of a reply that is taken as it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Bytes of it.
+    pub len: usize,
+    /// Whether it is the last one.
+    pub is_last: bool,
+}
+
+/// Where in a value a scanner stands whose reply is taken in parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    /// At the start of one.
+    Nothing,
+    /// In a string; so many bytes of it are missing, its end included.
+    String(u64),
+    /// In a line; so many more bytes it may have before its end.
+    Line(usize),
+}
+
 /// Finds replies in one upstream connection's input, resuming at any byte. Uses heap only once a reply
 /// has nested, and then at most 16 bytes per level.
 #[derive(Debug)]
 pub struct ReplyScanner {
+    /// The reply is taken in parts; else it is kept until it is whole.
+    in_parts: bool,
+    inside: Inside,
     /// Bytes parsed so far; a value's type byte is here.
     pos: usize,
     /// Bytes already searched for the end of the line at `pos`.
@@ -52,7 +78,16 @@ pub struct ReplyScanner {
 
 impl Default for ReplyScanner {
     fn default() -> Self {
-        ReplyScanner { pos: 0, searched: 0, left: 1, depth: 0, outer: Vec::new(), kind: 0 }
+        ReplyScanner {
+            in_parts: false,
+            inside: Inside::Nothing,
+            pos: 0,
+            searched: 0,
+            left: 1,
+            depth: 0,
+            outer: Vec::new(),
+            kind: 0,
+        }
     }
 }
 
@@ -76,27 +111,135 @@ pub(super) enum NoHeader {
 impl ReplyScanner {
     /// Looks for one reply at the start of `bytes`; after [`ReplyScan::NeedMore`] it is the same bytes and more.
     pub fn scan(&mut self, bytes: &[u8]) -> ReplyScan {
+        debug_assert!(!self.in_parts, "begun in parts");
         if self.is_idle()
             && let Some(len) = usual_length(bytes)
         {
             return ReplyScan::Frame { len, kind: b'$' };
         }
         loop {
-            while self.left == 0 {
-                let Some((left, depth)) = self.outer.pop() else {
-                    let (len, kind) = (self.pos, self.kind);
-                    self.reset();
-                    return ReplyScan::Frame { len, kind };
-                };
-                (self.left, self.depth) = (left, depth);
+            if self.is_whole() {
+                let (len, kind) = (self.pos, self.kind);
+                self.reset();
+                return ReplyScan::Frame { len, kind };
             }
             if let Err(stop) = self.value(bytes) {
                 return match stop {
-                    NoHeader::Short(len) => ReplyScan::NeedMore { at_least: self.pos + len },
+                    NoHeader::Short(len) => ReplyScan::NeedMore { at_least: self.at_least(len) },
                     NoHeader::Desync(reason) => ReplyScan::Desync(reason),
                 };
             }
         }
+    }
+
+    /// Leaves the aggregates that lack no value any more. True if there is none left.
+    fn is_whole(&mut self) -> bool {
+        while self.left == 0 {
+            let Some(outer) = self.outer.pop() else { return true };
+            (self.left, self.depth) = outer;
+        }
+        false
+    }
+
+    /// The least length of a reply whose next value has `len` bytes or more.
+    fn at_least(&self, len: usize) -> usize {
+        let missing = self.outer.iter().map(|(left, _)| *left).fold(self.left - 1, u64::saturating_add);
+        let missing = usize::try_from(missing.saturating_mul(VALUE_MIN)).unwrap_or(usize::MAX);
+        (self.pos + len).saturating_add(missing)
+    }
+
+    /// Takes the reply at the start of `bytes` in parts, from now on until its last. What is not taken is given again, with
+    /// more behind it. After [`ReplyScan::NeedMore`] the first part begins where the reply does.
+    pub fn next_part(&mut self, bytes: &[u8]) -> Result<Part, &'static str> {
+        self.in_parts = true;
+        loop {
+            if self.inside == Inside::Nothing && self.is_whole() {
+                let len = self.pos;
+                self.reset();
+                return Ok(Part { len, is_last: true });
+            }
+            let goes_on = match self.inside {
+                Inside::Nothing => self.value_in_parts(bytes)?,
+                Inside::String(missing) => self.string_part(bytes, missing)?,
+                Inside::Line(room) => self.line_part(bytes, room)?,
+            };
+            if !goes_on {
+                let len = std::mem::take(&mut self.pos);
+                self.searched = 0;
+                return Ok(Part { len, is_last: false });
+            }
+        }
+    }
+
+    /// Reads a value, or enters one that is not there to its end. False if nothing more can be read.
+    fn value_in_parts(&mut self, bytes: &[u8]) -> Result<bool, &'static str> {
+        match self.value(bytes) {
+            Ok(()) => return Ok(true),
+            Err(NoHeader::Desync(reason)) => return Err(reason),
+            Err(NoHeader::Short(_)) => {}
+        }
+        let rest = bytes.get(self.pos..).unwrap_or_default();
+        let (inside, header) = match rest.first() {
+            Some(b'$' | b'=' | b'!') => match length(rest) {
+                Ok((Some(size), header)) => (Inside::String(size + 2), header),
+                _ => return Ok(false),
+            },
+            Some(b'+' | b'-' | b'(') => (Inside::Line(TEXT_LINE_MAX), 1),
+            _ => return Ok(false),
+        };
+        self.inside = inside;
+        self.pos += header;
+        Ok(true)
+    }
+
+    fn string_part(&mut self, bytes: &[u8], missing: u64) -> Result<bool, &'static str> {
+        let rest = bytes.get(self.pos..).unwrap_or_default();
+        let len = rest.len().min(usize::try_from(missing).unwrap_or(usize::MAX));
+        for (from_end, byte) in [(2, b'\r'), (1, b'\n')] {
+            let at = missing.checked_sub(from_end).and_then(|at| usize::try_from(at).ok());
+            if at.and_then(|at| rest[..len].get(at)).is_some_and(|found| *found != byte) {
+                return Err("string without its end in reply");
+            }
+        }
+        self.pos += len;
+        let missing = missing - len as u64;
+        self.inside = Inside::String(missing);
+        if missing == 0 {
+            self.leave();
+        }
+        Ok(missing == 0)
+    }
+
+    fn line_part(&mut self, bytes: &[u8], room: usize) -> Result<bool, &'static str> {
+        let rest = bytes.get(self.pos..).unwrap_or_default();
+        let mut len = 0;
+        let ended = loop {
+            match memchr(b'\r', &rest[len..]) {
+                None => {
+                    len = rest.len();
+                    break false;
+                }
+                Some(offset) => len += offset,
+            }
+            match rest.get(len + 1) {
+                Some(b'\n') => break true,
+                Some(_) => len += 1,
+                None => break false,
+            }
+        };
+        let room = room.checked_sub(len).ok_or("reply line too long")?;
+        self.pos += len + if ended { 2 } else { 0 };
+        self.inside = Inside::Line(room);
+        if ended {
+            self.leave();
+        }
+        Ok(ended)
+    }
+
+    /// The value at hand has come to its end.
+    fn leave(&mut self) {
+        self.inside = Inside::Nothing;
+        self.left -= 1;
     }
 
     /// Drops an incomplete reply.
@@ -104,6 +247,7 @@ impl ReplyScanner {
         self.outer.clear();
         self.outer.shrink_to(OUTER_KEPT);
         (self.pos, self.searched, self.left, self.depth) = (0, 0, 1, 0);
+        (self.in_parts, self.inside) = (false, Inside::Nothing);
     }
 
     /// Reads one value or the header of one. Changes nothing but `searched` unless it succeeds.
@@ -140,7 +284,7 @@ impl ReplyScanner {
 
 impl FrameScanner for ReplyScanner {
     fn is_idle(&self) -> bool {
-        self.pos == 0 && self.searched == 0
+        self.pos == 0 && self.searched == 0 && !self.in_parts
     }
 
     fn footprint(&self) -> usize {
@@ -303,6 +447,11 @@ pub fn elements(reply: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// The length of the first of whole values that stand behind each other.
+pub fn first_len(values: &[u8]) -> Option<usize> {
+    if let ReplyScan::Frame { len, .. } = ReplyScanner::default().scan(values) { Some(len) } else { None }
+}
+
 /// The text of a string (a verbatim one without its format), a status, an error or a one-line scalar,
 /// without type byte and ends. None for an aggregate and for null.
 pub fn text(reply: &[u8]) -> Option<&[u8]> {
@@ -457,6 +606,74 @@ mod tests {
         let deep = [&b"*2\r\n".repeat(REPLY_DEPTH)[..], &b":1\r\n".repeat(REPLY_DEPTH + 1)].concat();
         assert_eq!(scanner.scan(&deep), ReplyScan::Frame { len: deep.len(), kind: b'*' });
         assert!(scanner.outer.capacity() <= OUTER_KEPT);
+    }
+
+    /// Takes the reply at the start of `bytes` in parts, which come `size` at a time. Returns it, and what is behind it.
+    fn in_parts(bytes: &[u8], size: usize) -> Result<(Vec<u8>, Vec<u8>), &'static str> {
+        let (mut scanner, mut taken, mut held) = (ReplyScanner::default(), Vec::new(), Vec::new());
+        for (index, chunk) in bytes.chunks(size).enumerate() {
+            held.extend_from_slice(chunk);
+            if index == 0 {
+                match scanner.scan(&held) {
+                    ReplyScan::NeedMore { .. } => {}
+                    ReplyScan::Frame { len, .. } => {
+                        return Ok((bytes[..len].to_vec(), bytes[len..].to_vec()));
+                    }
+                    ReplyScan::Desync(why) => return Err(why),
+                }
+            }
+            let Part { len, is_last } = scanner.next_part(&held)?;
+            taken.extend(held.drain(..len));
+            if is_last {
+                assert!(scanner.is_idle(), "and is ready for the next");
+                held.extend_from_slice(bytes.get((index + 1) * size..).unwrap_or_default());
+                return Ok((taken, held));
+            }
+            assert!(!scanner.is_idle() && held.len() < 40, "little is kept: {}", held.escape_ascii());
+        }
+        panic!("it does not end: {}", bytes.escape_ascii())
+    }
+
+    #[test]
+    fn a_reply_in_parts_is_the_same_however_it_is_cut() {
+        let replies = [
+            &b"$11\r\nhello world\r\n"[..],
+            b"$0\r\n\r\n",
+            b"$4\r\n\r\n\r\n\r\n",
+            b"+a\rb\nc\r\r\n",
+            b"-ERR x\r\n",
+            b"(1234567890\r\n",
+            b"*3\r\n$3\r\nabc\r\n*2\r\n:1\r\n+OK\r\n$-1\r\n",
+            b"*0\r\n",
+            b"%2\r\n+a\r\n:1\r\n$1\r\nb\r\n~1\r\n#t\r\n",
+            b"=8\r\ntxt:abcd\r\n",
+            b"*1\r\n|1\r\n+ttl\r\n:3600\r\n$1\r\na\r\n",
+        ];
+        for reply in replies {
+            let sent = [reply, b"+next\r\n"].concat();
+            for size in 1..=sent.len() {
+                let (taken, behind) = in_parts(&sent, size).expect("a reply");
+                assert_eq!((&taken[..], &behind[..]), (reply, &b"+next\r\n"[..]), "{size} bytes at a time");
+            }
+        }
+        let wrong =
+            [&b"$3\r\nabcd\r\n"[..], b"$3\r\nabc\rx", b"*2\r\n$1\r\na\r\n?", b"*2\r\n$1\r\na\r\n:x\r\n"];
+        for reply in wrong {
+            for size in 1..=reply.len() {
+                assert!(in_parts(reply, size).is_err(), "{} {size}", reply.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn missing_elements_are_announced_at_their_least() {
+        let least = |bytes: &[u8]| match scan(bytes) {
+            ReplyScan::NeedMore { at_least } => at_least,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(least(b"*1000\r\n"), 7 + 3000);
+        assert_eq!(least(b"*1000\r\n:1\r\n%500\r\n$100\r\n"), 7 + 4 + 6 + 6 + 102 + 3 * (998 + 999));
+        assert!(least(b"*1099511627776\r\n") > 3 << 40);
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub(crate) enum CloseReason<'a> {
     OutputMax(&'static str),
     InputMax(&'static str),
     MemoryMax { held_bytes: usize },
+    ReplyCutShort,
+    MessageTooLong,
+    StandsStill,
     TimedOut(&'static str),
     DrainTimedOut,
     Protocol(&'a str),
@@ -35,6 +38,21 @@ impl CloseReason<'_> {
             }
             CloseReason::MemoryMax { held_bytes } => {
                 log::warn!("memory_max reached: closing child {label}, which holds {held_bytes} bytes");
+            }
+            CloseReason::ReplyCutShort => {
+                log::warn!(
+                    "its upstream connection was lost in the middle of a reply: closing child {label}"
+                );
+            }
+            CloseReason::MessageTooLong => {
+                log::warn!(
+                    "a message is longer than half of memory_max: closing child {label}, which misses it"
+                );
+            }
+            CloseReason::StandsStill => {
+                log::warn!(
+                    "memory_max: closing child {label}, whose request stands still while others wait to be read"
+                );
             }
             CloseReason::TimedOut(setting) => log::warn!("{setting}: closing child {label}"),
             CloseReason::DrainTimedOut => log::info!("drain_timeout: closing child {label}"),

@@ -2,17 +2,26 @@
 //! done, so that nothing of it is taken for the next one's. Owns no request: that stays in the child's inbox.
 
 use crate::base::clock::Millis;
+use crate::core::child::filling::Filling;
 use crate::core::child::hold::{Answer, Wait};
-use crate::core::keys::ChildKey;
+use crate::core::child::listing::Listing;
 
-/// A CLIENT LIST as far as it is made: with many children, or many ids, it takes more than one turn.
-#[derive(Debug, Default)]
-pub(crate) struct Listing {
-    pub(crate) lines: String,
-    /// Those to show, unless the request names them: all there were when it began.
-    pub(crate) keys: Option<Vec<ChildKey>>,
-    /// How many of them have been looked at.
-    pub(crate) done: usize,
+/// A reply that takes more than one turn to make.
+#[derive(Debug)]
+enum Making {
+    Listing(Listing),
+    Filling(Filling),
+}
+
+/// How far the request at the front is, where it is not to be looked at afresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Progress {
+    #[default]
+    None,
+    /// It only has to be skipped, as soon as the child runs again.
+    Answered,
+    /// The reply to an EXEC is being filled in.
+    Filling,
 }
 
 /// A CLIENT KILL as far as it is done.
@@ -27,8 +36,7 @@ pub(crate) struct Killing {
 
 #[derive(Debug, Default)]
 pub(crate) struct Front {
-    /// It only has to be skipped, as soon as the child runs again.
-    answered: bool,
+    progress: Progress,
     /// Its place in a lease queue, or the last one it had.
     wait: Option<Wait>,
     answer: Option<Answer>,
@@ -38,11 +46,11 @@ pub(crate) struct Front {
     permitted: bool,
     /// When its password may be checked, if that has had to wait.
     auth_due: Option<Millis>,
-    /// The HELLO has been carried out up to this argument.
-    hello_done: u16,
+    /// The HELLO, or the UNSUBSCRIBE of nothing, has been carried out up to this argument.
+    arguments_done: u32,
     /// How many questions the upstream had been asked when the request first needed an answer younger than itself.
     asked_before: Option<u64>,
-    listing: Option<Box<Listing>>,
+    making: Option<Box<Making>>,
     killing: Option<Box<Killing>>,
     /// Since when and until when it waits for the upstream, if it has had to.
     upstream_wait: Option<(Millis, Millis)>,
@@ -50,11 +58,21 @@ pub(crate) struct Front {
 
 impl Front {
     pub(crate) fn set_answered(&mut self) {
-        self.answered = true;
+        self.progress = Progress::Answered;
     }
 
-    pub(crate) fn is_answered(&self) -> bool {
-        self.answered
+    #[inline]
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// It is an EXEC whose reply has come, and is given to the child as it is filled in.
+    pub(crate) fn begin_filling(&mut self, filling: Filling) {
+        (self.progress, self.making) = (Progress::Filling, Some(Box::new(Making::Filling(filling))));
+    }
+
+    pub(crate) fn take_filling(&mut self) -> Option<Filling> {
+        if let Making::Filling(filling) = *self.making.take()? { Some(filling) } else { None }
     }
 
     pub(crate) fn wait(&self) -> Option<Wait> {
@@ -107,16 +125,21 @@ impl Front {
         self.auth_due = Some(due);
     }
 
-    pub(crate) fn hello_done(&self) -> u16 {
-        self.hello_done
+    pub(crate) fn arguments_done(&self) -> usize {
+        self.arguments_done as usize
     }
 
-    pub(crate) fn set_hello_done(&mut self, argument: u16) {
-        self.hello_done = argument;
+    pub(crate) fn set_arguments_done(&mut self, argument: usize) {
+        self.arguments_done = argument as u32;
     }
 
-    pub(crate) fn listing_mut(&mut self) -> &mut Option<Box<Listing>> {
-        &mut self.listing
+    /// It is a CLIENT LIST, of which so much is made.
+    pub(crate) fn keep_listing(&mut self, listing: Listing) {
+        self.making = Some(Box::new(Making::Listing(listing)));
+    }
+
+    pub(crate) fn take_listing(&mut self) -> Option<Listing> {
+        if let Making::Listing(listing) = *self.making.take()? { Some(listing) } else { None }
     }
 
     pub(crate) fn killing_mut(&mut self) -> &mut Option<Box<Killing>> {
@@ -139,8 +162,10 @@ impl Front {
     }
 
     pub(crate) fn footprint(&self) -> usize {
-        let Some(listing) = &self.listing else { return 0 };
-        let keys = listing.keys.as_ref().map_or(0, Vec::capacity) * size_of::<ChildKey>();
-        size_of::<Listing>() + keys + listing.lines.capacity()
+        match self.making.as_deref() {
+            None => 0,
+            Some(Making::Listing(listing)) => size_of::<Making>() + listing.footprint(),
+            Some(Making::Filling(filling)) => size_of::<Making>() + filling.footprint(),
+        }
     }
 }

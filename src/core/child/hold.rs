@@ -32,6 +32,8 @@ pub(crate) enum Hold {
     Upstream,
     /// The connection for subscriptions must answer first.
     Subscription,
+    /// Its request has come in part, and there is no room for the rest.
+    Intake,
     /// Its password is not checked yet, since others from the same source were wrong.
     AuthDelay,
 }

@@ -3,9 +3,12 @@
 
 pub(crate) mod ahead;
 pub(crate) mod children;
+pub(crate) mod claim;
 pub(crate) mod closing;
+pub(crate) mod filling;
 pub(crate) mod front;
 pub(crate) mod hold;
+pub(crate) mod listing;
 pub(crate) mod origin;
 pub(crate) mod outbox;
 pub(crate) mod sent;
@@ -17,6 +20,7 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
+use crate::core::child::claim::InputClaim;
 use crate::core::child::front::Front;
 use crate::core::child::hold::{HeldLease, Hold};
 use crate::core::child::origin::Origin;
@@ -71,6 +75,10 @@ pub struct Child {
     /// What it has sent and what has not been run: at most one partial request and two reads' worth, or as
     /// `request::reading` says while it takes no replies.
     inbox: Inbox<Scanner>,
+    /// What its incomplete request holds, if that is long.
+    claim: Option<Box<InputClaim>>,
+    /// Bytes it has ever sent.
+    sent_bytes: u64,
     ahead: ReadAhead,
     outbox: Outbox,
     sent: Sent,
@@ -255,10 +263,23 @@ impl Child {
         &mut self.inbox
     }
 
-    /// It has sent something. True if that can be run at once, in front of nothing else.
-    pub(crate) fn hear(&mut self, now: Millis) -> bool {
+    /// It has sent so many bytes. True if they can be run at once, in front of nothing else.
+    pub(crate) fn hear(&mut self, len: usize, now: Millis) -> bool {
         self.last_request = now;
+        self.sent_bytes += len as u64;
         self.inbox.is_empty() && self.hold == Hold::None
+    }
+
+    pub(crate) fn claim(&self) -> Option<&InputClaim> {
+        self.claim.as_deref()
+    }
+
+    pub(crate) fn claim_mut(&mut self) -> &mut Option<Box<InputClaim>> {
+        &mut self.claim
+    }
+
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     pub(crate) fn ahead_mut(&mut self) -> &mut ReadAhead {
@@ -417,6 +438,11 @@ impl Child {
 
     pub(crate) fn footprint(&self) -> usize {
         self.footprint
+    }
+
+    /// What would come free, or could, if it were not there: what it shares with others is held for it too.
+    pub(crate) fn holds_bytes(&self) -> usize {
+        self.footprint + self.outbox.output().in_fragments()
     }
 
     /// Whether it goes upstream as somebody else than the broker itself, whose rights are not known here.

@@ -121,18 +121,6 @@ impl Shared {
         self.connections.known_mut(key).map(Lane::take_written).unwrap_or_default()
     }
 
-    /// Closes a lane, connected or not, and fails all that is on it: what has not left will not.
-    pub(crate) fn empty_lane(&mut self, key: LaneKey, reason: &str) {
-        let held = self.connections.known(key).map_or(0, Lane::footprint);
-        log::warn!("{reason}: emptying an upstream lane that holds {held} bytes");
-        self.lane_lost(key, reason);
-        // A leased lane has gone with its connection, and nothing of a child's is on one for subscriptions.
-        if self.connections.find(key).is_some_and(|lane| lane.role() != LaneRole::Subscriber) {
-            self.fail_unwritten(key);
-            self.connections.account(&mut self.env, key);
-        }
-    }
-
     /// Fails what has not left on a lane.
     pub(crate) fn fail_unwritten(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.find_mut(key) else { return };

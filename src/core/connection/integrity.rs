@@ -6,6 +6,7 @@ use crate::base::limits;
 use crate::config::value::Integrity;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
+use crate::core::child::outbox::Frame;
 use crate::core::connection::canary::{Withheld, is_like_answer};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -112,9 +113,9 @@ impl Broker {
         let withheld = self.shared.connections.known_mut(key).map(|lane| lane.canaries_mut().take_withheld());
         for Withheld { slot, frame } in withheld.unwrap_or_default() {
             if slot.kind == SlotKind::Push {
-                self.push_arrived(key, &frame);
+                self.push_arrived(key, Frame::of(&frame));
             } else {
-                self.settle(key, slot, &frame, None);
+                self.settle(key, slot, Frame::of(&frame), None);
             }
         }
     }

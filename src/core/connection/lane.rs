@@ -4,6 +4,7 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::base::outgoing::Fragment;
 use crate::base::pipeline::{Entry, Pipeline};
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
@@ -32,6 +33,27 @@ pub(crate) enum LaneState {
     Ready { link: usize },
     /// Writes nothing from `end` on; gives its connection slot away once what it wrote is answered. Counted.
     Yielding { link: usize, end: u64 },
+}
+
+/// Where the bytes of a reply go that is taken in parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passing {
+    /// To the child of the front slot.
+    ToChild,
+    /// Nowhere: nobody waits for them.
+    Dropped,
+    /// Nowhere: there is no room for them.
+    Refused,
+    /// Nowhere: they are a message, for which no slot stands.
+    Missed,
+}
+
+/// A reply that is taken in parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Large {
+    pub passing: Passing,
+    /// Bytes of it that have come.
+    pub len: usize,
 }
 
 /// A slot whose reply has come, and what its lane was like then.
@@ -85,12 +107,16 @@ pub struct Lane {
     out: Pipeline<Slot>,
     /// A reply that has not come to its end.
     inbox: Inbox<ReplyScanner>,
+    /// That reply, if it is taken in parts.
+    large: Option<Large>,
     /// The replies withheld here are older than every slot in `out`.
     canaries: Canaries,
     record: LaneRecord,
     front_since: Millis,
     /// Children that wait until it has less to write.
     held: Vec<ChildKey>,
+    /// How much it may have had to write when it last held one back.
+    held_window: usize,
     dirty: bool,
     /// Heap bytes as they were counted last.
     footprint: usize,
@@ -104,10 +130,12 @@ impl Lane {
             state: LaneState::Dormant,
             out: Pipeline::default(),
             inbox: Inbox::default(),
+            large: None,
             canaries: Canaries::default(),
             record: LaneRecord { last_reply: now, last_used: now, ..LaneRecord::default() },
             front_since: now,
             held: Vec::new(),
+            held_window: limits::LANE_WINDOW,
             dirty: false,
             footprint: 0,
         }
@@ -302,6 +330,7 @@ impl Lane {
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
     pub(super) fn forget_connection(&mut self) {
         self.inbox.clear();
+        self.large = None;
         self.record.is_on_previous_upstream = false;
         self.record.losses = self.record.losses.wrapping_add(1);
         self.next_timer();
@@ -325,18 +354,23 @@ impl Lane {
 
     #[inline]
     pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, now: Millis) {
-        self.note_push(now);
+        self.begin_push(now);
         self.out.push(bytes, |end| Slot { end, stamp: now as u32, ..slot });
+    }
+
+    pub(super) fn push_fragment(&mut self, request: Fragment, slot: Slot, now: Millis) {
+        self.begin_push(now);
+        self.out.push_fragment(request, |end| Slot { end, stamp: now as u32, ..slot });
     }
 
     /// The same for many requests: each slot with where its request ends in `bytes`.
     pub(super) fn push_all(&mut self, bytes: &[u8], slots: impl Iterator<Item = (usize, Slot)>, now: Millis) {
-        self.note_push(now);
+        self.begin_push(now);
         self.out.push_all(bytes, slots, |slot, end| Slot { end, stamp: now as u32, ..slot });
     }
 
     #[inline]
-    fn note_push(&mut self, now: Millis) {
+    fn begin_push(&mut self, now: Millis) {
         if self.out.is_idle() {
             // A stall is counted from the first unanswered request, not from the last idle reply.
             self.record.last_reply = now;
@@ -363,6 +397,32 @@ impl Lane {
 
     pub(super) fn inbox_mut(&mut self) -> &mut Inbox<ReplyScanner> {
         &mut self.inbox
+    }
+
+    /// The reply at the front is taken in parts from now on.
+    pub(crate) fn begin_large(&mut self, passing: Passing) {
+        self.large = Some(Large { passing, len: 0 });
+    }
+
+    /// So many more bytes of it have come.
+    pub(crate) fn note_large(&mut self, len: usize) -> Option<Large> {
+        let large = self.large.as_mut()?;
+        large.len += len;
+        Some(*large)
+    }
+
+    pub(crate) fn end_large(&mut self) {
+        self.large = None;
+    }
+
+    /// Whether a reply is taken in parts.
+    pub(crate) fn is_in_large(&self) -> bool {
+        self.large.is_some()
+    }
+
+    /// Whether the front slot's reply is being given to its child.
+    pub(crate) fn is_giving(&self) -> bool {
+        self.large.is_some_and(|large| large.passing == Passing::ToChild)
     }
 
     /// Whether a frame of this type on its connection is a reply for the front slot, whatever is in it.
@@ -423,9 +483,10 @@ impl Lane {
         self.out.has_written()
     }
 
-    pub(crate) fn holds_back(&mut self, child: ChildKey) -> bool {
-        let full = self.out.bytes().len() >= limits::LANE_WINDOW;
+    pub(super) fn holds_back(&mut self, child: ChildKey, window: usize) -> bool {
+        let full = self.out.bytes().len() >= window;
         if full {
+            self.held_window = window;
             self.held.push(child);
         }
         full
@@ -441,16 +502,17 @@ impl Lane {
     }
 
     pub(super) fn has_room_for_held(&self) -> bool {
-        !self.held.is_empty() && self.out.bytes().len() < limits::LANE_WINDOW / 2
+        !self.held.is_empty() && self.out.bytes().len() < self.held_window / 2
     }
 
     pub(super) fn outgoing(&self) -> &[u8] {
         match &self.state {
             LaneState::Handshaking { handshake, .. } => handshake.outgoing(),
-            LaneState::Ready { .. } => self.out.bytes().as_slice(),
+            LaneState::Ready { .. } => self.out.bytes().front(),
             LaneState::Yielding { end, .. } => {
                 let allowed = end.saturating_sub(self.out.bytes().consumed()) as usize;
-                &self.out.bytes().as_slice()[..allowed.min(self.out.bytes().len())]
+                let front = self.out.bytes().front();
+                &front[..allowed.min(front.len())]
             }
             _ => &[],
         }
@@ -510,7 +572,9 @@ impl Lane {
         }
         let old = |slot: &&mut Slot| u64::from(slot.age(now)) >= timeout && !slot.is_timed_out();
         late.extend(self.canaries.withheld_mut().filter(old).map(Slot::time_out));
-        for slot in self.out.iter_mut().filter(|slot| !slot.is_timed_out()) {
+        // What is being given is no longer awaited.
+        let given = usize::from(self.is_giving());
+        for slot in self.out.iter_mut().skip(given).filter(|slot| !slot.is_timed_out()) {
             // What waits has a timeout of its own.
             let enough = late.len() >= max && !late.last().is_some_and(Slot::is_bound_to_next);
             if u64::from(slot.age(now)) < timeout || slot.may_wait() || enough {

@@ -64,7 +64,10 @@ impl Connections {
         let Some(lane) = self.lanes.get_mut(key) else {
             return debug_assert!(false, "a request for a lane that is gone");
         };
-        lane.push(bytes, slot, env.now);
+        match env.long_part(bytes) {
+            Some(fragment) => lane.push_fragment(fragment, slot, env.now),
+            None => lane.push(bytes, slot, env.now),
+        }
         if lane.mark_dirty() {
             self.dirty.push(key);
         }
@@ -92,6 +95,17 @@ impl Connections {
             self.want(env, key);
         }
         self.account(env, key);
+    }
+
+    /// Whether a child has to wait until the lane has less to write.
+    pub(crate) fn holds_back(&mut self, key: LaneKey, child: ChildKey) -> bool {
+        let window = self.window;
+        self.known_mut(key).is_some_and(|lane| lane.holds_back(child, window))
+    }
+
+    /// Bytes that lanes may have to write before children wait.
+    pub(crate) fn set_window(&mut self, window: usize) {
+        self.window = window;
     }
 
     pub(crate) fn mark(&mut self, key: LaneKey) {

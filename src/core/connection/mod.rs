@@ -18,13 +18,14 @@ pub(crate) mod slot;
 
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
+use crate::base::limits;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::{ReplyScanner, SharedScanner};
 use std::collections::{HashMap, VecDeque};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Connections {
     lanes: Arena<Lane, LaneName>,
     /// The broker's own: control, and the probe where there is one.
@@ -35,10 +36,29 @@ pub(crate) struct Connections {
     dirty: Vec<LaneKey>,
     /// Lanes with replies that have been read and not taken.
     unread: VecDeque<LaneKey>,
+    /// Bytes that a lane may have to write before children wait.
+    window: usize,
     /// Children with `Hold::WriteLane`.
     lane_waiters: Vec<ChildKey>,
     /// Finds the replies of all lanes, but for those of which half a reply has come.
     scanner: SharedScanner<ReplyScanner>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Connections {
+            lanes: Arena::default(),
+            own: Vec::new(),
+            pools: Vec::new(),
+            pool_ids: HashMap::new(),
+            capacity: Capacity::default(),
+            dirty: Vec::new(),
+            unread: VecDeque::new(),
+            window: limits::LANE_WINDOW,
+            lane_waiters: Vec::new(),
+            scanner: None,
+        }
+    }
 }
 
 /// The lanes of one (user, db, protocol), connected or not.

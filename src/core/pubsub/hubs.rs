@@ -3,6 +3,7 @@
 
 use crate::base::key::{Arena, Key};
 use crate::base::limits;
+use crate::base::outgoing::Fragment;
 use crate::command::{Family, Subscribe};
 use crate::config::value::OnSubscriberLoss;
 use crate::core::connection::Connections;
@@ -18,6 +19,7 @@ use crate::core::pubsub::push::{Push, confirmation, push_of};
 use crate::core::sweeps::Sweep;
 use crate::resp::{Request, encode, reply};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// A channel, pattern or shard channel that a child listens to, or wants to.
@@ -89,6 +91,19 @@ pub(crate) struct Hubs {
     to_leave: Vec<TopicKey>,
     /// What children have left behind that ended with very many topics, or gave them up.
     leftovers: VecDeque<Box<SharedSubscriptions>>,
+    /// Messages on their way to their listeners, one of a connection at most.
+    under_way: VecDeque<Delivery>,
+}
+
+/// A message that not all listeners have. What its connection says next waits for it, so that nobody begins to listen, or
+/// is confirmed to have left, in the middle.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) lane: LaneKey,
+    pub(super) topic: TopicKey,
+    pub(super) message: Fragment,
+    /// The last listener that has it, by the bits of its key.
+    pub(super) reached: u64,
 }
 
 impl Hubs {
@@ -159,6 +174,30 @@ impl Hubs {
     pub(super) fn listeners(&self, topic: TopicKey) -> impl Iterator<Item = ChildKey> {
         let topic = self.topics.get(topic).into_iter();
         topic.flat_map(|topic| &topic.subscribers).map(|child| Key::from_bits(*child))
+    }
+
+    /// The next of them in the order of their keys, behind the one that was `reached` last.
+    pub(super) fn next_listeners(&self, topic: TopicKey, reached: Option<u64>) -> impl Iterator<Item = u64> {
+        let from = reached.map_or(Bound::Unbounded, Bound::Excluded);
+        let topic = self.topics.get(topic).into_iter();
+        topic.flat_map(move |topic| topic.subscribers.range((from, Bound::Unbounded))).copied()
+    }
+
+    pub(super) fn keep_delivery(&mut self, delivery: Delivery) {
+        self.under_way.push_back(delivery);
+    }
+
+    pub(super) fn next_delivery(&mut self) -> Option<Delivery> {
+        self.under_way.pop_front()
+    }
+
+    pub(crate) fn is_delivering(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
+    /// Whether what this connection says has to wait.
+    pub(crate) fn is_delivering_of(&self, lane: LaneKey) -> bool {
+        self.under_way.iter().any(|delivery| delivery.lane == lane)
     }
 
     /// The upstream has ended the subscription itself. Returns what its listeners are told, if it is still known.
@@ -567,6 +606,13 @@ impl LiveHubs<'_> {
             }
             (Push::Confirmation(_), None) => Err("a confirmation of a subscription nobody has"),
         }
+    }
+
+    /// The topic of a message of which only the beginning has come.
+    pub(crate) fn topic_of_message(&self, lane: LaneKey, beginning: &[u8]) -> Option<TopicKey> {
+        let Some(Push::Message(family)) = push_of(beginning) else { return None };
+        let name = reply::text(&beginning[reply::element(beginning, 1)?])?;
+        self.hubs.find(self.user_of(lane)?, family, name)
     }
 
     fn confirmed(&mut self, user: UserId, change: Subscribe, topic: TopicKey) -> Result<(), &'static str> {

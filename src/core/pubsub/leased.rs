@@ -1,10 +1,12 @@
 //! Subscriptions on a child's leased lane (`pubsub = leased`): how they are changed, and which frames on the lane are
 //! pushes. Redis alone knows what is subscribed; shared subscriptions are `pubsub::topics`'.
 
+use crate::base::limits;
 use crate::command::{Family, Subscribe};
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{HeldLease, Hold};
+use crate::core::child::outbox::Frame;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{LaneKey, LeaseKind};
@@ -48,32 +50,47 @@ impl Shared {
         let proto = child.session().proto;
         let change = Subscribe { family, leave: true };
         let mut out = Vec::new();
-        for name in request.args().skip(1) {
+        let from = child.front().arguments_done().max(1);
+        let end = request.argc().min(from + limits::LEAVE_STEP);
+        for name in (from..end).map(|index| request.arg(index)) {
             confirmation(&mut out, proto, change, Some(name), 0);
         }
         if request.argc() == 1 {
             confirmation(&mut out, proto, change, None, 0);
         }
-        self.confirm(child, &out);
+        self.confirm(child, &out, true);
+        if end < request.argc() {
+            child.front_mut().set_arguments_done(end);
+            child.spend(limits::CHILD_TURN as usize);
+            return Flow::More;
+        }
         Flow::Done
     }
 
     /// Gives a push to the child that leases the lane. The last confirmation of a change completes its slot.
-    fn push_to_tenant(&mut self, child: &mut Child, lane_key: LaneKey, frame: &[u8]) {
-        if !append_push(child, &mut self.env, frame) {
-            return self.close(child);
-        }
-        let Some(Push::Confirmation(change)) = push_of(frame) else { return };
+    fn push_to_tenant(&mut self, child: &mut Child, lane_key: LaneKey, frame: Frame<'_>) {
+        let Some(Push::Confirmation(change)) = push_of(frame.bytes()) else {
+            if !append_push(child, &mut self.env, frame) {
+                self.close(child);
+            }
+            return;
+        };
+        let frame = frame.bytes();
+        self.confirm(child, frame, change.leave);
         let Some(subscriptions) = child.subscriptions_mut() else { return };
         let count = reply::element(frame, 2).and_then(|range| canonical_int(reply::text(&frame[range])?));
         let count = count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
         if !subscriptions.confirmed(change, count) {
             return;
         }
+        if !change.leave {
+            let sent = child.sent_bytes();
+            child.outbox_mut().order_pushes(sent);
+        }
         let completes = |lane: &&mut Lane| lane.front().is_some_and(|slot| slot.kind == SlotKind::Subscribe);
         let lane = self.connections.find_mut(lane_key).filter(completes);
         if let Some(slot) = lane.and_then(Lane::pop) {
-            self.settle(child, lane_key, slot, b"", None);
+            self.settle(child, lane_key, slot, Frame::of(b""), None);
         }
     }
 }
@@ -103,7 +120,7 @@ impl Broker {
     }
 
     /// Delivers a push to the child that leases the lane. False when the lane may not carry one.
-    pub(crate) fn push_arrived(&mut self, lane_key: LaneKey, frame: &[u8]) -> bool {
+    pub(crate) fn push_arrived(&mut self, lane_key: LaneKey, frame: Frame<'_>) -> bool {
         let lane = self.shared.connections.find(lane_key);
         // A child with another lease has asked for none: whatever it is, it is not for this child.
         let session = lane.and_then(Lane::lease).filter(|lease| lease.kind() == LeaseKind::Session);

@@ -1,7 +1,9 @@
 //! The frames of pub/sub: what a push is, how a confirmation is written, how a push reaches a child's output.
 
+use crate::base::limits;
 use crate::command::{Family, Subscribe};
 use crate::core::child::closing::CloseReason;
+use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
 use crate::core::env::Env;
 use crate::resp::{encode, reply};
@@ -36,13 +38,21 @@ pub(super) fn push_of(frame: &[u8]) -> Option<Push> {
     }
 }
 
+/// What a push counts against a turn: it is copied unless it is long, and a child with nothing else to write is written to
+/// for it.
+pub(super) fn cost_of_push(child: &Child, frame: Frame<'_>) -> i64 {
+    let copied = if frame.is_shared() { 0 } else { frame.bytes().len() };
+    let written = if child.outbox().output().is_empty() { limits::REQUEST_COST_MIN } else { 0 };
+    (limits::LOOK_COST + copied) as i64 + written
+}
+
 /// Appends a push to a child's output, within the bounds of subscribers. False if the child has to be closed.
-pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: &[u8]) -> bool {
+pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: Frame<'_>) -> bool {
     if child.state() == ChildState::Finishing && child.outbox().is_answered() {
         // It has had its last answer.
         return true;
     }
-    if child.outbox().output().len() >= env.settings.subscriber_output_max {
+    if child.outbox().unread() >= env.settings.subscriber_output_max {
         CloseReason::OutputMax("subscriber_output_max").log(child);
         return false;
     }

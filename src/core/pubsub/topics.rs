@@ -62,9 +62,9 @@ impl Shared {
             if own.total() as usize + request.argc() > max {
                 return self.reject(child, Failure::Limited(Limit::Subscriptions { max }));
             }
-            let lane = self.hubs.lane_of(user).and_then(|lane| self.connections.find_mut(lane));
             // Where there is no connection yet, nothing waits to be written.
-            if lane.is_some_and(|lane| lane.holds_back(own.child())) {
+            let lane = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
+            if lane.is_some_and(|lane| self.connections.holds_back(lane, own.child())) {
                 return Flow::Hold(Hold::LaneFull);
             }
         }
@@ -117,7 +117,9 @@ impl Shared {
         }
         let confirmations = self.hubs.join(own, (change, proto), limits::TOPICS_STEP);
         let is_done = own.to_join(1).is_empty();
-        self.confirm(child, &confirmations);
+        self.confirm(child, &confirmations, false);
+        let sent = child.sent_bytes();
+        child.outbox_mut().order_pushes(sent);
         if is_done { Flow::Done } else { more(child) }
     }
 
@@ -140,7 +142,7 @@ impl Shared {
             1 => own.held_of(change.family).next().is_none(),
             argc => own.left() + 1 >= argc,
         };
-        self.confirm(child, &confirmations);
+        self.confirm(child, &confirmations, true);
         if is_done { Flow::Done } else { more(child) }
     }
 
@@ -163,6 +165,7 @@ impl Shared {
         if own.total() > 0 {
             return Err(more(child));
         }
+        child.outbox_mut().let_pushes_go();
         self.drop_topics(child);
         Ok(())
     }

@@ -208,7 +208,7 @@ impl Shared {
 
     /// The lane of a lease carries everything of its child. So whatever the request is, it waits while that lane is full.
     fn execute_leased(&mut self, child: &mut Child, decided: Decided<'_>, way: Way, lane: LaneKey) -> Flow {
-        if self.connections.known_mut(lane).is_some_and(|lane| lane.holds_back(child.key())) {
+        if self.connections.holds_back(lane, child.key()) {
             return Flow::Hold(Hold::LaneFull);
         }
         self.execute(child, decided, way, &[])
@@ -289,7 +289,7 @@ impl Shared {
         } else {
             self.connections.shared_lane(&self.env, pool, bulky)
         };
-        if self.connections.known_mut(key).is_some_and(|lane| lane.holds_back(child.key())) {
+        if self.connections.holds_back(key, child.key()) {
             return Err(Flow::Hold(Hold::LaneFull));
         }
         child.sent_mut().set_lane(key);
@@ -311,6 +311,9 @@ impl Shared {
         let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.sent_mut().begin();
+        if flags.has(SlotFlags::MAY_WAIT) {
+            child.outbox_mut().let_pushes_go();
+        }
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
             let muted = child.session().is_muted();
             child.outbox_mut().expect(muted);
@@ -325,7 +328,7 @@ impl Shared {
     }
 
     /// The same for requests that mean nothing without the one that is put on next: each with its command, and where it ends
-    /// in `bytes`. There may be very many of them, and nothing may come between.
+    /// in `bytes`. There may be very many of them, and nothing may come between. A long one is not copied.
     pub(crate) fn send_bound(
         &mut self,
         child: &mut Child,
@@ -334,14 +337,42 @@ impl Shared {
         requests: &[(CommandId, usize)],
         kind: SlotKind,
     ) {
+        let (mut rest, mut start) = (requests, 0);
+        while let Some(((id, end), others)) = rest.split_first() {
+            if end - start >= limits::FRAGMENT_MIN {
+                self.send_for(child, lane, &bytes[start..*end], *id, kind, SlotFlags::UNIT);
+                (rest, start) = (others, *end);
+                continue;
+            }
+            let mut before = start;
+            let is_short = |(_, end): &&(CommandId, usize)| {
+                let len = end - std::mem::replace(&mut before, *end);
+                len < limits::FRAGMENT_MIN
+            };
+            let (short, long) = rest.split_at(rest.iter().take_while(is_short).count());
+            let end = short.last().map_or(start, |(_, end)| *end);
+            self.send_short(child, lane, &bytes[start..end], (short, start), kind);
+            (rest, start) = (long, end);
+        }
+    }
+
+    /// Short ones in a row, whose ends count from `from` bytes before `bytes`.
+    fn send_short(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        bytes: &[u8],
+        (requests, from): (&[(CommandId, usize)], usize),
+        kind: SlotKind,
+    ) {
         let (flags, _) = self.guard(child, lane, kind, SlotFlags::UNIT);
-        debug_assert!(self.may_all_stand_on(lane, bytes, requests, kind, flags));
+        debug_assert!(self.may_all_stand_on(lane, bytes, (requests, from), kind, flags));
         let (table, muted) = (self.commands.table(), child.session().is_muted());
         let key = child.key();
         let slots = requests.iter().map(|(id, end)| {
             let writes = table.is_some_and(|table| table.is_write(*id));
             let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
-            (*end, Slot::of(key, *id, kind, flags))
+            (*end - from, Slot::of(key, *id, kind, flags))
         });
         child.sent_mut().begin_many(requests.len());
         if kind == SlotKind::Relay {
@@ -354,14 +385,14 @@ impl Shared {
         &self,
         lane: LaneKey,
         bytes: &[u8],
-        requests: &[(CommandId, usize)],
+        (requests, from): (&[(CommandId, usize)], usize),
         kind: SlotKind,
         flags: SlotFlags,
     ) -> bool {
         let mut start = 0;
         requests.iter().all(|(_, end)| {
-            let request = &bytes[start..*end];
-            start = *end;
+            let request = &bytes[start..end - from];
+            start = end - from;
             self.may_stand_on(lane, request, kind, flags)
         })
     }

@@ -1,6 +1,6 @@
 //! What becomes of a request: the values that the ways of a request hand back. Decides nothing.
 
-use crate::command::{CommandId, Local, Route};
+use crate::command::{CommandId, Route};
 use crate::core::child::hold::Hold;
 use crate::resp::Request;
 
@@ -15,8 +15,18 @@ pub(crate) enum Flow {
     /// A part of it is done, and the child's turn is over; it is looked at again in the next.
     More,
     /// It is about other children, and the broker runs it.
-    Roster(Local),
+    Roster(Roster),
     Gone,
+}
+
+/// What only the broker can run, since it is about other children too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Roster {
+    List,
+    Kill,
+    Unblock,
+    /// An EXEC whose reply is filled in.
+    Exec,
 }
 
 /// What became of a request that found what it needs, or did not.

@@ -4,10 +4,11 @@
 use crate::command::{Local, texts};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
+use crate::core::child::outbox::Frame;
 use crate::core::child::session::{ReplyMode, Session, redirect};
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::questions::control::{Needed, Question};
-use crate::core::request::flow::{Flow, FlowResult, canonical_int};
+use crate::core::request::flow::{Flow, FlowResult, Roster, canonical_int};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 
@@ -30,8 +31,11 @@ impl Shared {
             Local::ClientReply => self.set_reply_mode(child, request.arg(2)),
             // What it has asked for before comes first, as it would on one connection.
             Local::ClientKill | Local::ClientUnblock if child.is_under_way() => Flow::Hold(Hold::OwnReplies),
-            Local::ClientKill | Local::ClientList | Local::ClientUnblock => Flow::Roster(local),
+            Local::ClientKill => Flow::Roster(Roster::Kill),
+            Local::ClientList => Flow::Roster(Roster::List),
+            Local::ClientUnblock => Flow::Roster(Roster::Unblock),
             Local::ClientNoTouch => self.no_touch(child, request),
+            Local::Echo if self.env.request.is_some() => self.echo_long(child, request.arg(1)),
             _ => {
                 let argv: Vec<&[u8]> = request.args().collect();
                 let reply = self.local_reply(child, local, &argv);
@@ -82,6 +86,25 @@ impl Shared {
             other => debug_assert!(false, "the reply to {other:?} is made elsewhere"),
         }
         out
+    }
+
+    /// ECHO of so much that it is given back rather than copied.
+    fn echo_long(&mut self, child: &mut Child, text: &[u8]) -> Flow {
+        let Some(fragment) = self.env.long_part(text) else {
+            let mut reply = Vec::new();
+            encode::bulk(&mut reply, text);
+            self.answer(child, &reply);
+            return Flow::Done;
+        };
+        if !child.session().is_muted() {
+            let mut head = Vec::new();
+            encode::bulk_head(&mut head, text.len());
+            for frame in [Frame::of(&head), Frame::shared(&fragment), Frame::of(b"\r\n")] {
+                child.outbox_mut().answer(frame, &mut self.env.spares);
+            }
+            self.mark_child(child);
+        }
+        Flow::Done
     }
 
     /// PING of a RESP2 subscriber: the upstream is asked as by anybody, on a connection that does not listen.
@@ -160,7 +183,7 @@ impl Shared {
             Some(version @ (2 | 3)) => version as u8,
             Some(_) => return Err(self.reject(child, texts::HELLO_UNSUPPORTED)),
         };
-        let mut index = usize::from(child.front().hello_done()).max(2);
+        let mut index = child.front().arguments_done().max(2);
         while index < request.argc() {
             let (option, left) = (request.arg(index), request.argc() - 1 - index);
             index += if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {

@@ -3,6 +3,7 @@
 pub(crate) mod blocking;
 pub(crate) mod dispatch;
 pub(crate) mod flow;
+pub(crate) mod intake;
 pub(crate) mod local;
 pub(crate) mod pinned;
 pub(crate) mod reading;

@@ -6,8 +6,9 @@ use crate::base::limits;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::front::{Killing, Listing};
+use crate::core::child::front::{Killing, Progress};
 use crate::core::child::hold::{Answer, Hold};
+use crate::core::child::listing::Listing;
 use crate::core::child::session::redirect;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::Lane;
@@ -15,7 +16,7 @@ use crate::core::keys::{ChildKey, LeaseKind};
 use crate::core::questions::control::{Question, Unblock};
 use crate::core::request::flow::{Flow, canonical_int};
 use crate::core::shared::Shared;
-use crate::resp::{Request, encode};
+use crate::resp::Request;
 use std::fmt::Write;
 
 /// Every child has the same one: there is one broker.
@@ -155,36 +156,25 @@ impl Broker {
         }
     }
 
-    pub(crate) fn roster(&self, key: ChildKey, argv: &[&[u8]]) -> Vec<u8> {
-        let (mut out, mut listing, mut credit) = (Vec::new(), Listing::default(), i64::MAX);
-        let proto = self.children.get(key).map_or(2, |asker| asker.session().proto);
-        let arg = |index: usize| argv.get(index).copied().unwrap_or_default();
-        match self.list_on(&mut listing, argv.len(), arg, &mut credit) {
-            Ok(_) => encode::verbatim_txt(&mut out, listing.lines.as_bytes(), proto),
-            Err(error) => encode::error(&mut out, error.line()),
-        }
-        out
-    }
-
     /// CLIENT LIST, as much of it as the child's turn has room for.
     pub(crate) fn list(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         if child.session().is_muted() {
             return Flow::Done;
         }
-        let (listing, mut credit) = (child.front_mut().listing_mut().take(), child.credit());
-        let (mut listing, proto) = (listing.unwrap_or_default(), child.session().proto);
+        let (listing, mut credit) = (child.front_mut().take_listing(), child.credit());
+        let mut listing = listing.unwrap_or_default();
         let arg = |index| request.arg(index);
         let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         child.spend((child.credit() - credit) as usize);
         match made {
             Ok(true) => {
-                self.shared.answer_whole(child, encode::as_verbatim_txt(listing.lines.into_bytes(), proto));
+                self.shared.answer_text(child, listing.lines);
                 Flow::Done
             }
             Ok(false) => {
-                *child.front_mut().listing_mut() = Some(listing);
+                child.front_mut().keep_listing(listing);
                 Flow::More
             }
             Err(text) => self.shared.reject(child, text),
@@ -192,7 +182,7 @@ impl Broker {
     }
 
     /// Makes a listing go on until it is done, which it returns, or `credit` is used up.
-    fn list_on<'a>(
+    pub(crate) fn list_on<'a>(
         &self,
         listing: &mut Listing,
         argc: usize,
@@ -365,7 +355,9 @@ impl Broker {
 
 /// Whether a child waits for a lane for a command that keeps it, or has just been given one.
 fn stands_in_line(child: &Child) -> bool {
-    let granted = child.lease().is_some() && child.sent().in_flight() == 0 && !child.front().is_answered();
+    let granted = child.lease().is_some()
+        && child.sent().in_flight() == 0
+        && child.front().progress() == Progress::None;
     child.front().wait().is_some_and(|wait| wait.kind == LeaseKind::Blocking)
         && (child.hold() == Hold::LeaseQueue || child.hold() == Hold::None && granted)
 }

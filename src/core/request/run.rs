@@ -3,19 +3,21 @@
 
 use crate::base::failure::Failure;
 use crate::base::limits;
-use crate::command::Local;
+use crate::base::outgoing::Fragment;
 use crate::core::child::closing::CloseReason;
+use crate::core::child::front::Progress;
 use crate::core::child::hold::Hold;
+use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
 use crate::core::keys::LeaseKind;
 use crate::core::notice::Notice;
-use crate::core::request::flow::Flow;
+use crate::core::request::flow::{Flow, Roster};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
-use crate::resp::{FrameLimits, Frames, Scan, Scanner, encode};
+use crate::resp::{FrameLimits, Frames, ProtocolError, Scan, Scanner, encode};
 
 /// A request about other children, and its length.
-pub(crate) type Roster = (Local, usize);
+pub(crate) type ForBroker = (Roster, usize);
 
 impl Shared {
     fn end_turn(&mut self, child: &mut Child, more: bool) {
@@ -34,7 +36,7 @@ impl Shared {
         frames: &mut Frames<'_, Scanner>,
         flow: Flow,
         len: usize,
-    ) -> Option<Roster> {
+    ) -> Option<ForBroker> {
         match flow {
             Flow::Done => {
                 self.env.counters.requests += 1;
@@ -57,39 +59,45 @@ impl Shared {
         &mut self,
         child: &mut Child,
         frames: &mut Frames<'_, Scanner>,
-    ) -> Option<Roster> {
+    ) -> Option<ForBroker> {
         let request_max = self.request_max();
+        if child.claim().is_some_and(|claim| claim.is_skipped) {
+            self.skip_request(child, frames);
+        }
         while !frames.rest().is_empty() && self.may_run(child) {
             let frame_limits = FrameLimits { request_max, authenticated: child.is_authenticated() };
             match frames.next_request(&frame_limits) {
-                Scan::NeedMore { .. } => break,
+                Scan::NeedMore { .. } => {
+                    self.claim_room(child, frames);
+                    break;
+                }
                 Scan::Empty { len } => {
                     child.charge(len);
                     frames.done(len);
                     child.session_mut().request_done();
                 }
-                Scan::Frame { len } => match self.run_one(child, frames, len) {
-                    Flow::Done => {
-                        child.charge(len);
-                        frames.done(len);
+                Scan::Frame { len } => {
+                    let (flow, left) = self.run_one(child, frames, len);
+                    match flow {
+                        Flow::Done => {
+                            child.charge(len);
+                            frames.done(left);
+                            self.release_claim(child);
+                        }
+                        Flow::DoneThrough(more) => {
+                            child.charge(len + more);
+                            frames.done(left + more);
+                        }
+                        Flow::Hold(hold) => {
+                            self.hold(child, hold);
+                            break;
+                        }
+                        Flow::Roster(roster) => return Some((roster, len)),
+                        Flow::More | Flow::Gone => break,
                     }
-                    Flow::DoneThrough(more) => {
-                        child.charge(len + more);
-                        frames.done(len + more);
-                    }
-                    Flow::Hold(hold) => {
-                        self.hold(child, hold);
-                        break;
-                    }
-                    Flow::Roster(local) => return Some((local, len)),
-                    Flow::More | Flow::Gone => break,
-                },
+                }
                 Scan::Error(error) => {
-                    let reply = error.reply();
-                    let text = String::from_utf8_lossy(&reply[1..]);
-                    CloseReason::Protocol(text.trim_end()).log(child);
-                    self.answer(child, &reply);
-                    self.finish_at_request(child);
+                    self.not_a_request(child, error);
                     break;
                 }
             }
@@ -98,9 +106,22 @@ impl Shared {
         None
     }
 
+    /// What the child has sent is none: it is told so, and ends.
+    pub(crate) fn not_a_request(&mut self, child: &mut Child, error: ProtocolError) {
+        let reply = error.reply();
+        let text = String::from_utf8_lossy(&reply[1..]);
+        CloseReason::Protocol(text.trim_end()).log(child);
+        self.answer(child, &reply);
+        self.finish_at_request(child);
+    }
+
     /// What follows every run: the rest is kept, a child that will send no more ends, bounds are checked.
     pub(crate) fn end_run(&mut self, child: &mut Child, frames: Frames<'_, Scanner>) {
         child.inbox_mut().end(frames, &mut self.turn.scanner, &mut self.env.spares);
+        if child.outbox().holds_pushes() && !self.goes_on_by_itself(child) {
+            child.outbox_mut().let_pushes_go();
+            self.mark_child(child);
+        }
         if self.env.dismissing
             && child.state() == ChildState::Open
             && child.hold() == Hold::None
@@ -113,6 +134,12 @@ impl Shared {
             self.finish(child);
         }
         self.end_event(child);
+    }
+
+    /// Whether the child's next request is run without anything but the upstream's answers to what it has asked.
+    fn goes_on_by_itself(&self, child: &Child) -> bool {
+        let own = [Hold::OwnReplies, Hold::InFlightMax, Hold::LaneFull, Hold::Reply, Hold::Subscription];
+        child.is_lined_up() || own.contains(&child.hold())
     }
 
     pub(crate) fn flushed(&mut self, child: &mut Child) {
@@ -182,19 +209,42 @@ impl Shared {
         }
     }
 
-    /// One complete request of `len` bytes: skipped if it was answered while it waited, else dispatched.
-    fn run_one(&mut self, child: &mut Child, frames: &Frames<'_, Scanner>, len: usize) -> Flow {
-        if child.front().is_answered() {
-            self.front_is_done(child);
-            return Flow::Done;
+    /// One complete request of `len` bytes. Returns how many of them are left in `frames`, too: a long one is handed on
+    /// without being copied.
+    fn run_one(&mut self, child: &mut Child, frames: &mut Frames<'_, Scanner>, len: usize) -> (Flow, usize) {
+        match child.front().progress() {
+            Progress::None => {}
+            Progress::Answered => {
+                self.front_is_done(child);
+                return (Flow::Done, len);
+            }
+            Progress::Filling => return (Flow::Roster(Roster::Exec), len),
         }
-        let (request, rest) = frames.request_and_rest(len);
+        let lent = if len < limits::BULK_MIN { None } else { self.lend_request(frames, len) };
+        let (request, rest) = match &lent {
+            None => frames.request_and_rest(len),
+            Some(lent) => frames.lent_request(lent, len),
+        };
         let flow = self.dispatch(child, &request, rest);
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
             self.env.counters.requests += 1;
             self.front_is_done(child);
+            if child.outbox().holds_pushes() {
+                let more = if let Flow::DoneThrough(more) = flow { more } else { 0 };
+                let up_to = child.sent_bytes() - (rest.len() - more) as u64;
+                child.outbox_mut().requests_run(up_to);
+            }
         }
-        flow
+        let Some(lent) = lent else { return (flow, len) };
+        self.env.request = None;
+        (flow, frames.take_back(lent, len))
+    }
+
+    #[inline(never)]
+    fn lend_request(&mut self, frames: &mut Frames<'_, Scanner>, len: usize) -> Option<Fragment> {
+        let lent = frames.lend(len, &self.env.fragments);
+        self.env.request = lent.as_ref().map(|lent| lent.part(0..len));
+        lent
     }
 
     /// Whether the child's next request may be looked at; puts it on hold when a bound is reached.
@@ -211,7 +261,14 @@ impl Shared {
     }
 
     fn hold(&mut self, child: &mut Child, hold: Hold) {
+        if hold == Hold::OutputFull {
+            child.hold_for_output();
+        }
         child.set_hold(hold);
+        match hold {
+            Hold::BlockingReply | Hold::LeaseQueue | Hold::WriteLane => self.release_claim(child),
+            _ => self.claim_is_whole(child),
+        }
         if hold == Hold::OwnReplies && child.sent().has_late() {
             // What it waits for has been waited for long enough.
             let patience = self.env.settings.request_timeout.max(self.env.settings.queue_timeout);
@@ -229,6 +286,8 @@ impl Shared {
         child.set_state(ChildState::Finishing);
         child.set_hold(Hold::None);
         child.inbox_mut().clear();
+        self.release_claim(child);
+        child.outbox_mut().let_pushes_go();
         self.drop_topics(child);
         self.mark_child(child);
         if child.wants_read() {
@@ -245,22 +304,35 @@ impl Shared {
     /// Answers the request at hand, behind everything before it; unless its child wants no reply.
     pub(crate) fn answer(&mut self, child: &mut Child, bytes: &[u8]) {
         if !child.session().is_muted() {
-            self.confirm(child, bytes);
+            self.confirm(child, bytes, false);
         }
     }
 
-    /// The same for what is no reply but a push, and reaches a child under CLIENT REPLY OFF too.
-    pub(crate) fn confirm(&mut self, child: &mut Child, bytes: &[u8]) {
-        child.outbox_mut().answer(bytes, &mut self.env.spares);
+    /// The same for what is no reply but a push, and reaches a child under CLIENT REPLY OFF too. Where it `leaves` topics, what
+    /// was published to them before comes before.
+    pub(crate) fn confirm(&mut self, child: &mut Child, bytes: &[u8], leaves: bool) {
+        child.outbox_mut().confirm(bytes, leaves, &mut self.env.spares);
         self.mark_child(child);
     }
 
-    /// The same with a reply so long that it had better not be copied.
-    pub(crate) fn answer_whole(&mut self, child: &mut Child, reply: Vec<u8>) {
+    /// The same with a text that may be long, and is not copied then.
+    pub(crate) fn answer_text(&mut self, child: &mut Child, text: String) {
         if !child.session().is_muted() {
-            child.outbox_mut().answer_whole(reply, &mut self.env.spares);
+            for frame in self.as_text(text, child.session().proto) {
+                child.outbox_mut().answer(Frame::shared(&frame), &mut self.env.spares);
+            }
             self.mark_child(child);
         }
+    }
+
+    /// The reply that this text is, in three parts.
+    pub(crate) fn as_text(&self, text: String, proto: u8) -> [Fragment; 3] {
+        let mut head = Vec::new();
+        encode::verbatim_head(&mut head, text.len(), proto);
+        [head, text.into_bytes(), b"\r\n".to_vec()].map(|part| {
+            let all = 0..part.len();
+            self.env.fragments.fragment(part, all)
+        })
     }
 
     /// Answers the request at hand with an error.

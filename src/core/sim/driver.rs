@@ -227,10 +227,12 @@ impl Sim {
             output.consume(output.len());
             return self.broker.child_flushed(child);
         }
-        let count = output.len().min(peer.room);
-        peer.received.extend_from_slice(&output.as_slice()[..count]);
-        peer.room = if peer.room == usize::MAX { usize::MAX } else { peer.room - count };
-        output.consume(count);
+        while !output.is_empty() && peer.room > 0 {
+            let count = output.front().len().min(peer.room);
+            peer.received.extend_from_slice(&output.front()[..count]);
+            peer.room = if peer.room == usize::MAX { usize::MAX } else { peer.room - count };
+            output.consume(count);
+        }
         peer.blocked = !output.is_empty();
         self.broker.child_flushed(child);
     }

@@ -3,6 +3,7 @@
 
 use super::{Sim, holds};
 use crate::core::child::ChildState;
+use crate::core::child::front::Progress;
 use crate::core::child::hold::Hold;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotKind;
@@ -95,7 +96,9 @@ impl Sim {
         for (key, child) in self.broker.children.iter() {
             let counted = owed.get(&key).copied().unwrap_or_default();
             let execs = child.session().transaction.execs_len();
-            let kept = (child.sent().in_flight(), child.outbox().expected(), execs);
+            // The reply to an EXEC that is filled in has come, and is still being given.
+            let given = u32::from(child.front().progress() == Progress::Filling);
+            let kept = (child.sent().in_flight(), child.outbox().expected() - given, execs);
             let what = "slots, replies, EXECs of a child";
             holds!(15, kept == counted, "{what}: {kept:?} kept, {counted:?} counted");
         }
@@ -104,8 +107,9 @@ impl Sim {
     /// 14.
     fn check_memory(&self) {
         let broker = &self.broker;
-        let mut held = 0;
+        let (mut held, mut claimed) = (0, 0);
         for (key, child) in broker.children.iter() {
+            claimed += child.claim().map_or(0, |claim| claim.bytes);
             let (known, measured) = (child.footprint(), child.measure());
             held += known;
             let found = broker.children.by_id(child.session().id as i64) == Some(key);
@@ -119,6 +123,13 @@ impl Sim {
         }
         let counted = broker.shared.env.memory;
         holds!(14, counted == held, "{held} bytes are held, {counted} counted");
+        let intake = broker.shared.intake.held();
+        holds!(
+            14,
+            intake == claimed,
+            "{claimed} bytes are claimed by requests read in part, {intake} counted"
+        );
+        let held = broker.shared.env.held();
         let bound = broker.settings().memory_max;
         let within = bound == 0 || held <= bound || broker.children.is_empty();
         holds!(14, within, "{held} bytes are held where {bound} are allowed");
@@ -133,6 +144,7 @@ impl Sim {
                 Hold::InFlightMax | Hold::Reply | Hold::BlockingReply => child.sent().in_flight() > 0,
                 Hold::LaneFull => connections.lanes().any(|(_, lane)| lane.held().contains(&key)),
                 Hold::LeaseQueue => child.lease().is_none() && child.front().wait().is_some(),
+                Hold::Intake => broker.shared.intake.is_waiting(key),
                 Hold::AuthDelay => child.front().auth_due().is_some_and(|due| due >= broker.shared.env.now),
                 _ => true,
             };

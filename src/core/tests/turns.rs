@@ -25,7 +25,7 @@ fn turns_taken(sim: &mut Sim, other: usize) -> usize {
         if turn == 2 {
             let key = sim.key(other);
             sim.broker.child_input(key, &packed("ECHO other"));
-            let output = sim.broker.child_output(key).map(|(_, output)| output.as_slice().to_vec());
+            let output = sim.broker.child_output(key).map(|(_, output)| output.front().to_vec());
             assert_eq!(output.as_deref(), Some(&b"$5\r\nother\r\n"[..]));
         }
     }

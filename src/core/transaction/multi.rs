@@ -3,6 +3,7 @@
 //! queued here (SELECT, `transactions = leased`) opens its MULTI on a leased lane.
 
 use crate::base::failure::{Failure, Limit};
+use crate::base::limits;
 use crate::command::{
     CommandId, Local, NO_COMMAND, Route, Transaction as TransactionCommand, Verdict, texts,
 };
@@ -19,7 +20,7 @@ use crate::core::notice::Notice;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route::runs_in_a_block;
 use crate::core::shared::Shared;
-use crate::core::transaction::state::{ExecOutcome, QueuedBlock, QueuedLocal};
+use crate::core::transaction::state::{ExecOutcome, QueuedBlock};
 use crate::resp::frame::FrameLimits;
 use crate::resp::{Request, Scan, Scanner, encode};
 
@@ -52,7 +53,7 @@ impl Shared {
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
                     child.set_last_command(block.commands.last().map(|(id, _)| *id));
-                    self.send_block(child, lane, &block, SlotKind::Relay, SlotKind::Relay);
+                    self.send_block(child, lane, block, SlotKind::Relay, SlotKind::Relay);
                     Flow::DoneThrough(consumed)
                 }
                 Err(flow) => flow,
@@ -108,14 +109,21 @@ impl Shared {
         &mut self,
         child: &mut Child,
         lane: LaneKey,
-        block: &QueuedBlock,
+        QueuedBlock { bytes, commands }: QueuedBlock,
         inner: SlotKind,
         last: SlotKind,
     ) {
-        let Some(((last_id, _), others)) = block.commands.split_last() else { return };
+        let (long, short) = match bytes.len() {
+            ..limits::BULK_MIN => (None, bytes),
+            len => (Some(self.env.fragments.fragment(bytes, 0..len)), Vec::new()),
+        };
+        let bytes: &[u8] = long.as_deref().unwrap_or(&short);
+        let Some(((last_id, _), others)) = commands.split_last() else { return };
         let start = others.last().map_or(0, |(_, end)| *end);
-        self.send_bound(child, lane, &block.bytes[..start], others, inner);
-        self.send_for(child, lane, &block.bytes[start..], *last_id, last, SlotFlags::NONE);
+        self.env.request = long.clone();
+        self.send_bound(child, lane, &bytes[..start], others, inner);
+        self.send_for(child, lane, &bytes[start..], *last_id, last, SlotFlags::NONE);
+        self.env.request = None;
     }
 
     /// Takes a command into the open MULTI, or a placeholder for one that the broker answers.
@@ -128,8 +136,7 @@ impl Shared {
     ) -> Flow {
         let Decided { request, id, .. } = decided;
         let bytes = if local.is_some() { PLACEHOLDER } else { request.bytes };
-        let argv = || request.args().map(<[u8]>::to_vec).collect();
-        let local = local.map(|command| QueuedLocal { command, argv: argv() });
+        let local = local.map(|command| (command, request.bytes));
         self.queue_bytes(child, id, bytes, local, lane)
     }
 
@@ -138,7 +145,7 @@ impl Shared {
         child: &mut Child,
         id: CommandId,
         bytes: &[u8],
-        local: Option<QueuedLocal>,
+        local: Option<(Local, &[u8])>,
         lane: Option<LaneKey>,
     ) -> Flow {
         let max_bytes = self.env.settings.transaction_max;
@@ -177,7 +184,7 @@ impl Shared {
         };
         // As typed: where EXEC is renamed, another name would leave the lane inside MULTI.
         let (block, has_answers) = child.session_mut().transaction.exec_here(id, request.bytes);
-        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Exec);
+        self.send_block(child, lane, block, SlotKind::Swallow, SlotKind::Exec);
         // What the broker answers itself may change the session: nothing may run before it has.
         if has_answers { Flow::Hold(Hold::Reply) } else { Flow::Done }
     }
@@ -241,7 +248,7 @@ impl Shared {
             Err(flow) => return flow,
         };
         let block = child.session_mut().transaction.move_to_lease().unwrap_or_default();
-        self.send_block(child, lane, &block, SlotKind::Swallow, SlotKind::Swallow);
+        self.send_block(child, lane, block, SlotKind::Swallow, SlotKind::Swallow);
         self.on_lease(child, decided, lane)
     }
 

@@ -14,8 +14,9 @@ pub(crate) fn end_of_multi(request: &Request<'_>) -> Option<TransactionCommand> 
     }
 }
 
-/// Bytes that a kept argument costs beside its own: its place in the list, and the allocator's.
-const KEPT_ARGUMENT_BYTES: usize = size_of::<Vec<u8>>() + 16;
+/// Bytes that a queued command costs beside its own, with the room that a list grows by; and one that the broker answers.
+const COMMAND_BYTES: usize = 2 * size_of::<(CommandId, usize)>();
+const LOCAL_BYTES: usize = 2 * size_of::<QueuedLocal>();
 
 /// Requests that are written together: MULTI first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,11 +34,32 @@ impl QueuedBlock {
 }
 
 /// A command of a transaction that the broker answers itself; Redis runs a PING in its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueuedLocal {
+    /// Its index in EXEC's array.
+    pub(crate) element: u32,
     /// Known since it was queued: there may be no table, or another one, when EXEC is answered.
     pub(crate) command: Local,
-    pub(crate) argv: Vec<Vec<u8>>,
+    /// Where its request ends in [`Locals::requests`]; it begins where the one before it ends.
+    end: usize,
+}
+
+/// All of them, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Locals {
+    commands: Vec<QueuedLocal>,
+    requests: Vec<u8>,
+}
+
+impl Locals {
+    fn push(&mut self, element: u32, command: Local, request: &[u8]) {
+        self.requests.extend_from_slice(request);
+        self.commands.push(QueuedLocal { element, command, end: self.requests.len() });
+    }
+
+    fn footprint(&self) -> usize {
+        self.requests.capacity() + self.commands.capacity() * size_of::<QueuedLocal>()
+    }
 }
 
 /// The commands of an open MULTI.
@@ -46,8 +68,8 @@ struct Queued {
     /// Redis queues them, on a leased lane. Else they are queued here, for one block on a shared lane.
     leased: bool,
     block: QueuedBlock,
-    /// Bytes of the arguments kept in `after.local`.
-    local_bytes: usize,
+    /// What counts under `transaction_max`.
+    kept_bytes: usize,
     /// A command was rejected: EXEC must abort.
     spoilt: bool,
     /// `transaction_max` was reached: nothing more is taken.
@@ -59,17 +81,24 @@ struct Queued {
 
 impl Queued {
     /// Whether this fits under `max_bytes`. Nothing is taken any more once something did not.
-    fn admit(&mut self, bytes: usize, local: Option<&QueuedLocal>, max_bytes: usize) -> bool {
-        let argv = local.map_or(&[][..], |local| &local.argv);
-        let kept = argv.iter().map(|arg| arg.len() + KEPT_ARGUMENT_BYTES).sum::<usize>();
-        self.full |= self.block.bytes.len() + self.local_bytes + bytes + kept > max_bytes;
+    fn admit(&mut self, request: Option<&[u8]>, local: Option<(Local, &[u8])>, max_bytes: usize) -> bool {
+        let here = request.map_or(0, |request| request.len() + COMMAND_BYTES);
+        let kept = here + local.map_or(0, |(_, request)| request.len() + LOCAL_BYTES);
+        self.full |= self.kept_bytes + kept > max_bytes;
         if self.full {
             self.after = AfterExec { commands: self.after.commands, ..AfterExec::default() };
-            (self.block, self.local_bytes) = (QueuedBlock::default(), 0);
+            (self.block, self.kept_bytes) = (QueuedBlock::default(), 0);
         } else if !self.spoilt {
-            self.local_bytes += kept;
+            self.kept_bytes += kept;
         }
         !self.full
+    }
+
+    fn footprint(&self) -> usize {
+        size_of::<Queued>()
+            + self.block.bytes.capacity()
+            + self.block.commands.capacity() * size_of::<(CommandId, usize)>()
+            + self.after.footprint()
     }
 }
 
@@ -78,8 +107,7 @@ impl Queued {
 pub(crate) struct AfterExec {
     /// Commands queued so far; the index of the next one in EXEC's array.
     commands: u32,
-    /// By their elements, in order.
-    local: Vec<(u32, QueuedLocal)>,
+    local: Locals,
     /// (element, db): SELECTs; the last one Redis answered with OK holds.
     selects: Vec<(u32, u32)>,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
@@ -87,9 +115,22 @@ pub(crate) struct AfterExec {
 }
 
 impl AfterExec {
-    /// What the broker answers itself, by its index in EXEC's array.
-    pub(crate) fn local(&self) -> &[(u32, QueuedLocal)] {
-        &self.local
+    /// Whether there is anything in its reply that the broker answers itself.
+    pub(crate) fn has_local(&self) -> bool {
+        !self.local.commands.is_empty()
+    }
+
+    /// Command `index` of those that the broker answers itself, in the order of the elements, with its request.
+    pub(crate) fn local(&self, index: usize) -> Option<(QueuedLocal, &[u8])> {
+        let begin = index.checked_sub(1).map_or(0, |before| self.local.commands[before].end);
+        let local = *self.local.commands.get(index)?;
+        Some((local, &self.local.requests[begin..local.end]))
+    }
+
+    pub(crate) fn footprint(&self) -> usize {
+        self.local.footprint()
+            + self.selects.capacity() * size_of::<(u32, u32)>()
+            + self.first_error.as_ref().map_or(0, Vec::capacity)
     }
 
     pub(crate) fn first_error(&self) -> Option<&[u8]> {
@@ -148,12 +189,8 @@ impl TransactionState {
     }
 
     pub(crate) fn footprint(&self) -> usize {
-        self.multi.as_ref().map_or(0, |queued| {
-            size_of::<Queued>()
-                + queued.block.bytes.capacity()
-                + queued.block.commands.capacity() * size_of::<(CommandId, usize)>()
-                + queued.local_bytes
-        })
+        let execs: usize = self.execs.iter().map(AfterExec::footprint).sum();
+        self.multi.as_ref().map_or(0, |queued| queued.footprint()) + execs
     }
 
     pub(crate) fn is_watch_lost(&self) -> bool {
@@ -220,13 +257,12 @@ impl TransactionState {
         &mut self,
         id: CommandId,
         bytes: &[u8],
-        local: Option<QueuedLocal>,
+        local: Option<(Local, &[u8])>,
         max_bytes: usize,
     ) -> bool {
         let Some(queued) = &mut self.multi else { return false };
-        let bytes = if queued.leased { b"" } else { bytes };
         let keeps = !queued.leased || local.is_some();
-        if keeps && !queued.admit(bytes.len(), local.as_ref(), max_bytes) {
+        if keeps && !queued.admit((!queued.leased).then_some(bytes), local, max_bytes) {
             return false;
         }
         // A spoilt transaction is never executed: its commands are only counted.
@@ -234,7 +270,9 @@ impl TransactionState {
             if !queued.leased {
                 queued.block.push(id, bytes);
             }
-            queued.after.local.extend(local.map(|local| (queued.after.commands, local)));
+            if let Some((command, request)) = local {
+                queued.after.local.push(queued.after.commands, command, request);
+            }
         }
         queued.after.commands += 1;
         true
@@ -278,7 +316,7 @@ impl TransactionState {
         debug_assert!(self.is_queued_here(), "EXEC of what is not queued here");
         let Queued { mut block, after, .. } = self.multi.take().map(|queued| *queued).unwrap_or_default();
         block.push(id, exec);
-        let has_answers = !after.local.is_empty();
+        let has_answers = after.has_local();
         self.execs.push_back(after);
         (block, has_answers)
     }
@@ -296,6 +334,11 @@ impl TransactionState {
     pub(super) fn exec_rejected(&mut self) {
         self.end();
         self.execs.push_back(AfterExec::default());
+    }
+
+    /// Whether the reply to the oldest EXEC upstream is the child's as it comes, and changes nothing here.
+    pub(crate) fn exec_is_plain(&self) -> bool {
+        self.execs.front().is_some_and(|after| !after.has_local() && after.selects.is_empty())
     }
 
     /// An EXEC upstream is answered, or will not be.

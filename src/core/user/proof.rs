@@ -96,8 +96,7 @@ impl Shared {
         if !self.probe_is_ready() {
             return self.wait_for_upstream(child);
         }
-        let lane = self.probe.lane().and_then(|lane| self.connections.known_mut(lane));
-        if lane.is_some_and(|lane| lane.holds_back(child.key())) {
+        if self.probe.lane().is_some_and(|lane| self.connections.holds_back(lane, child.key())) {
             return Flow::Hold(Hold::LaneFull);
         }
         let asker = self.probe.asker(child.key());
@@ -257,7 +256,7 @@ impl Shared {
         };
         self.become_user(child, user, None);
         let Some(argument) = *resume else { return self.answer_front(child, frame) };
-        child.front_mut().set_hello_done(argument);
+        child.front_mut().set_arguments_done(argument.into());
         self.lift(child);
     }
 
