@@ -120,6 +120,7 @@ fn a_long_subscription_is_cut_into_turns() {
     let bytes = packed(&format!("UNSUBSCRIBE {}", names.join(" ")));
     assert!(turns_for(&mut sim, child, &bytes, other) > 0);
     assert_eq!(sim.received(child), confirmed("unsubscribe", &|at| 999 - at));
+    sim.received(other);
     assert_eq!(sim.ask(other, "PUBLISH c0 m"), ":0");
 }
 
