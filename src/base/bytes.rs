@@ -114,6 +114,7 @@ impl ByteQueue {
     }
 
     /// Drops `count` bytes from the front; they were written or scanned.
+    #[inline]
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len());
         self.head += count;
@@ -128,6 +129,7 @@ impl ByteQueue {
     }
 
     /// Gives the queue a spare buffer if it has none.
+    #[inline]
     pub fn adopt(&mut self, spares: &mut Spares) {
         if self.buffer.capacity() == 0 {
             self.buffer = spares.take();
@@ -135,6 +137,7 @@ impl ByteQueue {
     }
 
     /// Returns the buffer of an empty queue to the stock, so that an idle child has none.
+    #[inline]
     pub fn retire(&mut self, spares: &mut Spares) {
         if self.is_empty() && self.buffer.capacity() > 0 {
             self.head = 0;

@@ -110,6 +110,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// The next bytes that lie in one place: all of them where there is no fragment.
+    #[inline]
     pub fn front(&self) -> &[u8] {
         match self.pieces.front() {
             None => self.own.as_slice(),
@@ -169,8 +170,14 @@ impl Outgoing {
     }
 
     /// Drops `count` bytes from the front.
-    pub fn consume(&mut self, mut count: usize) {
+    #[inline]
+    pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.len());
+        if self.pieces.is_empty() { self.own.consume(count) } else { self.consume_pieces(count) }
+    }
+
+    #[inline(never)]
+    fn consume_pieces(&mut self, mut count: usize) {
         while let Some(piece) = self.pieces.front_mut()
             && count > 0
         {

@@ -5,7 +5,6 @@ use crate::base::limits;
 use crate::core::broker::Broker;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
-use crate::core::child::outbox::Frame;
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::encode;
@@ -43,7 +42,7 @@ impl Broker {
                 let (mut reply, count) = (Vec::new(), slots.len());
                 encode::error(&mut reply, failure.line());
                 for slot in slots.by_ref().take(left).filter(|slot| !slot.kind.is_own()) {
-                    self.settle(lane, slot, Frame::of(&reply), Some(&failure));
+                    self.settle(lane, slot, &reply, Some(&failure));
                 }
                 if !slots.as_slice().is_empty() {
                     self.shared.env.put_back(Notice::Failed { lane, slots, failure });

@@ -35,6 +35,8 @@ pub(crate) struct Env {
     pub(crate) fragments: Ledger,
     /// The request at hand, or the block of a transaction, if it is long: whatever takes a long part of it shares it.
     pub(crate) request: Option<Fragment>,
+    /// The same of the reply at hand.
+    pub(crate) reply: Option<Fragment>,
     pub(crate) draining: bool,
     /// What children had sent when the drain began has been read: each ends once that is run.
     pub(crate) dismissing: bool,
@@ -59,6 +61,7 @@ impl Env {
             memory: 0,
             fragments: Ledger::default(),
             request: None,
+            reply: None,
             draining: false,
             dismissing: false,
         }

@@ -59,7 +59,7 @@ impl Shared {
             child.session_mut().transaction.exec_answered();
         }
         child.sent_mut().weigh(slot.command, len);
-        child.outbox_mut().deliver(Frame::of(part), &mut self.env.spares);
+        child.outbox_mut().deliver(part, &mut self.env.spares);
         self.finish_settling(child);
     }
 }
@@ -141,12 +141,10 @@ impl Broker {
                 self.shared.env.counters.failed(failure.kind(), 1);
                 let mut error = Vec::new();
                 encode::error(&mut error, failure.line());
-                self.settle(key, slot, Frame::of(&error), None);
+                self.settle(key, slot, &error, None);
             }
             // Whatever it was, nobody hears it.
-            (Passing::Dropped | Passing::Missed, _) | (_, None) => {
-                self.settle(key, slot, Frame::of(b"_\r\n"), None)
-            }
+            (Passing::Dropped | Passing::Missed, _) | (_, None) => self.settle(key, slot, b"_\r\n", None),
         }
         self.reply_taken(key, role, is_yielding);
     }

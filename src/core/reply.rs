@@ -3,6 +3,7 @@
 
 use crate::base::failure::Failure;
 use crate::base::limits;
+use crate::base::outgoing::Fragment;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
@@ -33,13 +34,14 @@ impl Broker {
         // The driver may not have heard yet that the connection was given up.
         let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
         self.shared.work.heard(now);
-        let is_large = self.shared.connections.input_of(key).is_some_and(|lane| lane.is_in_large());
-        let mut goes_on = !is_large || self.take_part(key, &mut frames);
+        let Some(lane) = self.shared.connections.input_of(key) else { return };
+        let hears = lane.role() == LaneRole::Subscriber;
+        let mut goes_on = !lane.is_in_large() || self.take_part(key, &mut frames);
         while goes_on
             && left > 0
             && !frames.rest().is_empty()
             && let Some(lane) = self.shared.connections.input_of(key)
-            && !(lane.role() == LaneRole::Subscriber && self.shared.hubs.is_delivering_of(key))
+            && !(hears && self.shared.hubs.is_delivering_of(key))
         {
             #[cfg(feature = "sabotage")]
             if self.sabotaged && self.shared.env.rng.u8(..) == 0 {
@@ -48,7 +50,13 @@ impl Broker {
             match frames.next_reply() {
                 Some(Ok((frame, kind))) if lane.is_reply(kind) => {
                     let answered = lane.take_answered(now);
-                    self.take_reply(key, answered, Frame::of(frame));
+                    if frame.len() < limits::BULK_MIN {
+                        self.take_reply(key, answered, frame);
+                    } else {
+                        let len = frame.len();
+                        let fragment = frames.last_as_fragment(len, &self.shared.env.fragments);
+                        self.take_long_reply(key, answered, &fragment);
+                    }
                 }
                 Some(Ok((frame, kind))) if frame.len() < limits::FRAGMENT_MIN => {
                     self.take_frame(key, Frame::of(frame), kind);
@@ -56,7 +64,9 @@ impl Broker {
                 Some(Ok((frame, kind))) => {
                     let len = frame.len();
                     let fragment = frames.last_as_fragment(len, &self.shared.env.fragments);
+                    self.shared.env.reply = Some(fragment.clone());
                     self.take_frame(key, Frame::shared(&fragment), kind);
+                    self.shared.env.reply = None;
                 }
                 Some(Err(why)) => self.shared.desync(key, why),
                 None => goes_on = self.take_large(key, &mut frames),
@@ -71,13 +81,14 @@ impl Broker {
         self.deliver_notices();
     }
 
-    fn take_frame(&mut self, key: LaneKey, frame: Frame<'_>, kind: u8) {
+    fn take_frame(&mut self, key: LaneKey, whole: Frame<'_>, kind: u8) {
+        let frame = whole.bytes();
         let Some(lane) = self.shared.connections.known(key) else { return };
         if matches!(lane.state(), LaneState::Handshaking { .. }) {
-            return self.shared.greeted(key, frame.bytes());
+            return self.shared.greeted(key, frame);
         }
         if lane.role() == LaneRole::Subscriber {
-            if let Err(why) = self.hub_said(key, frame, kind) {
+            if let Err(why) = self.hub_said(key, whole, kind) {
                 self.shared.desync(key, why);
             }
             return;
@@ -90,10 +101,8 @@ impl Broker {
             return;
         }
         let now = self.shared.env.now;
-        if self.is_push(key, kind, frame.bytes()) {
-            if !self.shared.connections.withhold_push(key, frame.bytes(), now)
-                && !self.push_arrived(key, frame)
-            {
+        if self.is_push(key, kind, frame) {
+            if !self.shared.connections.withhold_push(key, frame, now) && !self.push_arrived(key, whole) {
                 self.shared.desync(key, "a push on a lane that cannot have one");
             }
             return;
@@ -102,8 +111,15 @@ impl Broker {
         self.take_reply(key, answered, frame);
     }
 
-    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, whole: Frame<'_>) {
-        let frame = whole.bytes();
+    /// One that had to be kept until it was whole.
+    #[inline(never)]
+    fn take_long_reply(&mut self, key: LaneKey, answered: Option<Answered>, reply: &Fragment) {
+        self.shared.env.reply = Some(reply.clone());
+        self.take_reply(key, answered, reply);
+        self.shared.env.reply = None;
+    }
+
+    fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
@@ -126,7 +142,7 @@ impl Broker {
                 self.shared.withhold(key, slot, frame);
                 self.shared.desync(key, "a reply that its command cannot have");
             }
-            _ => self.settle(key, slot, whole, None),
+            _ => self.settle(key, slot, frame, None),
         }
         if role == LaneRole::Control && slot.kind == SlotKind::Relay {
             self.shared.kill_answered(frame);
@@ -154,7 +170,7 @@ impl Broker {
             return self.shared.desync(key, "a reply nobody asked for");
         };
         let text = String::from_utf8_lossy(&frame[1..]).trim_end().to_owned();
-        self.settle(key, slot, Frame::of(frame), None);
+        self.settle(key, slot, frame, None);
         if let Some(child) = self.children.get_mut(slot.child) {
             CloseReason::RequestRefused(&text).log(child);
             self.shared.finish(child);
@@ -164,7 +180,7 @@ impl Broker {
     }
 
     /// Completes one slot with its reply, or with the error of a failure.
-    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: Frame<'_>, failure: Option<&Failure>) {
+    pub(crate) fn settle(&mut self, lane: LaneKey, slot: Slot, frame: &[u8], failure: Option<&Failure>) {
         if slot.kind == SlotKind::Wait {
             self.shared.connections.wake_lane_waiters(&mut self.shared.env);
         }
@@ -196,10 +212,10 @@ impl Shared {
         child: &mut Child,
         lane: LaneKey,
         slot: Slot,
-        whole: Frame<'_>,
+        frame: &[u8],
         failure: Option<&Failure>,
     ) -> Option<AfterExec> {
-        let (real, frame) = (failure.is_none(), whole.bytes());
+        let real = failure.is_none();
         if child.state() == ChildState::Closed {
             return None;
         }
@@ -224,7 +240,7 @@ impl Shared {
         }
         if slot.kind == SlotKind::Relay {
             child.sent_mut().weigh(slot.command, frame.len());
-            child.outbox_mut().deliver(whole, &mut self.env.spares);
+            self.deliver(child, frame);
         } else {
             if real {
                 self.lease_replied(child, lane, slot.kind, frame);
@@ -232,11 +248,11 @@ impl Shared {
                 self.transaction_lost(child, lane);
             }
             if slot.kind == SlotKind::Exec {
-                if let Some(after) = self.settle_exec(child, slot, whole, real) {
+                if let Some(after) = self.settle_exec(child, slot, frame, real) {
                     return Some(after);
                 }
             } else {
-                self.settle_special(child, lane, slot, whole, real);
+                self.settle_special(child, lane, slot, frame, real);
             }
         }
         self.finish_settling(child);
@@ -254,12 +270,11 @@ impl Shared {
         self.close(child);
     }
 
-    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, whole: Frame<'_>, real: bool) {
-        let frame = whole.bytes();
+    fn settle_special(&mut self, child: &mut Child, lane: LaneKey, slot: Slot, frame: &[u8], real: bool) {
         match slot.kind {
             SlotKind::Swallow => child.session_mut().transaction.note_reply(frame),
             SlotKind::Look => self.looked(child, frame, real),
-            SlotKind::Blocking => self.settle_blocking(child, lane, whole, real),
+            SlotKind::Blocking => self.settle_blocking(child, lane, frame, real),
             SlotKind::AbortedExec if real => {
                 let mut aborted = Vec::new();
                 encode::error(&mut aborted, texts::EXECABORT_PREVIOUS);
@@ -284,7 +299,7 @@ impl Shared {
             SlotKind::Subscribe => {
                 // Empty when it was confirmed; else an error.
                 if !child.session().is_muted() {
-                    child.outbox_mut().answer(whole, &mut self.env.spares);
+                    child.outbox_mut().answer(Frame::of(frame), &mut self.env.spares);
                 }
                 if let Some(subscriptions) = child.subscriptions_mut() {
                     subscriptions.change_is_over();
@@ -301,24 +316,29 @@ impl Shared {
                 self.deliver(child, &patched);
             }
             SlotKind::Housekeeping => self.proto_switched(child, lane, frame, real),
-            _ => child.outbox_mut().deliver(whole, &mut self.env.spares),
+            _ => self.deliver(child, frame),
         }
     }
 
+    #[inline]
     pub(crate) fn deliver(&mut self, child: &mut Child, frame: &[u8]) {
-        child.outbox_mut().deliver(Frame::of(frame), &mut self.env.spares);
+        if frame.len() < limits::FRAGMENT_MIN {
+            return child.outbox_mut().deliver(frame, &mut self.env.spares);
+        }
+        self.deliver_long(child, frame);
+    }
+
+    #[inline(never)]
+    fn deliver_long(&mut self, child: &mut Child, frame: &[u8]) {
+        match self.env.reply.as_ref().and_then(|reply| reply.part_at(frame)) {
+            Some(fragment) => child.outbox_mut().deliver_shared(&fragment, &mut self.env.spares),
+            None => child.outbox_mut().deliver(frame, &mut self.env.spares),
+        }
     }
 
     /// EXEC: says why it aborted where Redis said so earlier, and carries out what the transaction changed about the
     /// session. Returns what the broker still has to fill in.
-    fn settle_exec(
-        &mut self,
-        child: &mut Child,
-        slot: Slot,
-        whole: Frame<'_>,
-        real: bool,
-    ) -> Option<AfterExec> {
-        let frame = whole.bytes();
+    fn settle_exec(&mut self, child: &mut Child, slot: Slot, frame: &[u8], real: bool) -> Option<AfterExec> {
         let after = child.session_mut().transaction.exec_answered();
         child.sent_mut().weigh(slot.command, frame.len());
         let has_aborted = real && reply::error_code(frame) == Some(b"EXECABORT");
@@ -335,16 +355,16 @@ impl Shared {
         if executed && after.has_local() {
             return Some(after);
         }
-        child.outbox_mut().deliver(whole, &mut self.env.spares);
+        self.deliver(child, frame);
         None
     }
 
     /// A blocking command is done, or was taken back: then its child stands in line again, in its old
     /// place, and is told nothing.
-    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, whole: Frame<'_>, real: bool) {
+    fn settle_blocking(&mut self, child: &mut Child, lane: LaneKey, frame: &[u8], real: bool) {
         let lease = self.connections.find(lane).and_then(|lane| lane.lease());
         let taken = lease.is_some_and(LeaseState::is_taken_back);
-        if real && taken && reply::is_null(whole.bytes()) {
+        if real && taken && reply::is_null(frame) {
             self.end_lease(child);
             child.outbox_mut().retract();
             let over = |wait: &&mut Wait| wait.expires.is_some_and(|expires| expires <= self.env.now);
@@ -355,7 +375,7 @@ impl Shared {
             wait.had_lease = true;
             return self.look_without_lease(child);
         }
-        child.outbox_mut().deliver(whole, &mut self.env.spares);
+        self.deliver(child, frame);
         if real {
             self.end_lease(child);
         }

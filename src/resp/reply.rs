@@ -251,6 +251,7 @@ impl ReplyScanner {
     }
 
     /// Reads one value or the header of one. Changes nothing but `searched` unless it succeeds.
+    #[inline(always)]
     fn value(&mut self, bytes: &[u8]) -> Result<(), NoHeader> {
         let rest = bytes.get(self.pos..).unwrap_or_default();
         let mut searched = self.searched.saturating_sub(self.pos);

@@ -174,8 +174,23 @@ impl Outbox {
 
     /// The oldest awaited reply has come, or the rest of it.
     #[inline]
-    pub(crate) fn deliver(&mut self, frame: Frame<'_>, spares: &mut Spares) {
-        self.give(frame, spares);
+    pub(crate) fn deliver(&mut self, frame: &[u8], spares: &mut Spares) {
+        self.output.adopt(spares);
+        debug_assert!(self.front.awaited > 0, "a reply nobody awaits");
+        if self.front.awaited > 0 && !self.front.muted {
+            self.output.append(frame);
+        }
+        self.reply_is_whole();
+    }
+
+    /// The same of one that is not copied.
+    pub(crate) fn deliver_shared(&mut self, frame: &Fragment, spares: &mut Spares) {
+        self.deliver_part(Frame::shared(frame), spares);
+        self.reply_is_whole();
+    }
+
+    #[inline]
+    fn reply_is_whole(&mut self) {
         self.begun = false;
         if self.front.awaited == 0 {
             return;
@@ -198,16 +213,11 @@ impl Outbox {
 
     /// A part of the oldest awaited reply has come; the rest follows.
     pub(crate) fn deliver_part(&mut self, part: Frame<'_>, spares: &mut Spares) {
-        self.give(part, spares);
-        self.begun = true;
-    }
-
-    #[inline(always)]
-    fn give(&mut self, frame: Frame<'_>, spares: &mut Spares) {
         debug_assert!(self.front.awaited > 0, "a reply nobody awaits");
         if self.front.awaited > 0 && !self.front.muted {
-            self.write(frame, spares);
+            self.write(part, spares);
         }
+        self.begun = true;
     }
 
     /// The broker answers a request itself, behind all that came before it.
@@ -226,7 +236,6 @@ impl Outbox {
         }
     }
 
-    #[inline(always)]
     fn write(&mut self, frame: Frame<'_>, spares: &mut Spares) {
         match frame.shared {
             Some(fragment) => self.output.append_fragment(fragment.clone()),
@@ -305,7 +314,9 @@ impl Outbox {
 
     /// A subscription is confirmed, behind which the pushes of it come; the child has sent so many bytes so far.
     pub(crate) fn order_pushes(&mut self, sent: u64) {
+        let awaited = self.front.awaited + self.behind.iter().map(|own| own.then.awaited).sum::<u32>();
         let order = self.push_order.get_or_insert_default();
+        order.replies = awaited;
         let later = if order.until.is_some() { &mut order.next_until } else { &mut order.until };
         *later = Some(sent);
     }
@@ -346,6 +357,7 @@ impl Outbox {
         }
     }
 
+    #[inline(never)]
     fn reply_given(&mut self) {
         let Some(order) = &mut self.push_order else { return };
         order.replies = order.replies.saturating_sub(1);
@@ -450,7 +462,7 @@ mod tests {
                 b'r' => outbox.retract(),
                 b'+' => own = true,
                 digit if std::mem::take(&mut own) => outbox.answer(Frame::of(&[digit]), &mut spares),
-                digit => outbox.deliver(Frame::of(&[digit]), &mut spares),
+                digit => outbox.deliver(&[digit], &mut spares),
             }
         }
         String::from_utf8_lossy(outbox.output.front()).into_owned()

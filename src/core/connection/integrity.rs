@@ -115,7 +115,7 @@ impl Broker {
             if slot.kind == SlotKind::Push {
                 self.push_arrived(key, Frame::of(&frame));
             } else {
-                self.settle(key, slot, Frame::of(&frame), None);
+                self.settle(key, slot, &frame, None);
             }
         }
     }

@@ -90,7 +90,7 @@ impl Shared {
         let completes = |lane: &&mut Lane| lane.front().is_some_and(|slot| slot.kind == SlotKind::Subscribe);
         let lane = self.connections.find_mut(lane_key).filter(completes);
         if let Some(slot) = lane.and_then(Lane::pop) {
-            self.settle(child, lane_key, slot, Frame::of(b""), None);
+            self.settle(child, lane_key, slot, b"", None);
         }
     }
 }

@@ -165,7 +165,6 @@ impl Shared {
         if own.total() > 0 {
             return Err(more(child));
         }
-        child.outbox_mut().let_pushes_go();
         self.drop_topics(child);
         Ok(())
     }

@@ -231,6 +231,8 @@ impl Shared {
             }
             self.end_lease(child);
         }
+        // What was published before comes before.
+        child.outbox_mut().let_pushes_go();
         child.session_mut().reset();
         self.become_first_user(child);
         self.answer(child, b"+RESET\r\n");

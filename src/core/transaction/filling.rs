@@ -16,9 +16,10 @@ use crate::resp::{FrameLimits, Scanner, encode};
 
 impl Shared {
     /// The reply to the child's EXEC has come, and there is something to be filled in: that is its next request's turn.
-    pub(crate) fn begin_filling(&mut self, child: &mut Child, reply: Frame<'_>, after: AfterExec) {
+    pub(crate) fn begin_filling(&mut self, child: &mut Child, reply: &[u8], after: AfterExec) {
         debug_assert_eq!(child.hold(), Hold::Reply, "nothing follows such an EXEC before its reply");
-        let reply = reply.to_fragment(&self.env.fragments);
+        let shared = self.env.reply.as_ref().and_then(|whole| whole.part_at(reply));
+        let reply = shared.unwrap_or_else(|| Frame::of(reply).to_fragment(&self.env.fragments));
         child.front_mut().begin_filling(Filling::new(reply, after));
         self.lift(child);
     }
@@ -41,7 +42,7 @@ impl Broker {
         let flow = self.fill_on(key, &mut filling);
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         if flow == Flow::Done {
-            child.outbox_mut().deliver(Frame::shared(&filling.rest()), &mut self.shared.env.spares);
+            child.outbox_mut().deliver_shared(&filling.rest(), &mut self.shared.env.spares);
             self.shared.finish_settling(child);
         } else {
             child.front_mut().begin_filling(filling);

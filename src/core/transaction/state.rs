@@ -188,7 +188,11 @@ impl TransactionState {
         self.multi.as_ref().map_or(-1, |queued| i64::from(queued.after.commands))
     }
 
+    #[inline]
     pub(crate) fn footprint(&self) -> usize {
+        if self.multi.is_none() && self.execs.is_empty() {
+            return 0;
+        }
         let execs: usize = self.execs.iter().map(AfterExec::footprint).sum();
         self.multi.as_ref().map_or(0, |queued| queued.footprint()) + execs
     }
