@@ -133,6 +133,15 @@ impl<T, K> Arena<T, K> {
         self.slab.iter_mut().map(|(_, (_, value))| value)
     }
 
+    /// The first key whose index is `index` or higher, and the index behind it.
+    pub fn from(&self, index: usize) -> Option<(usize, Key<K>)> {
+        // A slab has no way to begin in the middle; holes are few, since it is filled from the front.
+        (index..self.slab.capacity()).find_map(|index| {
+            let (generation, _) = self.slab.get(index)?;
+            Some((index + 1, Key { index: index as u32, generation: *generation, kind: PhantomData }))
+        })
+    }
+
     /// Every key, collected, for passes that change the arena.
     pub fn keys(&self) -> Vec<Key<K>> {
         self.iter().map(|(key, _)| key).collect()

@@ -51,8 +51,26 @@ pub const PUSH_TURN: i64 = 512 * 1024;
 pub const LEAVE_STEP: usize = 512;
 /// Waiting children that have their turn even if the children read last have used that up.
 pub const RUN_LEAST: usize = 32;
+/// Children told in one step of what an event means for them: that their lane is lost, or their user. The simulation takes
+/// far less for too much, as of the next three, so that it cuts everything it plays.
+pub const NOTICES_STEP: usize = if cfg!(test) { 3 } else { 256 };
+/// Requests of one lane that are found to be overdue in one step.
+pub const OVERDUE_STEP: usize = if cfg!(test) { 2 } else { 1024 };
+/// Replies of one lane that are taken in one step; they may be as short as five bytes, and each another child's, which has
+/// not been looked at for long.
+pub const REPLIES_STEP: usize = if cfg!(test) { 2 } else { 256 };
+/// The same on a lane for subscriptions: a message is for many children, and with a fence a child goes on.
+pub const PUSHES_STEP: usize = if cfg!(test) { 2 } else { 64 };
+/// Names of one request about subscriptions that are looked at in one step.
+pub const TOPICS_STEP: usize = if cfg!(test) { 2 } else { 512 };
+/// Timers that fire in one step: thousands of children may have begun to wait at the same time.
+pub const TIMERS_STEP: usize = if cfg!(test) { 2 } else { 128 };
+/// What one piece of a work over all children may cost, in bytes of requests: as much as a child's turn.
+pub const SWEEP_TURN: i64 = if cfg!(test) { REQUEST_COST_MIN } else { CHILD_TURN };
 /// Bytes that looking a child up, or passing over one, counts against a turn: less than a tenth of a small request.
 pub const LOOK_COST: usize = 32;
+/// The same of visiting one of very many topics, which asks the upstream or changes three tables.
+pub const TOPIC_COST: usize = 128;
 /// A request or a reply of this many bytes uses a separate lane: those behind it would wait too long.
 pub const BULK_MIN: usize = 256 * 1024;
 /// Short replies in a row after which a command with an earlier long reply is no longer expected to be long. Otherwise a
@@ -166,6 +184,15 @@ pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
 pub const WRITE_TURN: usize = 1024 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.
 pub const EVENTS_TURN: usize = 1024;
+/// Milliseconds since its beginning after which a turn reads no further socket. What is left of each kind of work stands in
+/// line for the next turn; so nobody waits longer for it than the last of these, and the one step under way.
+pub const TURN_READS: u64 = 4;
+/// The same for accepting connections.
+pub const TURN_ACCEPTS: u64 = 6;
+/// The same for what the core has put off.
+pub const TURN_RUNS: u64 = 8;
+/// The same for connections to open or close, and for writes.
+pub const TURN_WRITES: u64 = 12;
 /// Pause after an accept failed without descriptors or memory, in milliseconds, unless a connection closes before.
 pub const ACCEPT_PAUSE: u64 = 100;
 /// Reads from one child when a drain begins: more than a socket's buffer holds by default (6 MiB for TCP).

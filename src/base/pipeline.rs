@@ -53,6 +53,19 @@ impl<T: Entry> Pipeline<T> {
         self.entries.push_back(make(self.bytes.appended()));
     }
 
+    /// Puts many requests on at once; each is told where it ends in `requests`.
+    pub fn push_all(
+        &mut self,
+        requests: &[u8],
+        entries: impl Iterator<Item = (usize, T)>,
+        at: impl Fn(T, u64) -> T,
+    ) {
+        let start = self.bytes.appended();
+        self.bytes.append(requests);
+        self.entries.extend(entries.map(|(end, entry)| at(entry, start + end as u64)));
+        debug_assert!(self.entries.back().is_none_or(|last| last.end() == self.bytes.appended()));
+    }
+
     /// The same of a request that `write` appends.
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>), make: impl FnOnce(u64) -> T) {
         write(self.bytes.tail());

@@ -64,19 +64,31 @@ pub struct Table {
 impl Table {
     /// Builds the table from the reply to `COMMAND`, with what the settings say about commands.
     pub fn from_command_reply(reply: &Value, policy: Policy) -> Result<Table, String> {
-        let items = items(reply).ok_or("the reply to COMMAND is not an array")?;
+        let mut table = Table::empty(policy);
+        items(reply).ok_or(NO_ARRAY)?.iter().try_for_each(|item| table.take(item))?;
+        table.end()?;
+        Ok(table)
+    }
+
+    /// A table that takes the reply to COMMAND item by item, up to its `end`: all at once takes milliseconds.
+    pub(crate) fn empty(policy: Policy) -> Table {
         let (entries, names, denied_to_scripts) = (Vec::new(), Names::default(), Vec::new());
-        let mut table = Table { entries, names, learned: 0, policy, denied_to_scripts };
-        for item in items {
-            let raw = RawEntry::read(item)?;
-            let id = table.add(&raw)?;
-            table.remember(raw.name.as_bytes(), id);
-        }
-        if table.entries.is_empty() {
+        Table { entries, names, learned: 0, policy, denied_to_scripts }
+    }
+
+    pub(crate) fn take(&mut self, item: &Value) -> Result<(), String> {
+        let raw = RawEntry::read(item)?;
+        let id = self.add(&raw)?;
+        self.remember(raw.name.as_bytes(), id);
+        Ok(())
+    }
+
+    pub(crate) fn end(&mut self) -> Result<(), String> {
+        if self.entries.is_empty() {
             return Err("the reply to COMMAND is empty".to_owned());
         }
-        table.list_denied();
-        Ok(table)
+        self.list_denied();
+        Ok(())
     }
 
     /// Takes what other settings say about commands.
@@ -88,7 +100,7 @@ impl Table {
         self.list_denied();
     }
 
-    fn list_denied(&mut self) {
+    pub(crate) fn list_denied(&mut self) {
         let is_denied = |id: &CommandId| self.policy.denies(self.name(*id)) && self.is_callable(*id);
         self.denied_to_scripts = self.ids().filter(is_denied).collect();
     }
@@ -103,21 +115,31 @@ impl Table {
     /// (`rename-command SELECT get`), is noticed.
     pub fn confirm(&mut self, info: &Value) -> Result<(), String> {
         let infos = items(info).unwrap_or_default();
-        let known: Vec<(CommandId, Box<str>)> =
-            self.commands().map(|(id, entry)| (id, entry.name.clone())).collect();
-        if infos.len() != known.len() {
-            return Err(format!("COMMAND INFO of {} names told of {}", known.len(), infos.len()));
-        }
+        let known = self.known(infos.len())?;
         for ((id, name), info) in known.iter().zip(infos) {
-            if matches!(info, Value::Nil) {
-                self.names.remove(name.as_bytes());
-                continue;
-            }
-            let raw = RawEntry::read(info)?;
-            let id = if raw.name == **name { *id } else { self.id_of(&raw)? };
-            self.remember(name.as_bytes(), id);
+            self.confirm_name(*id, name, info)?;
         }
         self.list_denied();
+        Ok(())
+    }
+
+    /// What `confirm` is told of, where that is as many; for those who confirm name by name, and call `list_denied` then.
+    pub(crate) fn known(&self, told: usize) -> Result<Vec<(CommandId, Box<str>)>, String> {
+        let known: Vec<_> = self.commands().map(|(id, entry)| (id, entry.name.clone())).collect();
+        if told != known.len() {
+            return Err(format!("COMMAND INFO of {} names told of {told}", known.len()));
+        }
+        Ok(known)
+    }
+
+    pub(crate) fn confirm_name(&mut self, id: CommandId, name: &str, info: &Value) -> Result<(), String> {
+        if matches!(info, Value::Nil) {
+            self.names.remove(name.as_bytes());
+            return Ok(());
+        }
+        let raw = RawEntry::read(info)?;
+        let id = if raw.name == *name { id } else { self.id_of(&raw)? };
+        self.remember(name.as_bytes(), id);
         Ok(())
     }
 
@@ -312,6 +334,8 @@ impl<'v> RawEntry<'v> {
 }
 
 /// RESP3 sends the flags as a set.
+const NO_ARRAY: &str = "the reply to COMMAND is not an array";
+
 fn items(value: &Value) -> Option<&[Value]> {
     match value {
         Value::Array(items) | Value::Set(items) => Some(items),

@@ -18,6 +18,7 @@ use crate::core::memory::Trim;
 use crate::core::request::flow::Roster;
 use crate::core::request::run::ForBroker;
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::resp::{Frames, Scanner};
 
@@ -56,7 +57,16 @@ impl Broker {
     /// Tells the broker what time it is, and lets what is due happen.
     pub fn advance(&mut self, now: Millis) {
         self.shared.env.now = self.shared.env.now.max(now);
-        while let Some(timer) = self.shared.env.timers.pop_due(self.shared.env.now) {
+        self.shared.env.timers.advance();
+        self.fire_timers();
+    }
+
+    /// Lets timers that are due fire, as many as one step has room for. Whether there were any.
+    fn fire_timers(&mut self) -> bool {
+        let mut fired = false;
+        for _ in 0..limits::TIMERS_STEP {
+            let Some(timer) = self.shared.env.timers.pop_due(self.shared.env.now) else { break };
+            fired = true;
             match timer {
                 Timer::Lane(key, number) => self.shared.lane_timer(key, number),
                 Timer::Child(key) => {
@@ -65,23 +75,27 @@ impl Broker {
                     }
                 }
                 Timer::Group(key) => self.shared.group_timer(key),
+                Timer::Overdue(key) => {
+                    self.shared.expire_unwritten(key);
+                    self.shared.time_out_written(key);
+                }
                 Timer::Leases => self.shared.pump_leases(),
                 Timer::Yield => self.shared.serve_waiting(),
                 Timer::Busy => self.shared.busy_timer(),
                 Timer::Janitor => self.janitor(),
-                Timer::Drain => self.end_drain(),
+                Timer::Drain => self.shared.env.sweeps.begin(Sweep::DrainTimedOut),
             }
             self.deliver_notices();
         }
+        fired
     }
 
     /// Milliseconds until something is due; `None` when nothing is. Zero while work is deferred.
     pub fn timeout(&self) -> Option<Millis> {
         let env = &self.shared.env;
-        if !env.runnable.is_empty()
-            || self.shared.connections.is_changed()
-            || self.shared.hubs.is_delivering()
-        {
+        let connections = &self.shared.connections;
+        let delivering = self.shared.hubs.is_delivering();
+        if env.has_deferred() || connections.is_changed() || connections.is_any_unread() || delivering {
             return Some(0);
         }
         env.timers.next_at().map(|at| at.saturating_sub(env.now))
@@ -90,8 +104,11 @@ impl Broker {
     /// Whether anything was left that `run` or the driver has to do.
     pub fn has_work(&self) -> bool {
         let env = &self.shared.env;
-        !env.runnable.is_empty()
-            || self.shared.connections.is_changed()
+        let connections = &self.shared.connections;
+        env.timers.has_due(env.now)
+            || env.has_deferred()
+            || connections.is_any_unread()
+            || connections.is_changed()
             || self.shared.hubs.is_delivering()
             || !env.actions.is_empty()
     }
@@ -102,26 +119,45 @@ impl Broker {
         self.shared.turn.begin();
     }
 
-    /// Runs what was deferred: children whose hold has been lifted, lanes that wait for a place. Call once
-    /// per turn, after the events and before flushing; again while it returns true.
+    /// Goes on with what was deferred: the turn of a child in line, a piece of a sweep, lanes that wait for a place. Call
+    /// it after the events of a turn and before flushing, again and again while it returns true.
     pub fn run(&mut self) -> bool {
-        let mut worked = false;
-        while self.shared.turn.has_room()
-            && let Some(key) = self.shared.env.runnable.pop_front()
-        {
-            worked = true;
-            self.shared.turn.least = self.shared.turn.least.saturating_sub(1);
-            self.run_child(key, &[]);
+        if self.shared.env.has_notices() {
             self.deliver_notices();
+            return true;
+        }
+        if let Some(key) = self.shared.connections.next_unread() {
+            self.lane_input(key, &[]);
+            return true;
+        }
+        if self.fire_timers() || self.shared.turn.has_room() && self.run_next() {
+            return true;
         }
         if self.shared.connections.take_changed() {
-            worked = true;
             self.shared.serve_waiting();
             self.shared.pump_leases();
             self.deliver_notices();
+            return true;
         }
-        worked |= self.go_on_delivering();
-        worked | self.enforce_memory()
+        self.go_on_delivering() || self.enforce_memory()
+    }
+
+    /// The turn of the next child in line, or of the sweep under way: by turns, where there are both.
+    fn run_next(&mut self) -> bool {
+        let env = &mut self.shared.env;
+        let sweeps = !env.sweeps.is_empty() && (env.runnable.is_empty() || !self.shared.turn.swept);
+        let child = if sweeps { None } else { env.runnable.pop_front() };
+        if !sweeps && child.is_none() {
+            return false;
+        }
+        self.shared.turn.least = self.shared.turn.least.saturating_sub(1);
+        self.shared.turn.swept = sweeps;
+        match child {
+            Some(key) => self.run_child(key, &[]),
+            None => self.sweep(),
+        }
+        self.deliver_notices();
+        true
     }
 
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
@@ -246,18 +282,22 @@ impl Broker {
         }
     }
 
-    /// Moves the actions since the last call into `into`.
-    pub fn take_actions(&mut self, into: &mut Vec<Action>) {
-        into.append(&mut self.shared.env.actions);
+    /// Moves the actions since the last call into `into`. Not while requests that were lost on a connection are still to be
+    /// answered: the replies of the next one would come before their errors.
+    pub fn take_actions(&mut self, into: &mut impl Extend<Action>) {
+        if self.shared.env.has_notices() {
+            return;
+        }
+        into.extend(self.shared.env.actions.drain(..));
     }
 
     /// Moves the keys of children with something to write into `into`.
-    pub fn take_dirty_children(&mut self, into: &mut Vec<ChildKey>) {
-        into.append(&mut self.shared.env.dirty_children);
+    pub fn take_dirty_children(&mut self, into: &mut impl Extend<ChildKey>) {
+        into.extend(self.shared.env.dirty_children.drain(..));
     }
 
     /// Moves the keys of lanes with something to write into `into`.
-    pub fn take_dirty_lanes(&mut self, into: &mut Vec<LaneKey>) {
+    pub fn take_dirty_lanes(&mut self, into: &mut impl Extend<LaneKey>) {
         self.shared.connections.take_dirty(into);
     }
 
@@ -273,7 +313,7 @@ impl Broker {
 
     /// Whether the driver may read from this lane now. If not, it asks again in the next turn.
     pub fn wants_lane_read(&self, key: LaneKey) -> bool {
-        !self.shared.hubs.is_delivering_of(key)
+        !self.shared.hubs.is_delivering_of(key) && !self.shared.connections.has_unread(key)
     }
 
     /// Whether bytes of this child could be of use at all, however much it has to run.
@@ -343,7 +383,7 @@ impl Broker {
                 break;
             };
             let told = self.children.get_mut(key).is_some_and(|child| self.shared.give_up_requests(child));
-            self.deliver_notices();
+            self.deliver_all_notices();
             if !told {
                 if let Some(child) = self.children.get(key) {
                     CloseReason::MemoryMax { held_bytes }.log(child);
@@ -356,29 +396,20 @@ impl Broker {
         worked
     }
 
-    /// Stops taking requests: what has been handed over complete is answered, then each child is closed.
-    /// Blocked commands, those waiting for a lease and transactions that watch keys have `patience`, by default
-    /// `drain_timeout`; so have children that do not take what they are owed. A second call can only shorten it.
+    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and transactions that
+    /// watch keys have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
+    /// second call can only shorten it. Requests are taken until `dismiss`.
     pub fn drain(&mut self, patience: Option<Millis>) {
         let env = &mut self.shared.env;
         let due = env.now.saturating_add(patience.unwrap_or(env.settings.drain_timeout));
         env.timers.arm(due, Timer::Drain);
-        if std::mem::replace(&mut env.draining, true) {
-            return;
-        }
-        for key in self.children.keys() {
-            self.run_child(key, &[]);
-            self.deliver_notices();
-        }
+        env.draining = true;
     }
 
-    fn end_drain(&mut self) {
-        for key in self.children.keys() {
-            if let Some(child) = self.children.get(key) {
-                CloseReason::DrainTimedOut.log(child);
-            }
-            self.remove_child(key);
-        }
+    /// Stops taking requests: what has been handed over complete is answered, then each child is closed.
+    pub fn dismiss(&mut self) {
+        self.shared.env.dismissing = true;
+        self.shared.env.sweeps.begin(Sweep::Drain);
     }
 
     /// Whether a drain has begun.
@@ -394,10 +425,11 @@ impl Broker {
     /// Closes every child and lane at once.
     pub fn close_all(&mut self) {
         self.shared.env.draining = true;
+        self.shared.env.sweeps.clear();
         for key in self.children.keys() {
             self.remove_child(key);
         }
         self.shared.connections.close_all(&mut self.shared.env);
-        self.deliver_notices();
+        self.deliver_all_notices();
     }
 }

@@ -1,6 +1,7 @@
 //! Delivers notices, once the event at hand is done with the child it is about. Finds the child that a notice is for, or
 //! undoes what the notice stands for if that child has gone; decides nothing else.
 
+use crate::base::limits;
 use crate::core::broker::Broker;
 use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
@@ -9,34 +10,45 @@ use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::encode;
 
 impl Broker {
-    /// Delivers what the event at hand has left behind for other children: mostly nothing.
+    /// Delivers what the event at hand has left behind for other children: mostly nothing. What is too much for one step
+    /// goes on in the next, in order; no connection is opened before all have been told of the last one (`take_actions`).
     #[inline]
     pub(crate) fn deliver_notices(&mut self) {
-        while let Some(notice) = self.shared.env.next_notice() {
-            self.deliver_notice(notice);
+        let mut left = limits::NOTICES_STEP;
+        while left > 0
+            && let Some(notice) = self.shared.env.next_notice()
+        {
+            left = left.saturating_sub(self.deliver_notice(notice, left));
         }
     }
 
+    /// The same, whatever time it takes.
+    pub(crate) fn deliver_all_notices(&mut self) {
+        while self.shared.env.has_notices() {
+            self.deliver_notices();
+        }
+    }
+
+    /// Delivers a notice, or as much of it as `left` allows. Returns how many children it was for.
     #[inline(never)]
-    fn deliver_notice(&mut self, notice: Notice) {
+    fn deliver_notice(&mut self, notice: Notice, left: usize) -> usize {
         match notice {
-            Notice::UpstreamAnswers => self.wake_upstream_waiters(),
             Notice::Close(key) => self.remove_child(key),
-            Notice::UserRefused(user) => self.close_user(user),
-            Notice::PoolRefused(pool, text) => self.fail_waiters(&pool, &text),
-            Notice::SubscribersLost(user, loss) => self.subscribers_lost(user, loss),
-            Notice::HubReady(user) => self.ask_fences_again(user),
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
             Notice::SharedLaneLost(lost) => self.children.suspect_some_of(&lost),
             Notice::TableChanged => self.children.forget_commands(),
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
-            Notice::Failed { lane, slots, failure } => {
-                let mut reply = Vec::new();
+            Notice::Failed { lane, mut slots, failure } => {
+                let (mut reply, count) = (Vec::new(), slots.len());
                 encode::error(&mut reply, failure.line());
-                for slot in slots {
+                for slot in slots.by_ref().take(left).filter(|slot| !slot.kind.is_own()) {
                     self.settle(lane, slot, &reply, Some(&failure));
                 }
+                if !slots.as_slice().is_empty() {
+                    self.shared.env.put_back(Notice::Failed { lane, slots, failure });
+                }
+                return count;
             }
             Notice::Child(key, told) => self.tell(key, told),
             Notice::Proved(asker, about, verdict) => {
@@ -45,6 +57,7 @@ impl Broker {
                 }
             }
         }
+        1
     }
 
     fn tell(&mut self, key: ChildKey, told: ChildNotice) {

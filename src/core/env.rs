@@ -10,6 +10,7 @@ use crate::core::action::Action;
 use crate::core::counters::Counters;
 use crate::core::keys::ChildKey;
 use crate::core::notice::Notice;
+use crate::core::sweeps::Sweeps;
 use crate::core::timers::Timers;
 use crate::resp::{Scanner, SharedScanner};
 use std::collections::VecDeque;
@@ -25,6 +26,7 @@ pub(crate) struct Env {
     pub(crate) spares: Spares,
     pub(crate) actions: Vec<Action>,
     notices: VecDeque<Notice>,
+    pub(crate) sweeps: Sweeps,
     pub(crate) runnable: VecDeque<ChildKey>,
     pub(crate) dirty_children: Vec<ChildKey>,
     pub(crate) resumed: Vec<ChildKey>,
@@ -36,6 +38,8 @@ pub(crate) struct Env {
     /// The same of the reply at hand.
     pub(crate) reply: Option<Fragment>,
     pub(crate) draining: bool,
+    /// What children had sent when the drain began has been read: each ends once that is run.
+    pub(crate) dismissing: bool,
 }
 
 impl Env {
@@ -50,6 +54,7 @@ impl Env {
             spares: Spares::default(),
             actions: Vec::new(),
             notices: VecDeque::new(),
+            sweeps: Sweeps::default(),
             runnable: VecDeque::new(),
             dirty_children: Vec::new(),
             resumed: Vec::new(),
@@ -58,6 +63,7 @@ impl Env {
             request: None,
             reply: None,
             draining: false,
+            dismissing: false,
         }
     }
 
@@ -90,6 +96,20 @@ impl Env {
         self.notices.pop_front()
     }
 
+    /// It is not delivered in full: the next to go on with.
+    pub(crate) fn put_back(&mut self, notice: Notice) {
+        self.notices.push_front(notice);
+    }
+
+    pub(crate) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// Whether there is work that no event announces.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !(self.runnable.is_empty() && self.sweeps.is_empty() && self.notices.is_empty())
+    }
+
     /// Takes back the first such notice that is not delivered yet.
     pub(crate) fn take_back(&mut self, is_meant: impl Fn(&Notice) -> bool) -> Option<Notice> {
         let at = self.notices.iter().position(is_meant)?;
@@ -104,6 +124,8 @@ pub(crate) struct Turn {
     pub(crate) budget: i64,
     /// Children that still have their turn in this one, however much has been run.
     pub(crate) least: usize,
+    /// The last to have its turn was a sweep, so it is a child's.
+    pub(crate) swept: bool,
     /// Bytes of pushes, or what counts for as many, that may still be given to children in this turn.
     pub(crate) pushes: i64,
     /// What the child at hand had to spend when its turn began.

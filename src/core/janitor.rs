@@ -13,6 +13,7 @@ use crate::core::connection::slot::Slot;
 use crate::core::keys::LeaseKind;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 
 impl Shared {
@@ -77,6 +78,15 @@ impl Shared {
             return Some("idle_transaction_timeout");
         }
         over(child.last_request(), settings.idle_child_timeout).then_some("idle_child_timeout")
+    }
+
+    pub(crate) fn end_if_overdue(&mut self, child: &mut Child) -> bool {
+        let overdue = self.overdue(child);
+        if let Some(setting) = overdue {
+            CloseReason::TimedOut(setting).log(child);
+            self.close(child);
+        }
+        overdue.is_some()
     }
 
     /// A stalled lane may wait for a slow command. If the control connection gets no answer either, the upstream is gone;
@@ -145,7 +155,7 @@ impl Broker {
         self.shared.check_stalls();
         self.shared.close_idle_lanes();
         self.shared.replace_old_lanes();
-        self.check_children();
+        self.shared.env.sweeps.begin(Sweep::Timeouts);
         self.close_standing_still();
         self.shared.end_abandoned_users();
         self.shared.ask_default_again();
@@ -161,15 +171,5 @@ impl Broker {
         self.trim.check(held, self.shared.env.now);
         let period = if busy { limits::JANITOR_BUSY } else { limits::JANITOR_IDLE };
         self.shared.env.timers.arm(self.shared.env.now + self.shared.janitor_period(period), Timer::Janitor);
-    }
-
-    fn check_children(&mut self) {
-        for key in self.children.keys() {
-            let Some(child) = self.children.get_mut(key) else { continue };
-            if let Some(setting) = self.shared.overdue(child) {
-                CloseReason::TimedOut(setting).log(child);
-                self.shared.close(child);
-            }
-        }
     }
 }

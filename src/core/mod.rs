@@ -27,6 +27,8 @@ mod request;
 mod route;
 mod shared;
 mod stats;
+mod sweep;
+mod sweeps;
 mod timers;
 mod transaction;
 mod user;

@@ -5,8 +5,7 @@ use crate::base::failure::Failure;
 use crate::command::CommandId;
 use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::connection::slot::Slot;
-use crate::core::keys::{ChildKey, LaneKey, LeaseKind, PoolKey, TopicKey, UserId};
-use crate::core::pubsub::SubscriberLoss;
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind, TopicKey};
 use crate::core::questions::probe::{Asker, ProofAbout, ProofVerdict};
 
 #[derive(Debug)]
@@ -14,19 +13,11 @@ pub(crate) enum Notice {
     /// Nothing is told to a child that has ended meanwhile.
     Child(ChildKey, ChildNotice),
     /// The requests in these slots have failed.
-    Failed { lane: LaneKey, slots: Vec<Slot>, failure: Failure },
+    Failed { lane: LaneKey, slots: std::vec::IntoIter<Slot>, failure: Failure },
     /// The upstream has answered a question about a child as a user.
     Proved(Asker, ProofAbout, ProofVerdict),
     /// The child ends at once.
     Close(ChildKey),
-    /// The upstream refuses the password of this user.
-    UserRefused(UserId),
-    /// Children that wait for a lease of this pool are told what the upstream has said.
-    PoolRefused(PoolKey, String),
-    /// The subscriptions of this user have lost their connection.
-    SubscribersLost(UserId, SubscriberLoss),
-    /// The connection that carries a user's subscriptions is ready.
-    HubReady(UserId),
     /// A topic's listeners end, since it is refused now.
     TopicRefused(TopicKey),
     /// The upstream has ended a subscription itself.
@@ -37,8 +28,6 @@ pub(crate) enum Notice {
     TableChanged,
     /// A lane can serve no request any more.
     LoseLane(LaneKey, &'static str),
-    /// All children that wait for a living upstream look again.
-    UpstreamAnswers,
 }
 
 #[derive(Debug)]

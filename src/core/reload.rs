@@ -4,6 +4,7 @@
 use crate::base::failure::Failure;
 use crate::config::{Settings, Upstream};
 use crate::core::broker::Broker;
+use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
@@ -15,6 +16,7 @@ use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
 use crate::core::questions::control::Question;
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 
 impl Shared {
@@ -33,6 +35,27 @@ impl Shared {
         if self.env.settings.leases_warm < previous.leases_warm {
             self.connections.close_rested_leases(&mut self.env, 0);
         }
+    }
+
+    /// The same for a child that waits.
+    pub(crate) fn shorten_wait(&mut self, child: &mut Child) -> bool {
+        let (now, timeout) = (self.env.now, self.env.settings.queue_timeout);
+        let due = match child.hold() {
+            Hold::InFlightMax => {
+                self.lift(child);
+                return true;
+            }
+            // Looks at its deadlines afresh, and sets the next timer.
+            Hold::LeaseQueue => now,
+            Hold::Subscription => {
+                child.set_topics_due(now);
+                now
+            }
+            Hold::Upstream => child.front_mut().set_queue_timeout(timeout, now),
+            _ => return false,
+        };
+        self.env.timers.arm(due, Timer::Child(child.key()));
+        true
     }
 
     /// What is written is answered first; the rest goes on the next connection, as after a loss.
@@ -174,25 +197,8 @@ impl Broker {
 
     /// Deadlines that were armed under the previous settings.
     fn shorten_waits(&mut self, previous: &Settings) {
-        let (now, timeout) = (self.shared.env.now, self.shared.env.settings.queue_timeout);
-        for key in self.children.keys() {
-            let Some(child) = self.children.get_mut(key) else { continue };
-            let due = match child.hold() {
-                Hold::InFlightMax => {
-                    self.shared.lift(child);
-                    continue;
-                }
-                // Looks at its deadlines afresh, and sets the next timer.
-                Hold::LeaseQueue => now,
-                Hold::Subscription => {
-                    child.set_topics_due(now);
-                    now
-                }
-                Hold::Upstream => child.front_mut().set_queue_timeout(previous.queue_timeout, timeout, now),
-                _ => continue,
-            };
-            self.shared.env.timers.arm(due, Timer::Child(key));
-        }
+        self.shared.env.sweeps.begin(Sweep::SettingsChanged);
+        let now = self.shared.env.now;
         let env = &mut self.shared.env;
         let (attempt_due, pause_due) = (now + env.settings.connect_timeout, now + env.backoff(0));
         let shortened = env.settings.reconnect_backoff_max < previous.reconnect_backoff_max;

@@ -19,8 +19,15 @@ use crate::core::shared::Shared;
 use crate::resp::{encode, reply};
 
 impl Broker {
-    /// Bytes have arrived from the upstream.
+    /// Bytes have arrived from the upstream. Of very many replies in them some are left for the next steps (`run`).
     pub fn lane_input(&mut self, key: LaneKey, bytes: &[u8]) {
+        let subscriber =
+            self.shared.connections.find(key).is_some_and(|lane| lane.role() == LaneRole::Subscriber);
+        self.take_replies(key, bytes, if subscriber { limits::PUSHES_STEP } else { limits::REPLIES_STEP });
+    }
+
+    /// Takes replies that were left, and those in `bytes`, so many of them.
+    pub(crate) fn take_replies(&mut self, key: LaneKey, bytes: &[u8], mut left: usize) {
         let now = self.shared.env.now;
         // The driver may not have heard yet that the connection was given up.
         let Some(mut frames) = self.shared.connections.begin_input(key, bytes, now) else { return };
@@ -29,6 +36,7 @@ impl Broker {
         let hears = lane.role() == LaneRole::Subscriber;
         let mut goes_on = !lane.is_in_large() || self.take_part(key, &mut frames);
         while goes_on
+            && left > 0
             && !frames.rest().is_empty()
             && let Some(lane) = self.shared.connections.input_of(key)
             && !(hears && self.shared.hubs.is_delivering_of(key))
@@ -64,6 +72,10 @@ impl Broker {
                 }
             }
             self.deliver_notices();
+            left -= 1;
+        }
+        if left == 0 && goes_on && !frames.rest().is_empty() {
+            self.shared.connections.note_unread(key);
         }
         self.shared.connections.end_input(&mut self.shared.env, key, frames);
         self.deliver_notices();

@@ -478,6 +478,7 @@ fn who_left_without_a_word_ends_with_its_process_or_with_the_broker() {
     sim.kill(children[1]);
     assert!(sim.is_closed(children[0]) && sim.is_closed(children[1]) && !sim.is_closed(children[2]));
     sim.broker.drain(None);
+    sim.broker.dismiss();
     sim.settle();
     assert!(sim.is_closed(children[2]) && sim.broker.is_drained());
 }
@@ -608,6 +609,7 @@ fn a_drain_ends_every_kind_of_child() {
     sim.frozen = vec![LaneRole::Shared];
     sim.send(children[6], "GET last");
     sim.broker.drain(None);
+    sim.broker.dismiss();
     sim.settle();
     let closed = |sim: &Sim| children.iter().filter(|child| sim.is_closed(**child)).count();
     let which = "the idle one, the one whose transaction was only here, and those who listen";

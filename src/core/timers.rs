@@ -16,6 +16,8 @@ pub(crate) enum Timer {
     Child(ChildKey),
     /// A group's time has come: somebody in it has waited for long enough, or may look again.
     Group(GroupKey),
+    /// More requests on a lane are overdue than one step tells of.
+    Overdue(LaneKey),
     /// Leases could not be opened; they are tried again.
     Leases,
     /// A shared lane may now be asked to yield.
@@ -29,12 +31,14 @@ pub(crate) enum Timer {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TimerEntry {
     at: Millis,
+    /// In the order in which they were armed.
+    number: u64,
     timer: Timer,
 }
 
 impl Ord for TimerEntry {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.at.cmp(&self.at)
+        (other.at, other.number).cmp(&(self.at, self.number))
     }
 }
 
@@ -47,11 +51,21 @@ impl PartialOrd for TimerEntry {
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<TimerEntry>,
+    armed: u64,
+    /// Those that had been armed when the time was told last. One that is armed for now waits until it is told again: what
+    /// it is about may come first.
+    told: u64,
 }
 
 impl Timers {
     pub(crate) fn arm(&mut self, at: Millis, timer: Timer) {
-        self.heap.push(TimerEntry { at, timer });
+        self.heap.push(TimerEntry { at, number: self.armed, timer });
+        self.armed += 1;
+    }
+
+    /// The time has been told.
+    pub(crate) fn advance(&mut self) {
+        self.told = self.armed;
     }
 
     pub(crate) fn next_at(&self) -> Option<Millis> {
@@ -59,10 +73,11 @@ impl Timers {
     }
 
     pub(crate) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
-        if self.next_at()? > now {
-            return None;
-        }
-        self.heap.pop().map(|entry| entry.timer)
+        if self.has_due(now) { self.heap.pop().map(|entry| entry.timer) } else { None }
+    }
+
+    pub(crate) fn has_due(&self, now: Millis) -> bool {
+        self.heap.peek().is_some_and(|entry| entry.at <= now && entry.number < self.told)
     }
 
     pub(crate) fn shrink(&mut self) {
@@ -80,9 +95,14 @@ mod tests {
         timers.arm(20, Timer::Drain);
         timers.arm(10, Timer::Janitor);
         assert_eq!(timers.next_at(), Some(10));
+        assert_eq!(timers.pop_due(20), None, "the time has not been told since");
+        timers.advance();
         assert_eq!(timers.pop_due(9), None);
         assert_eq!(timers.pop_due(20), Some(Timer::Janitor));
+        timers.arm(20, Timer::Busy);
         assert_eq!(timers.pop_due(20), Some(Timer::Drain));
         assert_eq!(timers.pop_due(20), None);
+        timers.advance();
+        assert_eq!(timers.pop_due(20), Some(Timer::Busy));
     }
 }

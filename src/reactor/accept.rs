@@ -2,6 +2,7 @@
 //! has returned that no connection waits. Decides nothing about children.
 
 use super::adopt::refuse;
+use super::pace::StepKind;
 use super::{FIRST_LISTENER, Link, Loop, Owner, link_of, reserved};
 use crate::base::clock::Millis;
 use crate::base::error::{self, Error};
@@ -66,6 +67,16 @@ impl PolledListener {
         self.listener.close(registry);
     }
 
+    /// Connections may wait.
+    pub(super) fn look_again(&mut self) {
+        (self.pending, self.pause) = (true, None);
+    }
+
+    /// Whether more may wait that can be accepted.
+    pub(super) fn may_accept(&self) -> bool {
+        self.pending && self.pause.is_none()
+    }
+
     /// A resource was returned to the system.
     pub(super) fn retry(&mut self) {
         self.pause = None;
@@ -82,21 +93,17 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 impl Loop {
-    /// Accepts at every pending listener, a bounded number of connections each.
-    pub(super) fn accept_pending(&mut self) {
+    /// Accepts at every pending listener, a bounded number of connections each. Returns how many.
+    pub(super) fn accept_pending(&mut self) -> usize {
+        self.pace.before(StepKind::Accept);
+        let mut count = 0;
         for index in 0..self.listeners.len() {
             let PolledListener { pending, pause, .. } = self.listeners[index];
             if pending && pause.is_none_or(|until| until <= self.told) {
-                self.accept_up_to(index, limits::ACCEPT_TURN);
+                count += self.accept_at(index);
             }
         }
-    }
-
-    /// Accepts all connections that wait now: at most a full backlog.
-    pub(super) fn accept_all(&mut self) {
-        for index in 0..self.listeners.len() {
-            self.accept_up_to(index, limits::LISTEN_BACKLOG as usize + 1);
-        }
+        count
     }
 
     /// Milliseconds until a listener is to be retried without an event.
@@ -105,8 +112,11 @@ impl Loop {
         pending.map(|listener| listener.pause.map_or(0, |until| until.saturating_sub(now))).min()
     }
 
-    fn accept_up_to(&mut self, index: usize, count: usize) {
-        for _ in 0..count {
+    fn accept_at(&mut self, index: usize) -> usize {
+        for count in 0..limits::ACCEPT_TURN {
+            if count > 0 && self.pace.has_lasted(limits::TURN_ACCEPTS) {
+                return count;
+            }
             let listener = &mut self.listeners[index];
             match listener.listener.accept() {
                 Ok(stream) => {
@@ -114,26 +124,26 @@ impl Loop {
                     if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
                         refuse(&stream, &why);
                     }
+                    self.pace.step(StepKind::Accept);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     listener.pending = false;
                     if std::mem::take(&mut listener.short) {
                         log::info!("{}: all waiting connections have been accepted", listener.url());
                     }
-                    return;
+                    return count;
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
-                    listener.pending = true;
                     listener.pause = Some(self.told + limits::ACCEPT_PAUSE);
                     if !std::mem::replace(&mut listener.short, true) {
                         log::warn!("{}: cannot accept: {error}; retrying", listener.url());
                     }
-                    return;
+                    return count;
                 }
             }
         }
-        self.listeners[index].pending = true;
+        limits::ACCEPT_TURN
     }
 
     pub(super) fn add_link(

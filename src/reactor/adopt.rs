@@ -101,7 +101,7 @@ impl Loop {
                     continue;
                 }
             };
-            if !self.is_serving() {
+            if self.closed || self.core.is_draining() && !self.draining.is_under_way() {
                 let _ = stream.shutdown();
                 continue;
             }

@@ -4,7 +4,9 @@
 mod accept;
 mod adopt;
 mod dial;
+mod drain;
 mod local;
+mod pace;
 mod quiet;
 mod reload;
 mod stats;
@@ -27,9 +29,12 @@ use crate::transport::wake::Wake;
 use accept::PolledListener;
 use adopt::Handed;
 use dial::Dialler;
+use drain::Draining;
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
+use pace::Pace;
+pub use pace::StepKind;
 use quiet::Quiet;
 pub use reload::Prepared;
 use reload::required_upstream;
@@ -139,6 +144,8 @@ pub struct Loop {
     /// The waker was used since the last turn.
     woken: bool,
     work: turn::WorkLists,
+    pace: Pace,
+    draining: Draining,
     closed: bool,
     maker: Maker,
 }
@@ -228,6 +235,8 @@ impl Loop {
             turning: false,
             woken: false,
             work: turn::WorkLists::default(),
+            pace: Pace::default(),
+            draining: Draining::default(),
             closed: false,
             maker: Maker::here(),
         })
@@ -278,27 +287,6 @@ impl Loop {
         if self.closed || !self.events.is_empty() { Some(0) } else { self.timeout() }
     }
 
-    /// Ends the service gracefully: accepts the waiting connections, reads what every child has sent, and closes
-    /// the listeners. Complete requests are answered; blocked commands and transactions that watch keys have
-    /// `drain_timeout`. `run` returns `Ok(false)` when the last child is closed.
-    pub fn drain(&mut self) {
-        self.drain_within(None);
-    }
-
-    /// As `drain`, with its own timeout in milliseconds; `None` is `drain_timeout`. A second call can
-    /// only shorten it.
-    pub fn drain_within(&mut self, timeout_ms: Option<u64>) {
-        if self.closed {
-            return;
-        }
-        self.tell_time();
-        self.accept_all();
-        self.close_doors();
-        self.read_all();
-        self.core.drain(timeout_ms);
-        self.settle();
-    }
-
     /// Closes every connection and listener at once; `run` then returns `Ok(false)`.
     pub fn close(&mut self) {
         if self.closed || !self.maker.is_here() {
@@ -308,7 +296,7 @@ impl Loop {
         self.core.close_all();
         self.closed = true;
         self.close_doors();
-        self.carry_out_actions();
+        self.carry_out_all();
         for key in self.links.keys() {
             self.close_link(key);
         }

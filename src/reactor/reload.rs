@@ -1,6 +1,7 @@
 //! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged.
 
 use super::accept::PolledListener;
+use super::pace::StepKind;
 use super::{Loop, locate};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
@@ -57,8 +58,11 @@ impl Loop {
         self.replace_listeners(&settings.listen)?;
         self.redirect(&upstream, target);
         settings.warn_of_files();
+        self.pace.begin_turn();
         self.tell_time();
         self.core.reload(settings, upstream);
+        self.pace.step(StepKind::Reload);
+        self.pace.end_turn();
         self.wake();
         Ok(())
     }

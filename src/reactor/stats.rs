@@ -54,6 +54,10 @@ stats! {
     orphaned_replies: "Replies that arrived after their child had disconnected.";
     subscriber_gaps: "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.";
     memory_bytes: "Heap bytes of all queues, bounded by memory_max.", |lp| lp.core.memory() as u64;
+    longest_step_us: "The longest step so far, in processor time: what the loop did between two looks at what else was due.",
+        |lp| lp.longest_step().0.as_micros() as u64;
+    longest_turn_us: "The longest turn of the loop so far, in processor time, without the wait before it.",
+        |lp| lp.longest_turn().as_micros() as u64;
     draining: "1 while the loop drains, else 0.", |lp| u64::from(lp.core.is_draining());
     uptime_ms: "Time since the loop was created, as of its last turn.", |lp| lp.told;
 }

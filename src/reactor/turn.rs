@@ -1,7 +1,9 @@
 //! One turn: poll, read, accept, then settle: the core works, and what it has queued is written, to lanes before children.
-//! All reads come before the first write, so that the requests of many children are sent in one write per lane.
+//! All reads come before the first write, so that the requests of many children are sent in one write per lane. A turn that
+//! has lasted long enough leaves the rest of each list to the next, in order: what has just arrived is heard in between.
 
 use super::local::local_of;
+use super::pace::StepKind;
 use super::{Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
 use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
@@ -11,20 +13,35 @@ use crate::core::{Action, ChildKey, LaneKey};
 use crate::transport::conn::{Fill, Flush};
 use mio::Events;
 use mio::event::Event;
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::time::Duration;
 
 /// What is to be done in this turn or the next.
 #[derive(Debug, Default)]
 pub(super) struct WorkLists {
-    /// Links to read in the next turn, without an edge.
-    ready: Vec<Key<Link>>,
-    /// Links that used up their share of a turn's writes, or became writable: flushed in the next settling.
+    /// Links to read without a further edge, the oldest first.
+    ready: VecDeque<Key<Link>>,
+    /// What is to be flushed and carried out in this settling, in order.
+    lanes: VecDeque<LaneKey>,
+    children: VecDeque<ChildKey>,
+    actions: VecDeque<Action>,
+    /// Those that used up their share of a turn's writes, or became writable: flushed in the next settling.
     late_lanes: Vec<LaneKey>,
     late_children: Vec<ChildKey>,
-    /// Filled by the core, and kept for their capacity.
-    actions: Vec<Action>,
+    /// Filled by the core, and kept for its capacity.
     resumed: Vec<ChildKey>,
+}
+
+impl WorkLists {
+    fn are_empty(&self) -> bool {
+        self.ready.is_empty()
+            && self.late_lanes.is_empty()
+            && self.late_children.is_empty()
+            && self.lanes.is_empty()
+            && self.children.is_empty()
+            && self.actions.is_empty()
+    }
 }
 
 /// Capacity for this many links is kept.
@@ -59,24 +76,29 @@ impl Loop {
         if self.closed {
             return Ok(false);
         }
+        self.pace.begin_turn();
         self.tell_time();
         self.core.begin_turn();
         self.handed.begin_turn();
         self.read_quiet();
-        // Links this turn adds to the list are read in the next, so that none is read twice.
-        let ready = std::mem::take(&mut self.work.ready);
+        self.pace.step(StepKind::Timers);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             self.take_event(event);
         }
         self.events = events;
         self.events.clear();
-        self.read_ready(ready);
+        self.read_ready();
         self.end_leaving();
-        self.accept_pending();
+        if self.draining.is_under_way() {
+            self.go_on_draining();
+        } else {
+            self.accept_pending();
+        }
         self.settle();
         (self.turning, self.woken) = (false, false);
-        if self.core.is_drained() {
+        self.pace.end_turn();
+        if self.core.is_drained() && !self.draining.is_under_way() {
             self.close();
         }
         Ok(!self.closed)
@@ -88,8 +110,7 @@ impl Loop {
     }
 
     pub(super) fn timeout(&self) -> Option<Millis> {
-        let WorkLists { ready, late_lanes, late_children, .. } = &self.work;
-        if self.unsettled || !(ready.is_empty() && late_lanes.is_empty() && late_children.is_empty()) {
+        if self.unsettled || self.draining.is_under_way() || !self.work.are_empty() {
             return Some(0);
         }
         let now = self.clock.now();
@@ -125,28 +146,40 @@ impl Loop {
             Owner::Child(child) if woken => self.work.late_children.push(child),
             _ => {}
         }
-        if self.links.get(key).is_some_and(|link| !link.listed && link.conn.unread()) {
-            self.read(key);
+        if self.links.get(key).is_some_and(|link| link.conn.unread()) {
+            self.list(key);
         }
     }
 
-    fn read_ready(&mut self, ready: Vec<Key<Link>>) {
-        for key in ready {
+    /// Reads the links that are listed, each once: what a read puts on the list is read in the next turn.
+    fn read_ready(&mut self) {
+        for _ in 0..self.work.ready.len() {
+            if self.pace.has_lasted(limits::TURN_READS) {
+                break;
+            }
+            let Some(key) = self.work.ready.pop_front() else { break };
             let Some(link) = self.links.get_mut(key) else { continue };
             link.listed = false;
             if link.conn.unread() {
+                let kind = if matches!(link.owner, Owner::Child(_)) {
+                    StepKind::ChildInput
+                } else {
+                    StepKind::LaneInput
+                };
+                self.pace.before(kind);
                 self.read(key);
+                self.pace.short_step(kind);
             }
         }
     }
 
-    /// Puts the link on the list of those to read in the next turn.
+    /// Puts the link on the list of those to read.
     pub(super) fn list(&mut self, key: Key<Link>) {
         if let Some(link) = self.links.get_mut(key)
             && !link.listed
         {
             link.listed = true;
-            self.work.ready.push(key);
+            self.work.ready.push_back(key);
         }
     }
 
@@ -190,7 +223,7 @@ impl Loop {
         }
     }
 
-    fn child_filled(&mut self, child: ChildKey, fill: Fill) {
+    pub(super) fn child_filled(&mut self, child: ChildKey, fill: Fill) {
         match fill {
             Fill::Bytes(count) => self.core.child_input(child, &self.scratch[..count]),
             Fill::Empty => {}
@@ -210,54 +243,64 @@ impl Loop {
         }
     }
 
-    /// Reads what every child has sent so far, as the last thing before a drain.
-    pub(super) fn read_all(&mut self) {
-        let (mut keys, mut next) = (self.links.keys(), 0);
-        while let Some(key) = keys.get(next).copied() {
-            next += 1;
-            for _ in 0..limits::DRAIN_READS {
-                let Some(link) = self.links.get_mut(key) else { break };
-                let Owner::Child(child) = link.owner else { break };
-                link.conn.look_again();
-                if !self.core.takes_bytes(child) {
-                    break;
-                }
-                let fill = self.handed.fill(link, &mut self.scratch);
-                let full = matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
-                let more = full || link.conn.unread();
-                self.child_filled(child, fill);
-                self.take_handed(child, &mut keys);
-                if !more {
-                    break;
-                }
+    /// Lets the core work and carries out its work, until nothing is left to do or the turn has lasted long enough. Some of
+    /// each kind of work is done in any case.
+    pub(super) fn settle(&mut self) {
+        self.unsettled = false;
+        // Taken once: work that is not finished here is left to the next turn.
+        self.work.lanes.extend(self.work.late_lanes.drain(..));
+        self.work.children.extend(self.work.late_children.drain(..));
+        loop {
+            self.run_core();
+            self.list_resumed();
+            if !(self.carry_out_actions() | self.flush_lanes() | self.flush_children()) {
+                break;
+            }
+            if self.pace.has_lasted(limits::TURN_WRITES) {
+                self.unsettled = true;
+                break;
             }
         }
     }
 
-    /// Lets the core work and carries out its work, until nothing is left to do.
-    pub(super) fn settle(&mut self) {
-        self.unsettled = false;
-        // Taken once: work that is not finished here is left to the next turn.
-        let mut lanes = std::mem::take(&mut self.work.late_lanes);
-        let mut children = std::mem::take(&mut self.work.late_children);
-        loop {
-            while self.core.run() {}
-            self.list_resumed();
-            let mut moved = self.carry_out_actions();
-            self.core.take_dirty_lanes(&mut lanes);
-            moved |= !lanes.is_empty();
-            for lane in lanes.drain(..) {
-                self.flush_lane(lane);
-            }
-            self.core.take_dirty_children(&mut children);
-            moved |= !children.is_empty();
-            for child in children.drain(..) {
-                self.flush_child(child);
-            }
-            if !moved {
+    fn run_core(&mut self) {
+        self.pace.before(StepKind::Run);
+        while self.core.run() {
+            self.pace.step(StepKind::Run);
+            if self.pace.has_lasted(limits::TURN_RUNS) {
                 break;
             }
         }
+    }
+
+    /// Flushes the lanes that have something to write. Returns whether there was one.
+    fn flush_lanes(&mut self) -> bool {
+        self.core.take_dirty_lanes(&mut self.work.lanes);
+        let any = !self.work.lanes.is_empty();
+        self.pace.before(StepKind::LaneOutput);
+        while let Some(lane) = self.work.lanes.pop_front() {
+            self.flush_lane(lane);
+            self.pace.short_step(StepKind::LaneOutput);
+            if self.pace.has_lasted(limits::TURN_WRITES) {
+                break;
+            }
+        }
+        any
+    }
+
+    /// The same for children.
+    fn flush_children(&mut self) -> bool {
+        self.core.take_dirty_children(&mut self.work.children);
+        let any = !self.work.children.is_empty();
+        self.pace.before(StepKind::ChildOutput);
+        while let Some(child) = self.work.children.pop_front() {
+            self.flush_child(child);
+            self.pace.short_step(StepKind::ChildOutput);
+            if self.pace.has_lasted(limits::TURN_WRITES) {
+                break;
+            }
+        }
+        any
     }
 
     /// Children that may be read again and have input are read in the next turn.
@@ -276,23 +319,38 @@ impl Loop {
     }
 
     /// Returns whether there was anything to do.
-    pub(super) fn carry_out_actions(&mut self) -> bool {
-        let mut actions = std::mem::take(&mut self.work.actions);
-        self.core.take_actions(&mut actions);
-        let any = !actions.is_empty();
-        for action in actions.drain(..) {
-            match action {
-                Action::Connect(lane) => self.dial(lane),
-                Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
-                Action::CloseLane { link: Some(link), .. } => self.leave(key_of(link)),
-                Action::CloseChild { link } => match local_of(link) {
-                    Some(local) => self.local_closed(local),
-                    None => self.close_link(key_of(link)),
-                },
+    fn carry_out_actions(&mut self) -> bool {
+        self.core.take_actions(&mut self.work.actions);
+        let any = !self.work.actions.is_empty();
+        self.pace.before(StepKind::Connection);
+        while let Some(action) = self.work.actions.pop_front() {
+            self.carry_out(action);
+            self.pace.short_step(StepKind::Connection);
+            if self.pace.has_lasted(limits::TURN_WRITES) {
+                break;
             }
         }
-        self.work.actions = actions;
         any
+    }
+
+    /// All that is left of them, whatever time it takes.
+    pub(super) fn carry_out_all(&mut self) {
+        self.core.take_actions(&mut self.work.actions);
+        while let Some(action) = self.work.actions.pop_front() {
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Connect(lane) => self.dial(lane),
+            Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
+            Action::CloseLane { link: Some(link), .. } => self.leave(key_of(link)),
+            Action::CloseChild { link } => match local_of(link) {
+                Some(local) => self.local_closed(local),
+                None => self.close_link(key_of(link)),
+            },
+        }
     }
 
     /// Ends a lane's connection: our direction first, then the upstream's, so that the upstream never counts more
@@ -336,7 +394,9 @@ impl Loop {
         if self.links_peak > LINKS_KEPT && self.links.len() < self.links_peak / 4 {
             self.links.shrink();
             self.work.ready.shrink_to_fit();
-            (self.work.actions, self.work.resumed) = (Vec::new(), Vec::new());
+            self.work.actions.shrink_to_fit();
+            self.work.children.shrink_to_fit();
+            self.work.resumed = Vec::new();
             self.links_peak = self.links.len();
         }
     }

@@ -1,7 +1,8 @@
 //! The standalone binary as a test runs it: started on a socket in a private directory, its log kept for the
 //! failing test's output, ended whatever happens.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use super::raw::Raw;
 use super::redis::Redis;
-use super::{PATIENCE, direct, end_within, signal};
+use super::{PATIENCE, comes_true, direct, end_within, signal};
 
 /// Path of the binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_broker");
@@ -39,7 +40,22 @@ pub(crate) struct Broker {
     listening: Vec<String>,
     process: Option<Child>,
     log: Arc<Mutex<String>>,
+    /// What it logs at `info` is seen.
+    talks: bool,
 }
+
+/// The longest step and turn of a broker, in microseconds of its own processor time, and what that step was about.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    pub(crate) step: u64,
+    pub(crate) turn: u64,
+    pub(crate) about: String,
+}
+
+/// Bounds of every broker of the suite. The program promises 1 ms and 20 ms; a build for tests takes ten to twenty times
+/// as long, and a processor that many share forgets what it had at hand.
+const STEP_MAX: u64 = if cfg!(debug_assertions) { 100_000 } else { 10_000 };
+const TURN_MAX: u64 = if cfg!(debug_assertions) { 150_000 } else { 40_000 };
 
 impl Broker {
     /// Serves `redis` on a unix socket with the given settings; returns once it listens.
@@ -56,7 +72,8 @@ impl Broker {
         let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
         if direct() {
             let socket = instead.to_owned();
-            return Broker { directory, socket, listening: Vec::new(), process: None, log: Arc::default() };
+            let (listening, log) = (Vec::new(), Arc::default());
+            return Broker { directory, socket, listening, process: None, log, talks: false };
         }
         let socket = directory.path().join("b.sock");
         let listen = format!("unix://{}", socket.display());
@@ -101,7 +118,8 @@ impl Broker {
         let errors = process.stderr.take().expect("its standard error");
         let copy = Arc::clone(&log);
         thread::spawn(move || keep_log(errors, &copy));
-        Broker { directory, socket, listening: Vec::new(), process: Some(process), log }
+        let talks = !args.iter().any(|arg| arg.starts_with("log_level=") || arg.starts_with("--config"));
+        Broker { directory, socket, listening: Vec::new(), process: Some(process), log, talks }
     }
 
     fn wait_listening(&mut self, count: usize) -> Vec<String> {
@@ -168,6 +186,41 @@ impl Broker {
         self.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
+    /// How long its steps and turns have been; none if it does not say so.
+    pub(crate) fn pace(&mut self) -> Option<Pace> {
+        let (log, mut pace) = (Arc::clone(&self.log), None);
+        let said = log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len();
+        signal(self.process_mut(), Signal::USR1);
+        comes_true(Duration::from_secs(5), || {
+            let text = log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            pace = pace_of(&text[said..]);
+            pace.is_some()
+        });
+        pace
+    }
+
+    /// The scenario has a step that cannot be short: its end does not look.
+    pub(crate) fn allow_long_steps(&mut self) {
+        self.talks = false;
+    }
+
+    /// No scenario has kept the loop from everything else for long.
+    fn check_pace(&mut self) {
+        let runs = self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)));
+        if !runs || !self.talks || thread::panicking() {
+            return;
+        }
+        // One that has been stopped, or closed its log, says nothing.
+        let Some(pace) = self.pace() else { return };
+        let seen = format!("{pace:?}");
+        if let Ok(path) = std::env::var("BROKER_TEST_PACE") {
+            let line = format!("{seen} {:?}\n", thread::current().name());
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a file");
+            file.write_all(line.as_bytes()).expect("write to it");
+        }
+        assert!(pace.step <= STEP_MAX && pace.turn <= TURN_MAX, "the loop was long at one thing: {seen}");
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().expect("a broker process").id()
@@ -194,14 +247,27 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        let checked = catch_unwind(AssertUnwindSafe(|| self.check_pace()));
         if let Some(process) = &mut self.process {
             let _ = process.kill();
             let _ = process.wait();
         }
-        if thread::panicking() {
+        if thread::panicking() || checked.is_err() {
             eprintln!("the broker's log:\n{}", self.log());
         }
+        if let Err(panic) = checked {
+            resume_unwind(panic);
+        }
     }
+}
+
+/// What the last line of statistics says.
+fn pace_of(text: &str) -> Option<Pace> {
+    let line = text.lines().rfind(|line| line.contains(" longest_step="))?;
+    let number = |name: &str| line.split_once(name)?.1.split(' ').next()?.parse().ok();
+    let (step, turn) = (number(" longest_step_us=")?, number(" longest_turn_us=")?);
+    let about = line.split_once(" longest_step=")?.1.trim_matches('"').to_owned();
+    Some(Pace { step, turn, about })
 }
 
 fn keep_log(mut errors: impl Read, log: &Mutex<String>) {

@@ -59,6 +59,13 @@ impl Raw {
         Raw::try_unix(path).unwrap_or_else(|error| panic!("connect {}: {error}", path.display()))
     }
 
+    /// A client over a connected socket.
+    pub(crate) fn of(stream: UnixStream) -> Raw {
+        let mut raw = Raw { stream: Stream::Unix(stream), unread: Vec::new() };
+        raw.set_patience(READ_TIMEOUT);
+        raw
+    }
+
     /// Connects to a unix socket, or says why not.
     pub(crate) fn try_unix(path: &Path) -> io::Result<Raw> {
         let stream = UnixStream::connect(path)?;

@@ -72,6 +72,9 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
         for name in signals.take_harmless() {
             log::info!("{name} is ignored: the broker reads new settings only at a start")
         }
+        if signals.take_statistics() {
+            log::info!("{}", statistics(&lp));
+        }
         lp.wait_at_most(logger::settle())?;
         if !lp.work()? {
             return Ok(());
@@ -80,6 +83,13 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
             heap::trim();
         }
     }
+}
+
+/// Every statistic, and what the longest step was about.
+fn statistics(lp: &Loop) -> String {
+    let numbers = Loop::stat_names().iter().filter_map(|name| Some(format!("{name}={}", lp.stat(name)?)));
+    let numbers: Vec<String> = numbers.collect();
+    format!("statistics: {} longest_step={:?}", numbers.join(" "), lp.longest_step().1.to_string())
 }
 
 /// The settings: of the file, `--set`, the other flags, the environment's password. And whether the file has a password.

@@ -1,5 +1,6 @@
 //! The signals of the broker. SIGTERM and SIGINT are counted, so that the second one can end at once; SIGQUIT always
-//! does. SIGHUP, SIGUSR1 and SIGUSR2, whose default action would end the process, are recorded and change nothing.
+//! does. SIGUSR1 asks for the statistics. SIGHUP and SIGUSR2, whose default action would end the process, are recorded and
+//! change nothing.
 
 use broker::base::error::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -14,7 +15,7 @@ const CANNOT_WATCH: &str = "cannot watch for signals";
 /// Requests to end.
 const ENDING: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
 /// Signals that are ignored, but would by default end the process.
-const HARMLESS: [(c_int, &str); 3] = [(SIGHUP, "SIGHUP"), (SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
+const HARMLESS: [(c_int, &str); 2] = [(SIGHUP, "SIGHUP"), (SIGUSR2, "SIGUSR2")];
 
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -24,6 +25,7 @@ pub(crate) struct Signals {
     bytes: UnixStream,
     seen: usize,
     at_once: Arc<AtomicBool>,
+    statistics: Arc<AtomicBool>,
     harmless: [Arc<AtomicBool>; HARMLESS.len()],
 }
 
@@ -36,13 +38,14 @@ impl Signals {
     fn register() -> std::io::Result<Signals> {
         let (bytes, counted) = UnixStream::pair()?;
         bytes.set_nonblocking(true)?;
-        let (pending, at_once, harmless) = Default::default();
-        let signals = Signals { pending, bytes, seen: 0, at_once, harmless };
+        let (pending, at_once, statistics, harmless) = Default::default();
+        let signals = Signals { pending, bytes, seen: 0, at_once, statistics, harmless };
         // The actions of a signal run in this order.
         flag::register(SIGQUIT, Arc::clone(&signals.at_once))?;
         for signal in ENDING {
             pipe::register(signal, counted.try_clone()?)?;
         }
+        flag::register(SIGUSR1, Arc::clone(&signals.statistics))?;
         for ((signal, _), arrived) in HARMLESS.iter().zip(&signals.harmless) {
             flag::register(*signal, Arc::clone(arrived))?;
         }
@@ -79,14 +82,22 @@ impl Signals {
         self.at_once.load(Ordering::Relaxed)
     }
 
+    /// Whether the statistics have been asked for since the last call.
+    pub(crate) fn take_statistics(&self) -> bool {
+        take(&self.statistics)
+    }
+
     /// The names of ignored signals that have arrived since the last call.
     pub(crate) fn take_harmless(&self) -> impl Iterator<Item = &'static str> {
-        let arrived = |flag: &AtomicBool| flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::SeqCst);
         let flags = HARMLESS.iter().zip(&self.harmless);
-        flags.filter(move |(_, flag)| arrived(flag)).map(|((_, name), _)| *name)
+        flags.filter(|(_, flag)| take(flag)).map(|((_, name), _)| *name)
     }
 }
 
+fn take(arrived: &AtomicBool) -> bool {
+    arrived.load(Ordering::Relaxed) && arrived.swap(false, Ordering::SeqCst)
+}
+
 fn all() -> impl Iterator<Item = c_int> {
-    ENDING.into_iter().chain(HARMLESS.map(|(signal, _)| signal))
+    ENDING.into_iter().chain([SIGUSR1]).chain(HARMLESS.map(|(signal, _)| signal))
 }

@@ -24,6 +24,16 @@ pub(crate) enum Progress {
     Filling,
 }
 
+/// A CLIENT KILL as far as it is done.
+#[derive(Debug, Default)]
+pub(crate) struct Killing {
+    /// Where among the children it goes on.
+    pub(crate) next: usize,
+    pub(crate) killed: usize,
+    /// It means its own child too, which ends last.
+    pub(crate) own: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Front {
     progress: Progress,
@@ -41,8 +51,9 @@ pub(crate) struct Front {
     /// How many questions the upstream had been asked when the request first needed an answer younger than itself.
     asked_before: Option<u64>,
     making: Option<Box<Making>>,
-    /// Until when it waits for the upstream, if it has had to.
-    upstream_until: Option<Millis>,
+    killing: Option<Box<Killing>>,
+    /// Since when and until when it waits for the upstream, if it has had to.
+    upstream_wait: Option<(Millis, Millis)>,
 }
 
 impl Front {
@@ -77,8 +88,8 @@ impl Front {
     }
 
     /// A question on the probe is about it, and may take until then.
-    pub(crate) fn ask(&mut self, number: u64, until: Millis) {
-        (self.proof, self.upstream_until) = (Some(number), Some(until));
+    pub(crate) fn ask(&mut self, number: u64, now: Millis, until: Millis) {
+        (self.proof, self.upstream_wait) = (Some(number), Some((now, until)));
     }
 
     pub(crate) fn asks(&self, number: u64) -> bool {
@@ -131,19 +142,23 @@ impl Front {
         if let Making::Listing(listing) = *self.making.take()? { Some(listing) } else { None }
     }
 
+    pub(crate) fn killing_mut(&mut self) -> &mut Option<Box<Killing>> {
+        &mut self.killing
+    }
+
     /// Until when it waits for the upstream: `latest`, unless that was decided before.
-    pub(crate) fn wait_until(&mut self, latest: Millis) -> Millis {
-        *self.upstream_until.get_or_insert(latest)
+    pub(crate) fn wait_until(&mut self, now: Millis, latest: Millis) -> Millis {
+        self.upstream_wait.get_or_insert((now, latest)).1
     }
 
     /// `queue_timeout` has changed: when the wait ends now.
-    pub(crate) fn set_queue_timeout(&mut self, before: Millis, timeout: Millis, now: Millis) -> Millis {
-        let since = self.upstream_until.map_or(now, |until| until.saturating_sub(before));
-        *self.upstream_until.insert(since + timeout)
+    pub(crate) fn set_queue_timeout(&mut self, timeout: Millis, now: Millis) -> Millis {
+        let since = self.upstream_wait.map_or(now, |(since, _)| since);
+        self.upstream_wait.insert((since, since + timeout)).1
     }
 
     pub(crate) fn is_overdue(&self, now: Millis) -> bool {
-        self.upstream_until.is_some_and(|until| until <= now)
+        self.upstream_wait.is_some_and(|(_, until)| until <= now)
     }
 
     pub(crate) fn footprint(&self) -> usize {

@@ -196,6 +196,11 @@ impl Child {
         self.state
     }
 
+    /// Whether it ends with the event at hand.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state == ChildState::Closed
+    }
+
     /// Whether none of its requests is run any more.
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.state, ChildState::Finishing | ChildState::Closed)

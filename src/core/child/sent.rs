@@ -65,6 +65,10 @@ impl Sent {
         self.in_flight += 1;
     }
 
+    pub(crate) fn begin_many(&mut self, count: usize) {
+        self.in_flight += count as u32;
+    }
+
     pub(crate) fn end(&mut self) {
         self.in_flight -= 1;
     }

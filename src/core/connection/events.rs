@@ -108,6 +108,10 @@ impl Broker {
 
     /// An established connection is gone, or has to go: end of file, an error.
     pub fn lane_lost(&mut self, key: LaneKey, reason: &str) {
+        // What it has said before is taken first, whatever time that takes.
+        if self.shared.connections.forget_unread(key) {
+            self.take_replies(key, &[], usize::MAX);
+        }
         self.shared.lane_lost(key, reason);
         self.deliver_notices();
     }

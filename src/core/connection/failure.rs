@@ -2,6 +2,7 @@
 //! repeated; one that has not left waits for the next connection. Never how the next connection is made.
 
 use crate::base::failure::{Failure, Lost};
+use crate::base::limits;
 use crate::base::pipeline::Entry;
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
@@ -11,6 +12,7 @@ use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::shared::Shared;
+use crate::core::timers::Timer;
 
 impl Shared {
     /// Answers a request that was on hold with an error, and lets the next one run. Inside MULTI the
@@ -201,17 +203,16 @@ impl Shared {
     pub(crate) fn fail_slots(&mut self, lane: LaneKey, slots: Vec<Slot>, failure: Failure) {
         let told = slots.iter().filter(|slot| slot.is_owed_to_a_child()).count();
         self.env.counters.failed(failure.kind(), told as u64);
-        let mut failed = Vec::new();
-        for slot in slots {
+        for slot in &slots {
             match slot.kind {
                 SlotKind::Question => self.question_answered(None),
-                SlotKind::Canary | SlotKind::Stir | SlotKind::Arming | SlotKind::Topic => {}
                 SlotKind::Proof => self.proof_answered(None),
-                _ => failed.push(slot),
+                _ => {}
             }
         }
-        if !failed.is_empty() {
-            self.env.notify(Notice::Failed { lane, slots: failed, failure });
+        if slots.iter().any(|slot| !slot.kind.is_own()) {
+            let slots = slots.into_iter();
+            self.env.notify(Notice::Failed { lane, slots, failure });
         }
     }
 
@@ -222,7 +223,10 @@ impl Shared {
         if lane.is_ready() || lane.is_yielding() || lane.is_idle() {
             return;
         }
-        let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout);
+        let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout, limits::OVERDUE_STEP);
+        if expired.len() >= limits::OVERDUE_STEP {
+            self.env.timers.arm(self.env.now, Timer::Overdue(key));
+        }
         let down = self.down_on(key);
         self.fail_slots(key, expired, down);
         self.connections.account(&mut self.env, key);
@@ -236,7 +240,10 @@ impl Shared {
             return;
         }
         let leased = lane.lease().is_some();
-        let late = lane.time_out(self.env.now, timeout);
+        let late = lane.time_out(self.env.now, timeout, limits::OVERDUE_STEP);
+        if late.len() >= limits::OVERDUE_STEP {
+            self.env.timers.arm(self.env.now, Timer::Overdue(key));
+        }
         if late.is_empty() {
             return;
         }

@@ -5,7 +5,7 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::Fragment;
-use crate::base::pipeline::Pipeline;
+use crate::base::pipeline::{Entry, Pipeline};
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData, Traffic};
@@ -368,6 +368,12 @@ impl Lane {
         self.out.push_fragment(request, |end| Slot { end, stamp: now as u32, ..slot });
     }
 
+    /// The same for many requests: each slot with where its request ends in `bytes`.
+    pub(super) fn push_all(&mut self, bytes: &[u8], slots: impl Iterator<Item = (usize, Slot)>, now: Millis) {
+        self.begin_push(now);
+        self.out.push_all(bytes, slots, |slot, end| Slot { end, stamp: now as u32, ..slot });
+    }
+
     #[inline]
     fn begin_push(&mut self, now: Millis) {
         if self.out.is_idle() {
@@ -545,18 +551,22 @@ impl Lane {
     }
 
     /// Those that have waited `timeout` or longer. Only while nothing is being written: the oldest is at the front.
-    pub(crate) fn take_expired(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
+    /// About `max` of them at most: a unit is never cut.
+    pub(crate) fn take_expired(&mut self, now: Millis, timeout: Millis, max: usize) -> Vec<Slot> {
         debug_assert!(!self.has_written());
-        let mut expired = Vec::new();
-        while self.front().is_some_and(|slot| u64::from(slot.age(now)) >= timeout) {
+        let mut expired: Vec<Slot> = Vec::new();
+        while self.front().is_some_and(|slot| u64::from(slot.age(now)) >= timeout)
+            && (expired.len() < max || expired.last().is_some_and(Slot::is_bound_to_next))
+        {
             expired.extend(self.out.take_unwritten(|slot, _| slot));
         }
         self.end_wait();
         expired
     }
 
-    /// Marks slots that wait longer than `timeout` for their reply, and returns them. They stay: the replies will come.
-    pub(crate) fn time_out(&mut self, now: Millis, timeout: Millis) -> Vec<Slot> {
+    /// Marks slots that wait longer than `timeout` for their reply, and returns them, about `max` at most: a unit is never
+    /// cut. They stay: the replies will come.
+    pub(crate) fn time_out(&mut self, now: Millis, timeout: Millis, max: usize) -> Vec<Slot> {
         let mut late = Vec::new();
         if self.canaries.withheld().iter().any(|one| one.slot.may_wait()) {
             // What was waited for has come, and only its canary has not been answered yet.
@@ -569,7 +579,8 @@ impl Lane {
         let told = |slot: &&mut Slot| !slot.is_timed_out() && slot.kind != SlotKind::Topic;
         for slot in self.out.iter_mut().skip(given).filter(told) {
             // What waits has a timeout of its own.
-            if u64::from(slot.age(now)) < timeout || slot.may_wait() {
+            let enough = late.len() >= max && !late.last().is_some_and(Slot::is_bound_to_next);
+            if u64::from(slot.age(now)) < timeout || slot.may_wait() || enough {
                 break;
             }
             late.push(slot.time_out());

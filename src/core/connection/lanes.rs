@@ -78,6 +78,25 @@ impl Connections {
         account(env, lane);
     }
 
+    /// The same for many at once.
+    pub(crate) fn send_all(
+        &mut self,
+        env: &mut Env,
+        key: LaneKey,
+        bytes: &[u8],
+        slots: impl Iterator<Item = (usize, Slot)>,
+    ) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return debug_assert!(false, "requests for a lane that is gone");
+        };
+        lane.push_all(bytes, slots, env.now);
+        self.mark(key);
+        if self.known(key).is_some_and(Lane::is_dormant) {
+            self.want(env, key);
+        }
+        self.account(env, key);
+    }
+
     /// Whether a child has to wait until the lane has less to write.
     pub(crate) fn holds_back(&mut self, key: LaneKey, child: ChildKey) -> bool {
         let window = self.window;
@@ -95,14 +114,14 @@ impl Connections {
         }
     }
 
-    pub(crate) fn take_dirty(&mut self, into: &mut Vec<LaneKey>) {
+    pub(crate) fn take_dirty(&mut self, into: &mut impl Extend<LaneKey>) {
         for key in &self.dirty {
             // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(*key) {
                 lane.clear_dirty();
             }
         }
-        into.append(&mut self.dirty);
+        into.extend(self.dirty.drain(..));
     }
 
     /// Brings the memory total up to date with a lane, which may have gone. Children that it held back go on.
@@ -135,6 +154,32 @@ impl Connections {
             lane.inbox_mut().end(frames, &mut self.scanner, &mut env.spares);
             account(env, lane);
         }
+    }
+
+    /// Not all replies that have been read of this lane are taken: it goes on in a next step.
+    pub(crate) fn note_unread(&mut self, key: LaneKey) {
+        // What was taken may have ended its connection.
+        if self.input_of(key).is_some() && !self.unread.contains(&key) {
+            self.unread.push_back(key);
+        }
+    }
+
+    pub(crate) fn next_unread(&mut self) -> Option<LaneKey> {
+        self.unread.pop_front()
+    }
+
+    /// Whether it was noted.
+    pub(crate) fn forget_unread(&mut self, key: LaneKey) -> bool {
+        let at = self.unread.iter().position(|unread| *unread == key);
+        at.map(|at| self.unread.remove(at)).is_some()
+    }
+
+    pub(crate) fn has_unread(&self, key: LaneKey) -> bool {
+        !self.unread.is_empty() && self.unread.contains(&key)
+    }
+
+    pub(crate) fn is_any_unread(&self) -> bool {
+        !self.unread.is_empty()
     }
 
     pub(crate) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {

@@ -23,7 +23,7 @@ use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::{ReplyScanner, SharedScanner};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -34,6 +34,8 @@ pub(crate) struct Connections {
     pool_ids: HashMap<PoolKey, PoolId>,
     capacity: Capacity,
     dirty: Vec<LaneKey>,
+    /// Lanes with replies that have been read and not taken.
+    unread: VecDeque<LaneKey>,
     /// Bytes that a lane may have to write before children wait.
     window: usize,
     /// Children with `Hold::WriteLane`.
@@ -51,6 +53,7 @@ impl Default for Connections {
             pool_ids: HashMap::new(),
             capacity: Capacity::default(),
             dirty: Vec::new(),
+            unread: VecDeque::new(),
             window: limits::LANE_WINDOW,
             lane_waiters: Vec::new(),
             scanner: None,

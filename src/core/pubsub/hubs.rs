@@ -2,8 +2,10 @@
 //! Changes both sides of a subscription, the topic's and the child's, in one function. Never touches a child itself.
 
 use crate::base::key::{Arena, Key};
+use crate::base::limits;
 use crate::base::outgoing::Fragment;
 use crate::command::{Count, Family, Subscribe};
+use crate::config::value::OnSubscriberLoss;
 use crate::core::connection::Connections;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::{LaneRole, RoleData};
@@ -15,8 +17,9 @@ use crate::core::pubsub::SubscriberLoss;
 use crate::core::pubsub::glob::{self, Steps};
 use crate::core::pubsub::own::{Fence, SharedSubscriptions};
 use crate::core::pubsub::push::{Push, confirmation, push_of};
+use crate::core::sweeps::Sweep;
 use crate::resp::{Request, encode, reply};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -78,7 +81,10 @@ pub(super) enum Received {
 #[derive(Debug, Default)]
 pub(super) struct Hub {
     lane: LaneKey,
-    names: [HashMap<Arc<[u8]>, TopicKey>; 3],
+    /// Its connection is gone, and carries nothing, whatever its topics do not know yet.
+    is_lost: bool,
+    /// In order, since a hash table of very many names would move all of them at once when it grows.
+    names: [BTreeMap<Arc<[u8]>, TopicKey>; 3],
     asked: VecDeque<Asked>,
     /// What children call the commands, where the upstream has renamed them.
     renamed: HashMap<&'static str, Vec<u8>>,
@@ -120,6 +126,8 @@ pub(crate) struct Hubs {
     pings: u64,
     /// Unused topics that a busy upstream has refused to leave.
     to_leave: Vec<TopicKey>,
+    /// What children have left behind that ended with very many topics, or gave them up.
+    leftovers: VecDeque<Box<SharedSubscriptions>>,
     /// Messages on their way to their listeners, one of a connection at most.
     under_way: VecDeque<Delivery>,
 }
@@ -163,21 +171,18 @@ impl Hubs {
         }
     }
 
-    /// Whether the upstream has subscribed to all of these topics. An error is the upstream's, for one of them.
-    pub(super) fn are_on(&self, topics: &[TopicKey]) -> Result<bool, Vec<u8>> {
-        let mut topics = topics.iter().filter_map(|topic| self.topics.get(*topic));
-        match topics.find(|topic| !topic.is_on()) {
-            None => Ok(true),
-            Some(Topic { refusal: Some(refusal), wanted: false, .. }) => Err(refusal.clone()),
-            Some(_) => Ok(false),
-        }
-    }
-
-    /// The child listens to what its SUBSCRIBE names. Returns its confirmations.
-    pub(super) fn join(&mut self, own: &mut SharedSubscriptions, change: Subscribe, proto: u8) -> Vec<u8> {
+    /// The child listens to the next `count` of what its SUBSCRIBE names. Returns its confirmations.
+    pub(super) fn join(
+        &mut self,
+        own: &mut SharedSubscriptions,
+        (change, proto): (Subscribe, u8),
+        count: usize,
+    ) -> Vec<u8> {
         let mut out = Vec::new();
-        for key in own.pinned().to_vec() {
+        for key in own.to_join(count).to_vec() {
+            own.joined();
             let Some(topic) = self.known(key) else { continue };
+            topic.pins -= 1;
             if own.add(key, topic.family, &topic.name) {
                 topic.subscribers.insert(own.child().to_bits());
             }
@@ -186,20 +191,20 @@ impl Hubs {
         out
     }
 
-    /// The topics that an UNSUBSCRIBE is about, in its order; `Key::NONE` for a name without a topic.
+    /// The next `count` topics that an UNSUBSCRIBE is about, in its order; `Key::NONE` for a name without a topic.
     pub(super) fn named(
         &self,
         own: &SharedSubscriptions,
         family: Family,
         request: &Request<'_>,
+        count: usize,
     ) -> Vec<TopicKey> {
         if request.argc() == 1 {
-            let of_family =
-                |key: &TopicKey| self.topics.get(*key).is_some_and(|topic| topic.family == family);
-            return own.held().filter(of_family).collect();
+            return own.held_of(family).take(count).collect();
         }
-        let find = |name| self.find(own.user(), family, name).unwrap_or(Key::NONE);
-        request.args().skip(1).map(find).collect()
+        let find = |index| self.find(own.user(), family, request.arg(index)).unwrap_or(Key::NONE);
+        let from = 1 + own.left();
+        (from..request.argc().min(from + count)).map(find).collect()
     }
 
     /// The children that listen to a topic. None, if it has been forgotten since.
@@ -223,7 +228,7 @@ impl Hubs {
     /// through them. A child that has two of them counts twice, as it does for Redis.
     pub(super) fn audience(&self, count: Count, name: &[u8], steps: &mut Steps) -> Audience {
         let mut audience = Audience::default();
-        for hub in self.by_user.values() {
+        for hub in self.by_user.values().filter(|hub| !hub.is_lost) {
             let topics = hub.topics_of(count, name, steps).filter_map(|key| self.topics.get(key));
             for topic in topics.filter(|topic| topic.carried) {
                 audience.topics += 1;
@@ -297,42 +302,71 @@ impl LiveHubs<'_> {
         });
         self.hubs.by_user.entry(user).or_default().lane = lane;
         self.tell_lane(user);
-        self.connections.want(self.env, lane);
+        if !self.env.sweeps.is_lost(user) {
+            self.connections.want(self.env, lane);
+        }
     }
 
     pub(super) fn is_ready(&self, user: UserId) -> bool {
         self.hubs.lane_of(user).and_then(|lane| self.connections.find(lane)).is_some_and(Lane::is_ready)
     }
 
-    /// The connection stands: everything that is listened to is asked for, in one go.
-    pub(crate) fn connected(&mut self, lane: LaneKey) {
-        let Some(user) = self.user_of(lane) else { return };
-        for topic in self.hubs.topics_of(user) {
-            if self.hubs.topics.get(topic).is_some_and(Topic::is_used) {
-                self.ask(user, Asked::Join(topic));
-            } else {
-                self.release(topic);
-            }
+    /// Whether the upstream has subscribed to all of these topics, on a connection that stands. An error is the upstream's,
+    /// for one of them.
+    pub(super) fn are_on(&self, user: UserId, topics: &[TopicKey]) -> Result<bool, Vec<u8>> {
+        let mut topics = topics.iter().filter_map(|topic| self.hubs.topics.get(*topic));
+        match topics.find(|topic| !topic.is_on()) {
+            None => Ok(self.is_ready(user)),
+            Some(Topic { refusal: Some(refusal), wanted: false, .. }) => Err(refusal.clone()),
+            Some(_) => Ok(false),
         }
-        self.env.notify(Notice::HubReady(user));
     }
 
-    /// Nothing that was asked will be answered. Who waits for a first confirmation waits for the next connection.
+    /// The connection stands: everything that is listened to is asked for.
+    pub(crate) fn connected(&mut self, lane: LaneKey) {
+        let Some(user) = self.user_of(lane) else { return };
+        if let Some(hub) = self.hubs.by_user.get_mut(&user) {
+            hub.is_lost = false;
+        }
+        self.env.sweeps.begin(Sweep::HubTopics(user));
+    }
+
+    /// Nothing that was asked will be answered. Who waits for a first confirmation waits for the next connection, which
+    /// is not dialled before all have been seen to.
     pub(crate) fn disconnected(&mut self, lane: LaneKey, loss: SubscriberLoss) {
         let Some(user) = self.user_of(lane) else { return };
         let Some(hub) = self.hubs.by_user.get_mut(&user) else {
             return debug_assert!(false, "no such hub");
         };
         hub.asked.clear();
+        hub.is_lost = true;
         self.connections.known_mut(lane).map(Lane::take_all);
-        for key in self.hubs.topics_of(user) {
-            if let Some(topic) = self.hubs.known(key) {
+        if loss == SubscriberLoss::UpstreamReplaced {
+            // What the former one says no longer reaches anybody.
+            self.connections.drop_connection(self.env, lane);
+        }
+        self.env.sweeps.begin(Sweep::LostTopics(user));
+        let closes = self.env.settings.on_subscriber_loss == OnSubscriberLoss::Close;
+        self.env.sweeps.begin(Sweep::SubscribersLost { user, loss, closes });
+    }
+
+    /// Visits the next topic: of one whose connection is lost nothing that was asked is known, and on a new connection
+    /// what is listened to is asked for. Returns where to go on.
+    pub(crate) fn visit_topic(&mut self, user: UserId, lost: bool, from: usize) -> Option<usize> {
+        let (next, key) = self.hubs.topics.from(from)?;
+        let topic = self.hubs.topics.get_mut(key).filter(|topic| topic.user == user);
+        if let Some(topic) = topic {
+            if lost {
                 (topic.wanted, topic.carried) = (false, false);
                 (topic.pending, topic.checks) = (0, 0);
             }
-            self.release(key);
+            if !topic.is_used() {
+                self.release(key);
+            } else if !lost && !topic.wanted && self.is_ready(user) {
+                self.ask(user, Asked::Join(key));
+            }
         }
-        self.env.notify(Notice::SubscribersLost(user, loss));
+        Some(next)
     }
 
     /// Has the user's lane, if there is one yet, know whether it is needed.
@@ -399,13 +433,19 @@ impl LiveHubs<'_> {
         }
     }
 
-    /// Finds the topics that a SUBSCRIBE names, or makes them, and keeps them for it.
-    pub(super) fn pin(&mut self, own: &mut SharedSubscriptions, family: Family, request: &Request<'_>) {
+    /// Finds the next `count` topics that a SUBSCRIBE names, or makes them, and keeps them for it.
+    pub(super) fn pin(
+        &mut self,
+        own: &mut SharedSubscriptions,
+        family: Family,
+        request: &Request<'_>,
+        count: usize,
+    ) {
         let user = own.user();
         let Hubs { by_user, topics, .. } = &mut *self.hubs;
         let names = &mut by_user.entry(user).or_default().names[family as usize];
-        let mut pinned = Vec::with_capacity(request.argc() - 1);
-        for name in request.args().skip(1) {
+        let from = 1 + own.pinned().len();
+        for name in (from..request.argc().min(from + count)).map(|index| request.arg(index)) {
             let key = names.get(name).copied().unwrap_or_else(|| {
                 let name: Arc<[u8]> = name.into();
                 let key = topics.insert(Topic {
@@ -426,42 +466,83 @@ impl LiveHubs<'_> {
             if let Some(topic) = topics.get_mut(key) {
                 topic.pins += 1;
             }
-            pinned.push(key);
+            own.pin(key);
         }
-        own.pin(pinned);
         self.tell_lane(user);
     }
 
+    /// The request at the front needs its topics no longer.
     pub(super) fn unpin(&mut self, own: &mut SharedSubscriptions) {
-        for key in own.take_front() {
-            if let Some(topic) = self.hubs.known(key) {
-                topic.pins -= 1;
-            }
-            self.release(key);
+        if own.entries() - own.total() as usize > limits::TOPICS_STEP {
+            let rest = own.split_front();
+            return self.leave_behind(rest);
         }
+        while let Some(key) = own.pop_pinned() {
+            self.unpin_one(key);
+        }
+        own.forget_front();
     }
 
-    /// Asks what the request at the front of a child needs, and a fence behind it. Without a connection one is dialled, and
-    /// this is asked when it is ready.
-    pub(super) fn ask_fence(&mut self, own: &mut SharedSubscriptions) {
-        self.hubs.pings += 1;
-        let (user, fence) = (own.user(), self.hubs.pings);
-        if self.is_ready(user) {
-            for key in own.pinned() {
-                match self.hubs.known(*key).map(|topic| topic.wanted) {
-                    Some(false) => self.ask(user, Asked::Join(*key)),
-                    // That the user may listen to it was true when another child joined.
-                    Some(true) if own.fence() == Fence::NotAsked => {
-                        self.ask(user, Asked::Check(*key, own.child(), fence));
-                    }
-                    _ => {}
-                }
-            }
-            self.ask(user, Asked::Fence(own.child(), fence));
-        } else {
-            self.want(user);
+    fn unpin_one(&mut self, key: TopicKey) {
+        if let Some(topic) = self.hubs.known(key) {
+            topic.pins -= 1;
         }
+        self.release(key);
+    }
+
+    fn leave_behind(&mut self, own: Box<SharedSubscriptions>) {
+        self.hubs.leftovers.push_back(own);
+        self.env.sweeps.begin(Sweep::Leftovers);
+    }
+
+    /// Gives back one of what children have left behind. False if there is no more.
+    pub(crate) fn clear_leftover(&mut self) -> bool {
+        let Some(mut own) = self.hubs.leftovers.pop_front() else { return false };
+        let held = own.held().next();
+        match held {
+            Some(key) => self.unsubscribe(&mut own, key),
+            None => match own.pop_pinned() {
+                Some(key) => self.unpin_one(key),
+                None => return true,
+            },
+        }
+        self.hubs.leftovers.push_front(own);
+        true
+    }
+
+    /// Asks what the request at the front of a child needs, and a fence behind it; false if there is more to ask in the
+    /// child's next turn. Without a connection one is dialled, and this is asked when it is ready.
+    pub(super) fn ask_fence(&mut self, own: &mut SharedSubscriptions) -> bool {
+        let first = own.fence() == Fence::NotAsked;
+        let (user, fence) = match own.fence() {
+            Fence::Asking(number) => (own.user(), number),
+            _ => {
+                self.hubs.pings += 1;
+                (own.user(), self.hubs.pings)
+            }
+        };
+        if !self.is_ready(user) {
+            self.want(user);
+            own.await_fence(fence, self.env.now);
+            return true;
+        }
+        for key in own.take_to_ask(limits::TOPICS_STEP) {
+            match self.hubs.known(key).map(|topic| topic.wanted) {
+                Some(false) => self.ask(user, Asked::Join(key)),
+                // That the user may listen to it was true when another child joined.
+                Some(true) if first || matches!(own.fence(), Fence::Asking(_)) => {
+                    self.ask(user, Asked::Check(key, own.child(), fence));
+                }
+                _ => {}
+            }
+        }
+        if !own.has_asked() {
+            own.begin_to_ask(fence);
+            return false;
+        }
+        self.ask(user, Asked::Fence(own.child(), fence));
         own.await_fence(fence, self.env.now);
+        true
     }
 
     /// Whether a child may leave these topics now: those with no other listener are left upstream first, so that all
@@ -508,8 +589,10 @@ impl LiveHubs<'_> {
         request: &Request<'_>,
     ) -> Vec<u8> {
         let mut out = Vec::new();
-        let typed = request.args().skip(1).map(Some).chain(std::iter::repeat(None));
-        for (key, typed) in named.iter().zip(typed) {
+        let from = 1 + own.left();
+        for (index, key) in named.iter().enumerate() {
+            let typed = Some(from + index).filter(|index| *index < request.argc());
+            let typed = typed.map(|index| request.arg(index));
             let name = self.hubs.topics.get(*key).map(|topic| Arc::clone(&topic.name));
             self.unsubscribe(own, *key);
             confirmation(&mut out, proto, change, typed.or(name.as_deref()), own.count(change.family));
@@ -531,11 +614,14 @@ impl LiveHubs<'_> {
         }
     }
 
-    pub(super) fn leave_all(&mut self, own: &mut SharedSubscriptions) {
-        for topic in own.held().collect::<Vec<_>>() {
-            self.unsubscribe(own, topic);
+    pub(super) fn leave_all(&mut self, mut own: Box<SharedSubscriptions>) {
+        if own.entries() > limits::TOPICS_STEP {
+            return self.leave_behind(own);
         }
-        self.unpin(own);
+        for topic in own.held().collect::<Vec<_>>() {
+            self.unsubscribe(&mut own, topic);
+        }
+        self.unpin(&mut own);
     }
 
     /// The child leaves what a connection that stands has been asked to leave for it: that may be left already, and it

@@ -17,7 +17,7 @@ pub(crate) mod topics;
 pub(crate) mod upstream;
 
 /// How the connection of a user's subscriptions was lost.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SubscriberLoss {
     /// It broke, after so many failed attempts in a row.
     Broken { failures: u32 },

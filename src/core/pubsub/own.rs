@@ -61,6 +61,8 @@ const SUBSCRIPTION_BYTES: usize = 128;
 pub(super) enum Fence {
     #[default]
     NotAsked,
+    /// What is needed is being asked, a part in each of the child's turns; the PING of this number will stand behind it.
+    Asking(u64),
     /// The upstream has to answer the PING of this number.
     Asked(u64),
     /// All that the request needed has been answered.
@@ -70,8 +72,15 @@ pub(super) enum Fence {
 /// What a child's request at the front, if it is about subscriptions, has come to. Replaced as a whole.
 #[derive(Debug, Default)]
 struct FrontChange {
-    /// What a SUBSCRIBE names, in order.
+    /// What a SUBSCRIBE names, in order, as far as it has been read.
     pinned: Vec<TopicKey>,
+    /// Of these, those that have been asked for before the fence that is to come; that were on when it was answered; that
+    /// the child listens to. Where there are many, each takes several turns of the child.
+    asked: usize,
+    checked: usize,
+    joined: usize,
+    /// Names of an UNSUBSCRIBE that are left and confirmed.
+    left: usize,
     fence: Fence,
     /// The upstream's answer to a SUBSCRIBE of what other children have already, if that was an error.
     refusal: Option<Vec<u8>>,
@@ -83,15 +92,15 @@ pub(crate) struct SharedSubscriptions {
     child: ChildKey,
     user: UserId,
     counts: [u32; 3],
-    /// The topics, by the bits of their keys.
-    held: BTreeSet<u64>,
+    /// The topics of each family, by the bits of their keys.
+    held: [BTreeSet<u64>; 3],
     names_bytes: usize,
     front: FrontChange,
 }
 
 impl SharedSubscriptions {
     pub(crate) fn new(child: ChildKey, user: UserId) -> Box<SharedSubscriptions> {
-        let (held, front) = (BTreeSet::new(), FrontChange::default());
+        let (held, front) = Default::default();
         Box::new(SharedSubscriptions { child, user, counts: [0; 3], held, names_bytes: 0, front })
     }
 
@@ -122,21 +131,30 @@ impl SharedSubscriptions {
     pub(crate) fn footprint(&self) -> usize {
         std::mem::size_of::<SharedSubscriptions>()
             + self.names_bytes
-            + self.held.len() * SUBSCRIPTION_BYTES
+            + self.total() as usize * SUBSCRIPTION_BYTES
             + self.front.pinned.capacity() * std::mem::size_of::<TopicKey>()
     }
 
     pub(super) fn holds(&self, topic: TopicKey) -> bool {
-        self.held.contains(&topic.to_bits())
+        self.held.iter().any(|held| held.contains(&topic.to_bits()))
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = TopicKey> {
-        self.held.iter().map(|bits| Key::from_bits(*bits))
+        self.held.iter().flatten().map(|bits| Key::from_bits(*bits))
+    }
+
+    pub(super) fn held_of(&self, family: Family) -> impl Iterator<Item = TopicKey> {
+        self.held[family as usize].iter().map(|bits| Key::from_bits(*bits))
+    }
+
+    /// How much there is to undo when it ends.
+    pub(super) fn entries(&self) -> usize {
+        self.total() as usize + self.front.pinned.len() - self.front.joined
     }
 
     /// False if it has the topic already.
     pub(super) fn add(&mut self, topic: TopicKey, family: Family, name: &[u8]) -> bool {
-        let added = self.held.insert(topic.to_bits());
+        let added = self.held[family as usize].insert(topic.to_bits());
         if added {
             self.counts[family as usize] += 1;
             self.names_bytes += name.len();
@@ -145,8 +163,8 @@ impl SharedSubscriptions {
     }
 
     pub(super) fn remove(&mut self, topic: TopicKey, family: Family, name: &[u8]) {
-        debug_assert!(self.holds(topic), "a topic taken twice");
-        self.held.remove(&topic.to_bits());
+        let was_held = self.held[family as usize].remove(&topic.to_bits());
+        debug_assert!(was_held, "a topic taken twice");
         self.counts[family as usize] -= 1;
         self.names_bytes -= name.len();
     }
@@ -155,8 +173,64 @@ impl SharedSubscriptions {
         &self.front.pinned
     }
 
-    pub(super) fn pin(&mut self, topics: Vec<TopicKey>) {
-        self.front.pinned = topics;
+    pub(super) fn pin(&mut self, topic: TopicKey) {
+        self.front.pinned.push(topic);
+    }
+
+    /// One that is pinned and no longer needs to be, from the end.
+    pub(super) fn pop_pinned(&mut self) -> Option<TopicKey> {
+        if self.front.pinned.len() > self.front.joined { self.front.pinned.pop() } else { None }
+    }
+
+    /// Takes the next few that are still to be asked for before the fence.
+    pub(super) fn take_to_ask(&mut self, count: usize) -> Vec<TopicKey> {
+        let from = self.front.asked;
+        self.front.asked = self.front.pinned.len().min(from + count);
+        self.front.pinned[from..self.front.asked].to_vec()
+    }
+
+    pub(super) fn has_asked(&self) -> bool {
+        self.front.asked == self.front.pinned.len()
+    }
+
+    /// The next few that have not been looked at since the fence was answered.
+    pub(super) fn to_check(&self, count: usize) -> &[TopicKey] {
+        let rest = &self.front.pinned[self.front.checked..];
+        &rest[..rest.len().min(count)]
+    }
+
+    pub(super) fn checked(&mut self, count: usize) {
+        self.front.checked += count;
+    }
+
+    /// The next few that the child does not listen to yet.
+    pub(super) fn to_join(&self, count: usize) -> &[TopicKey] {
+        let rest = &self.front.pinned[self.front.joined..];
+        &rest[..rest.len().min(count)]
+    }
+
+    pub(super) fn joined(&mut self) {
+        self.front.joined += 1;
+    }
+
+    pub(super) fn has_joined_any(&self) -> bool {
+        self.front.joined > 0
+    }
+
+    /// How many names of an UNSUBSCRIBE are done.
+    pub(super) fn left(&self) -> usize {
+        self.front.left
+    }
+
+    /// So many more are. What comes next needs a fence of its own.
+    pub(super) fn add_left(&mut self, count: usize) {
+        self.front.left += count;
+        self.front.fence = Fence::NotAsked;
+    }
+
+    /// What is to come before the fence of this number is being asked.
+    pub(super) fn begin_to_ask(&mut self, number: u64) {
+        self.front.fence = Fence::Asking(number);
     }
 
     pub(super) fn fence(&self) -> Fence {
@@ -165,6 +239,8 @@ impl SharedSubscriptions {
 
     pub(super) fn await_fence(&mut self, number: u64, now: Millis) {
         self.front.fence = Fence::Asked(number);
+        // If what it needs is lost after that, it is asked for again.
+        (self.front.asked, self.front.checked) = (self.front.joined, self.front.joined);
         self.front.since.get_or_insert(now);
     }
 
@@ -179,7 +255,7 @@ impl SharedSubscriptions {
 
     /// The upstream has refused a topic that the request before this fence names.
     pub(crate) fn join_refused(&mut self, fence: u64, frame: Vec<u8>) {
-        if self.front.fence == Fence::Asked(fence) {
+        if [Fence::Asked(fence), Fence::Asking(fence)].contains(&self.front.fence) {
             self.front.refusal.get_or_insert(frame);
         }
     }
@@ -192,8 +268,16 @@ impl SharedSubscriptions {
         self.front.since
     }
 
-    /// Forgets the request. Returns what it has pinned.
-    pub(super) fn take_front(&mut self) -> Vec<TopicKey> {
-        std::mem::take(&mut self.front).pinned
+    /// Forgets the request, of which nothing is pinned any more.
+    pub(super) fn forget_front(&mut self) {
+        debug_assert!(self.front.pinned.len() == self.front.joined, "a pin that nobody takes back");
+        self.front = FrontChange::default();
+    }
+
+    /// The same, with what is still pinned: it is given back by degrees, for a child that does not wait for it.
+    pub(super) fn split_front(&mut self) -> Box<SharedSubscriptions> {
+        let mut rest = SharedSubscriptions::new(self.child, self.user);
+        rest.front = std::mem::take(&mut self.front);
+        rest
     }
 }

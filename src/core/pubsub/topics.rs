@@ -6,6 +6,7 @@ use crate::base::limits;
 use crate::command::{Family, Subscribe};
 use crate::config::value::Pubsub as Mode;
 use crate::core::child::Child;
+use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::keys::UserId;
 use crate::core::pubsub::own::Fence;
@@ -13,6 +14,12 @@ use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
 use crate::resp::Request;
+
+/// The request goes on in the child's next turn.
+fn more(child: &mut Child) -> Flow {
+    child.spend(limits::CHILD_TURN as usize);
+    Flow::More
+}
 
 impl Shared {
     /// Whether the child's subscriptions are shared ones. What it has decides; if it has none, the setting. But the
@@ -48,7 +55,6 @@ impl Shared {
     }
 
     fn join_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
-        let proto = child.session().proto;
         let own = child.topics_or_new();
         let user = own.user();
         if own.pinned().is_empty() {
@@ -61,51 +67,103 @@ impl Shared {
             if lane.is_some_and(|lane| self.connections.holds_back(lane, own.child())) {
                 return Flow::Hold(Hold::LaneFull);
             }
-            self.live_hubs().pin(own, change.family, request);
         }
-        let refusal = own.take_refusal();
-        if own.fence() == Fence::Answered {
-            match refusal.map_or_else(|| self.hubs.are_on(own.pinned()), Err) {
-                Ok(true) => {
-                    let confirmations = self.hubs.join(own, change, proto);
-                    self.confirm(child, &confirmations, false);
-                    let sent = child.sent_bytes();
-                    child.outbox_mut().order_pushes(sent);
-                }
-                Err(refusal) => self.answer(child, &refusal),
-                // The connection was lost meanwhile.
-                Ok(false) => return self.await_fence(child),
+        if own.pinned().len() < request.argc() - 1 {
+            self.live_hubs().pin(own, change.family, request, limits::TOPICS_STEP);
+            if own.pinned().len() < request.argc() - 1 {
+                return more(child);
             }
+        }
+        if own.fence() != Fence::Answered {
+            return self.await_fence(child);
+        }
+        if let Some(refusal) = own.take_refusal() {
+            self.answer(child, &refusal);
             return Flow::Done;
         }
-        self.await_fence(child)
+        // Nothing is told before all of them are known to be on.
+        let some = own.to_check(limits::TOPICS_STEP);
+        match self.live_hubs().are_on(user, some) {
+            Ok(true) => {}
+            Err(refusal) => {
+                self.answer(child, &refusal);
+                return Flow::Done;
+            }
+            // The connection was lost meanwhile.
+            Ok(false) => return self.await_fence(child),
+        }
+        let count = some.len();
+        own.checked(count);
+        if own.to_check(1).is_empty() { self.join_checked(child, change) } else { more(child) }
     }
 
+    /// The upstream has all that a SUBSCRIBE names: the child listens to it, name by name, as on a connection of its own.
+    fn join_checked(&mut self, child: &mut Child, change: Subscribe) -> Flow {
+        let proto = child.session().proto;
+        let Some(own) = child.topics_mut() else { return Flow::Gone };
+        match self.live_hubs().are_on(own.user(), own.to_join(limits::TOPICS_STEP)) {
+            Ok(true) => {}
+            // Those who listen to such a topic end: so does one that listens to others of its request.
+            Err(_) if own.has_joined_any() => {
+                CloseReason::SubscriptionRefused.log(child);
+                self.close(child);
+                return Flow::Gone;
+            }
+            Err(refusal) => {
+                self.answer(child, &refusal);
+                return Flow::Done;
+            }
+            Ok(false) => return self.await_fence(child),
+        }
+        let confirmations = self.hubs.join(own, (change, proto), limits::TOPICS_STEP);
+        let is_done = own.to_join(1).is_empty();
+        self.confirm(child, &confirmations, false);
+        let sent = child.sent_bytes();
+        child.outbox_mut().order_pushes(sent);
+        if is_done { Flow::Done } else { more(child) }
+    }
+
+    /// Leaves what the request names; of very many names so many at a time, each lot with a fence of its own.
     fn leave_topics(&mut self, child: &mut Child, request: &Request<'_>, change: Subscribe) -> Flow {
         let proto = child.session().proto;
         let Some(own) = child.topics_mut() else { return self.leave_nothing(child, change.family, request) };
-        let named = self.hubs.named(own, change.family, request);
+        let named = self.hubs.named(own, change.family, request, limits::TOPICS_STEP);
         match self.live_hubs().may_leave(own, &named) {
-            Ok(true) => {
-                let confirmations = self.live_hubs().leave(own, (change, proto), &named, request);
-                self.confirm(child, &confirmations, true);
+            Ok(true) => {}
+            Err(refusal) => {
+                self.answer(child, &refusal);
+                return Flow::Done;
             }
-            Err(refusal) => self.answer(child, &refusal),
             Ok(false) => return self.await_fence(child),
         }
-        Flow::Done
+        let confirmations = self.live_hubs().leave(own, (change, proto), &named, request);
+        own.add_left(named.len());
+        let is_done = match request.argc() {
+            1 => own.held_of(change.family).next().is_none(),
+            argc => own.left() + 1 >= argc,
+        };
+        self.confirm(child, &confirmations, true);
+        if is_done { Flow::Done } else { more(child) }
     }
 
     /// RESET: leaves everything as UNSUBSCRIBE would, but unconfirmed. What the child published before counts it in.
     pub(crate) fn reset_topics(&mut self, child: &mut Child) -> Result<(), Flow> {
         // It has none where it never listened.
-        let Some(own) = child.topics() else { return Ok(()) };
+        let Some(own) = child.topics_mut() else { return Ok(()) };
         if own.total() > 0 && child.is_under_way() {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
-        let held: Vec<_> = own.held().collect();
-        if self.live_hubs().may_leave(own, &held) == Ok(false) {
+        let Some(own) = child.topics_mut() else { return Ok(()) };
+        let some: Vec<_> = own.held().take(limits::TOPICS_STEP).collect();
+        if self.live_hubs().may_leave(own, &some) == Ok(false) {
             return Err(self.await_fence(child));
+        }
+        for topic in &some {
+            self.live_hubs().unsubscribe(own, *topic);
+        }
+        own.add_left(some.len());
+        if own.total() > 0 {
+            return Err(more(child));
         }
         self.drop_topics(child);
         Ok(())
@@ -113,8 +171,8 @@ impl Shared {
 
     /// A child ends, or has left everything: its topics go on without it.
     pub(crate) fn drop_topics(&mut self, child: &mut Child) {
-        if let Some(mut own) = child.take_topics() {
-            self.live_hubs().leave_all(&mut own);
+        if let Some(own) = child.take_topics() {
+            self.live_hubs().leave_all(own);
         }
     }
 
@@ -134,7 +192,9 @@ impl Shared {
             debug_assert!(false, "a fence for a child without topics");
             return Flow::Gone;
         };
-        self.live_hubs().ask_fence(own);
+        if !self.live_hubs().ask_fence(own) {
+            return more(child);
+        }
         self.arm_topics_wait(child, self.env.now + self.topics_patience());
         Flow::Hold(Hold::Subscription)
     }

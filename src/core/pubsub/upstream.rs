@@ -24,18 +24,73 @@ impl Shared {
 
     /// The listeners have been seen to: the others need another connection.
     fn reconnect_hub(&mut self, user: UserId, loss: SubscriberLoss) {
+        if self.env.sweeps.is_lost(user) {
+            // Lost once more meanwhile.
+            return;
+        }
         // The user may have ended with its listeners.
         let Some(lane) = self.hubs.lane_of(user) else { return };
-        let listened = self.connections.known(lane).is_some_and(|lane| lane.is_listened());
+        let known = self.connections.known(lane);
+        let (listened, connected) =
+            (known.is_some_and(|lane| lane.is_listened()), known.is_some_and(|lane| lane.is_counted()));
         match loss {
             SubscriberLoss::Broken { .. } if !listened => {}
             SubscriberLoss::Broken { failures: 0 } => self.connections.want(&mut self.env, lane),
             SubscriberLoss::Broken { failures } => self.back_off(lane, failures),
+            // It is dialled already.
+            SubscriberLoss::UpstreamReplaced if connected => {}
             SubscriberLoss::UpstreamReplaced => {
                 self.connections.dial_afresh(&mut self.env, lane);
                 self.connections.account(&mut self.env, lane);
             }
         }
+    }
+
+    /// A child that waits for a confirmation asks for its fence on a new connection.
+    pub(crate) fn ask_fence_again(&mut self, child: &mut Child, user: UserId) -> bool {
+        let own = child.topics().filter(|own| own.user() == user);
+        let (Some(Fence::Asked(number)), Hold::Subscription) = (own.map(|own| own.fence()), child.hold())
+        else {
+            return false;
+        };
+        let mut hubs = self.live_hubs();
+        // It may be lost again.
+        if hubs.is_ready(user) {
+            hubs.ask(user, Asked::Fence(child.key(), number));
+        }
+        true
+    }
+
+    /// A child that listens may miss messages from now on: it ends, or messages are missing, as the setting says.
+    pub(crate) fn subscriber_lost(
+        &mut self,
+        child: &mut Child,
+        user: UserId,
+        loss: SubscriberLoss,
+        closes: bool,
+    ) -> bool {
+        let listens = child.topics().is_some_and(|own| own.user() == user && own.total() > 0);
+        match loss {
+            SubscriberLoss::UpstreamReplaced if listens && closes => self.finish(child),
+            SubscriberLoss::Broken { .. } if listens && closes => self.close(child),
+            _ => {}
+        }
+        listens
+    }
+
+    /// All who listened have been seen to, so many.
+    pub(crate) fn subscribers_were_lost(
+        &mut self,
+        user: UserId,
+        loss: SubscriberLoss,
+        closes: bool,
+        count: usize,
+    ) {
+        if !closes && count > 0 {
+            self.env.counters.subscriber_gaps += 1;
+            log::warn!("{count} subscribers may have missed messages: subscribing again for them");
+        }
+        self.reconnect_hub(user, loss);
     }
 }
 
@@ -77,9 +132,8 @@ impl Broker {
                     return Err(reached);
                 }
                 reached = Some(*bits);
-                let child = self.children.get_mut(Key::from_bits(*bits));
-                debug_assert!(child.is_some(), "a listener that has gone");
-                let Some(child) = child else { continue };
+                // One that had very many topics may have gone before it is off all of them.
+                let Some(child) = self.children.get_mut(Key::from_bits(*bits)) else { continue };
                 shared.turn.pushes -= cost_of_push(child, frame);
                 if !append_push(child, &mut shared.env, frame) {
                     shared.close(child);
@@ -164,46 +218,5 @@ impl Broker {
                 self.shared.close(child);
             }
         }
-    }
-
-    /// Children that wait for a confirmation ask for their fences on a new connection.
-    pub(crate) fn ask_fences_again(&mut self, user: UserId) {
-        let mut hubs = self.shared.live_hubs();
-        if !hubs.is_ready(user) {
-            // Lost again in the event that brought it.
-            return;
-        }
-        for (key, child) in self.children.iter() {
-            if let Some(own) = child.topics().filter(|own| own.user() == user)
-                && let (Hold::Subscription, Fence::Asked(number)) = (child.hold(), own.fence())
-            {
-                hubs.ask(user, Asked::Fence(key, number));
-            }
-        }
-    }
-
-    /// Children that listen may miss messages from now on: they end, or messages are missing, as the setting says.
-    pub(crate) fn subscribers_lost(&mut self, user: UserId, loss: SubscriberLoss) {
-        let listens = |child: &Child| child.topics().is_some_and(|own| own.user() == user && own.total() > 0);
-        let listeners = self.children.iter().filter(|(_, child)| listens(child)).map(|(key, _)| key);
-        let listeners: Vec<ChildKey> = listeners.collect();
-        match self.shared.env.settings.on_subscriber_loss {
-            OnSubscriberLoss::Close => {
-                for key in listeners {
-                    match (loss, self.children.get_mut(key)) {
-                        (SubscriberLoss::UpstreamReplaced, Some(child)) => self.shared.finish(child),
-                        (SubscriberLoss::UpstreamReplaced, None) => {}
-                        (SubscriberLoss::Broken { .. }, _) => self.remove_child(key),
-                    }
-                }
-            }
-            OnSubscriberLoss::Resubscribe if !listeners.is_empty() => {
-                let count = listeners.len();
-                self.shared.env.counters.subscriber_gaps += 1;
-                log::warn!("{count} subscribers may have missed messages: subscribing again for them");
-            }
-            OnSubscriberLoss::Resubscribe => {}
-        }
-        self.shared.reconnect_hub(user, loss);
     }
 }

@@ -3,7 +3,6 @@
 
 use crate::command::{Policy, Route, Transaction as TransactionCommand, Verdict};
 use crate::config::Settings;
-use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::handshake::Greeting;
@@ -12,9 +11,11 @@ use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
 use crate::core::notice::{ChildNotice, Notice};
+use crate::core::questions::commands::Loaded;
 use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::core::transaction::state::end_of_multi;
 use crate::resp::{FrameLimits, Request, Scan, Scanner, reply};
@@ -72,7 +73,7 @@ impl Shared {
     /// The request at hand can only be answered by a living upstream.
     pub(crate) fn wait_for_upstream(&mut self, child: &mut Child) -> Flow {
         let latest = self.env.now + self.env.settings.queue_timeout;
-        let until = child.front_mut().wait_until(latest);
+        let until = child.front_mut().wait_until(self.env.now, latest);
         self.env.timers.arm(until, Timer::Child(child.key()));
         Flow::Hold(Hold::Upstream)
     }
@@ -177,24 +178,50 @@ impl Shared {
             Said::Nothing => {}
             Said::Busy(_) => self.table_is_put_off(said),
             Said::Refused(frame) => self.control_refused(&answered_with("COMMAND", frame)),
-            Said::Reply(frame) => match self.commands.load(frame, policy_of(&self.env.settings)) {
-                Ok(()) => self.ask(Question::ConfirmNames),
-                Err(why) => self.control_refused(&why),
-            },
+            Said::Reply(frame) => {
+                self.commands.load(frame, policy_of(&self.env.settings));
+                self.env.sweeps.begin(Sweep::CommandTable);
+            }
         }
     }
 
     fn names_confirmed(&mut self, said: Said<'_>) {
-        let Some(table) = self.commands.stop_loading() else { return };
         let confirmed = match said {
-            Said::Nothing => return,
-            Said::Busy(_) => return self.table_is_put_off(said),
+            Said::Nothing => return self.commands.stop_loading(),
+            Said::Busy(_) => {
+                self.commands.stop_loading();
+                return self.table_is_put_off(said);
+            }
             Said::Refused(frame) => Err(answered_with("COMMAND INFO", frame)),
-            Said::Reply(frame) => self.commands.confirm(table, frame),
+            Said::Reply(frame) => self.commands.confirm(frame),
         };
-        if let Err(why) = confirmed {
-            return self.control_refused(&why);
+        match confirmed {
+            Ok(()) => self.env.sweeps.begin(Sweep::CommandTable),
+            Err(why) => self.control_refused(&why),
         }
+    }
+
+    /// Takes one more command of an answer about all of them. False if that is all for now.
+    pub(crate) fn load_next_command(&mut self) -> bool {
+        match self.commands.load_next() {
+            None => false,
+            Some(Ok(Loaded::Part)) => true,
+            Some(Ok(Loaded::Commands)) => {
+                self.ask(Question::ConfirmNames);
+                false
+            }
+            Some(Ok(Loaded::Table)) => {
+                self.table_changed();
+                false
+            }
+            Some(Err(why)) => {
+                self.control_refused(&why);
+                false
+            }
+        }
+    }
+
+    fn table_changed(&mut self) {
         log::info!("upstream {} is up", self.env.upstream);
         self.forget_refusal_of_control();
         self.env.notify(Notice::TableChanged);
@@ -202,7 +229,7 @@ impl Shared {
             self.users.table_changed(table);
         }
         self.forget_script_rights();
-        self.env.notify(Notice::UpstreamAnswers);
+        self.env.sweeps.begin(Sweep::UpstreamAnswers);
     }
 
     /// A script is busy. The connection is kept, since SCRIPT KILL goes on it; a table from before still holds.
@@ -214,7 +241,7 @@ impl Shared {
         }
         self.probe_answered(said);
         if self.commands.table().is_some() {
-            self.env.notify(Notice::UpstreamAnswers);
+            self.env.sweeps.begin(Sweep::UpstreamAnswers);
         }
     }
 
@@ -232,15 +259,13 @@ impl Shared {
             self.replace_control();
         }
     }
-}
 
-impl Broker {
-    pub(crate) fn wake_upstream_waiters(&mut self) {
-        for key in self.children.keys() {
-            if let Some(child) = self.children.get_mut(key).filter(|child| child.hold() == Hold::Upstream) {
-                self.shared.lift(child);
-            }
+    pub(crate) fn wake_upstream_waiter(&mut self, child: &mut Child) -> bool {
+        let waits = child.hold() == Hold::Upstream;
+        if waits {
+            self.lift(child);
         }
+        waits
     }
 }
 

@@ -4,18 +4,40 @@
 use crate::base::clock::Millis;
 use crate::command::{CommandId, Policy, Table};
 use crate::core::connection::handshake::CommandNames;
-use crate::resp::value;
+use crate::resp::{reply, value};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Commands that the broker sends in its own name. COMMAND lists a renamed one under its old name alone, so the other
 /// is learnt when a child first uses it, and kept: the next connection needs it.
 const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
 
+/// A table in the making: an answer about hundreds of commands is taken one by one, in between other work.
+#[derive(Debug)]
+struct Loading {
+    table: Table,
+    /// The answer, and what of it has not been taken.
+    frame: Vec<u8>,
+    items: std::vec::IntoIter<Range<usize>>,
+    /// The commands it confirms, where it is that of COMMAND INFO.
+    confirms: Option<std::vec::IntoIter<(CommandId, Box<str>)>>,
+}
+
+/// What has been taken with one command more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loaded {
+    Part,
+    /// All of COMMAND.
+    Commands,
+    /// All of COMMAND INFO: the table holds from now on.
+    Table,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     table: Option<Table>,
-    /// Loaded but not yet confirmed.
-    loading: Option<Table>,
+    /// Loaded in part, or not yet confirmed.
+    loading: Option<Loading>,
     /// The table has come on the present control connection.
     confirmed: bool,
     /// The upstream was too busy to give it: it is asked for again.
@@ -53,29 +75,55 @@ impl Commands {
         }
     }
 
-    /// COMMAND was answered. Which of the names are renamed away is asked next.
-    pub(crate) fn load(&mut self, frame: &[u8], policy: Policy) -> Result<(), String> {
-        let reply = value::parse(frame).ok_or("COMMAND: not a reply")?;
-        self.loading = Some(Table::from_command_reply(&reply, policy)?);
-        Ok(())
+    /// COMMAND was answered: taken with `load_next`. Which of the names are renamed away is asked then.
+    pub(crate) fn load(&mut self, frame: &[u8], policy: Policy) {
+        let items: Vec<_> = reply::elements(frame).collect();
+        let (table, items) = (Table::empty(policy), items.into_iter());
+        self.loading = Some(Loading { table, frame: frame.to_vec(), items, confirms: None });
     }
 
     pub(super) fn loading_names(&self) -> impl Iterator<Item = &str> {
-        self.loading.iter().flat_map(Table::names)
+        self.loading.iter().flat_map(|loading| loading.table.names())
     }
 
-    pub(super) fn stop_loading(&mut self) -> Option<Table> {
-        self.loading.take()
+    pub(super) fn stop_loading(&mut self) {
+        self.loading = None;
     }
 
-    /// COMMAND INFO of all names was answered: the table holds from now on. Commands have other numbers than before.
-    pub(crate) fn confirm(&mut self, mut table: Table, frame: &[u8]) -> Result<(), String> {
-        let reply = value::parse(frame).ok_or("COMMAND INFO: not a reply")?;
-        table.confirm(&reply)?;
-        self.table = Some(table);
-        self.confirmed = true;
-        self.learn_names();
+    /// COMMAND INFO of all names was answered: taken in the same way.
+    pub(crate) fn confirm(&mut self, frame: &[u8]) -> Result<(), String> {
+        let Some(loading) = &mut self.loading else { return Ok(()) };
+        let items: Vec<_> = reply::elements(frame).collect();
+        loading.confirms = Some(loading.table.known(items.len())?.into_iter());
+        (loading.frame, loading.items) = (frame.to_vec(), items.into_iter());
         Ok(())
+    }
+
+    /// Takes the next command of the answer. None, if no answer is being taken.
+    pub(super) fn load_next(&mut self) -> Option<Result<Loaded, String>> {
+        let loading = self.loading.as_mut()?;
+        let next = loading.items.next();
+        let Some(range) = next else {
+            if let Err(why) = loading.table.end() {
+                return Some(Err(why));
+            }
+            if loading.confirms.is_none() {
+                return Some(Ok(Loaded::Commands));
+            }
+            self.table = self.loading.take().map(|loading| loading.table);
+            self.confirmed = true;
+            self.learn_names();
+            return Some(Ok(Loaded::Table));
+        };
+        let Some(item) = value::parse(&loading.frame[range]) else {
+            return Some(Err("COMMAND: not a reply".into()));
+        };
+        let taken = match loading.confirms.as_mut().map(Iterator::next) {
+            None => loading.table.take(&item),
+            Some(Some((id, name))) => loading.table.confirm_name(id, &name, &item),
+            Some(None) => Ok(()),
+        };
+        Some(taken.map(|()| Loaded::Part))
     }
 
     /// COMMAND INFO of one name was answered. Whether the table has it now.
@@ -129,7 +177,8 @@ impl Commands {
 
     /// Commands are allowed and refused as other settings say, from the next request on.
     pub(crate) fn set_policy(&mut self, policy: &Policy) {
-        for table in [&mut self.table, &mut self.loading].into_iter().flatten() {
+        let loading = self.loading.as_mut().map(|loading| &mut loading.table);
+        for table in self.table.as_mut().into_iter().chain(loading) {
             table.set_policy(policy.clone());
         }
     }

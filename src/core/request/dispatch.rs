@@ -346,6 +346,76 @@ impl Shared {
         self.connections.known(lane).is_some_and(|lane| lane.role() == LaneRole::Subscriber)
     }
 
+    /// The same for requests that mean nothing without the one that is put on next: each with its command, and where it ends
+    /// in `bytes`; the first begins at `from`. There may be very many of them, and nothing may come between. A long one is not copied.
+    pub(crate) fn send_bound(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        bytes: &[u8],
+        (requests, from): (&[(CommandId, usize)], usize),
+        (kind, flags): (SlotKind, SlotFlags),
+    ) {
+        let (mut rest, mut start) = (requests, from);
+        while let Some(((id, end), others)) = rest.split_first() {
+            if end - start >= limits::FRAGMENT_MIN {
+                self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
+                (rest, start) = (others, *end);
+                continue;
+            }
+            let mut before = start;
+            let is_short = |(_, end): &&(CommandId, usize)| {
+                let len = end - std::mem::replace(&mut before, *end);
+                len < limits::FRAGMENT_MIN
+            };
+            let (short, long) = rest.split_at(rest.iter().take_while(is_short).count());
+            let end = short.last().map_or(start, |(_, end)| *end);
+            self.send_short(child, lane, &bytes[start..end], (short, start), (kind, flags));
+            (rest, start) = (long, end);
+        }
+    }
+
+    /// Short ones in a row, whose ends count from `from` bytes before `bytes`.
+    fn send_short(
+        &mut self,
+        child: &mut Child,
+        lane: LaneKey,
+        bytes: &[u8],
+        (requests, from): (&[(CommandId, usize)], usize),
+        (kind, flags): (SlotKind, SlotFlags),
+    ) {
+        let (flags, _) = self.guard(child, lane, kind, flags);
+        debug_assert!(self.may_all_stand_on(lane, bytes, (requests, from), kind, flags));
+        let (table, muted) = (self.commands.table(), child.session().is_muted());
+        let key = child.key();
+        let slots = requests.iter().map(|(id, end)| {
+            let writes = table.is_some_and(|table| table.is_write(*id));
+            let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
+            (*end - from, Slot::of(key, *id, kind, flags))
+        });
+        child.sent_mut().begin_many(requests.len());
+        if kind == SlotKind::Relay {
+            (0..requests.len()).for_each(|_| child.outbox_mut().expect(muted));
+        }
+        self.connections.send_all(&mut self.env, lane, bytes, slots);
+    }
+
+    fn may_all_stand_on(
+        &self,
+        lane: LaneKey,
+        bytes: &[u8],
+        (requests, from): (&[(CommandId, usize)], usize),
+        kind: SlotKind,
+        flags: SlotFlags,
+    ) -> bool {
+        let mut start = 0;
+        requests.iter().all(|(_, end)| {
+            let request = &bytes[start..end - from];
+            start = end - from;
+            self.may_stand_on(lane, request, kind, flags)
+        })
+    }
+
     /// Whether a request may stand on this lane; on a shared one, as `route::may_be_shared` says.
     fn may_stand_on(&self, key: LaneKey, bytes: &[u8], kind: SlotKind, flags: SlotFlags) -> bool {
         let lane = self.connections.find(key).filter(|lane| lane.role() == LaneRole::Shared);

@@ -6,7 +6,7 @@ use crate::base::limits;
 use crate::command::texts;
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::front::Progress;
+use crate::core::child::front::{Killing, Progress};
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::child::listing::Listing;
 use crate::core::child::session::redirect;
@@ -44,18 +44,22 @@ impl<'r> Filter<'r> {
                 return Err(texts::SYNTAX.into());
             }
             let value = request.arg(index + 1);
-            match request.arg(index).to_ascii_lowercase().as_slice() {
-                b"id" => match canonical_int(value) {
+            let option = request.arg(index);
+            let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+            match value {
+                _ if is("id") => match canonical_int(value) {
                     Some(id) if id > 0 => filter.id = Some(id),
                     _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
                 },
-                b"type" => filter.of_type = Some(client_type(value)?),
-                b"addr" => filter.addr = Some(value),
-                b"laddr" => filter.laddr = Some(value),
-                b"user" if shared.users.may_exist(value, &shared.env.upstream) => filter.user = Some(value),
-                b"user" => return Err(texts::no_such_user(value).into()),
-                b"skipme" if value.eq_ignore_ascii_case(b"yes") => filter.skip_me = true,
-                b"skipme" if value.eq_ignore_ascii_case(b"no") => filter.skip_me = false,
+                _ if is("type") => filter.of_type = Some(client_type(value)?),
+                _ if is("addr") => filter.addr = Some(value),
+                _ if is("laddr") => filter.laddr = Some(value),
+                _ if is("user") && shared.users.may_exist(value, &shared.env.upstream) => {
+                    filter.user = Some(value)
+                }
+                _ if is("user") => return Err(texts::no_such_user(value).into()),
+                _ if is("skipme") && value.eq_ignore_ascii_case(b"yes") => filter.skip_me = true,
+                _ if is("skipme") && value.eq_ignore_ascii_case(b"no") => filter.skip_me = false,
                 _ => return Err(texts::SYNTAX.into()),
             }
         }
@@ -224,49 +228,89 @@ impl Broker {
         Ok(true)
     }
 
-    /// Closes children of the same user of this host. Others are as if they were not there.
+    /// Closes children of the same user of this host, as far as the child's turn allows. Others are as if they were not
+    /// there.
     pub(crate) fn kill(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let Some(killer) = self.children.known_mut(key) else { return Flow::Gone };
         let filter = match Filter::parse(request, &self.shared) {
             Ok(filter) => filter,
             Err(text) => return self.shared.reject(killer, text),
         };
-        let label = killer.label();
-        let (victims, looked) = self.victims(key, &filter);
-        for victim in victims.iter().filter(|victim| **victim != key) {
-            if let Some(child) = self.children.get_mut(*victim) {
-                CloseReason::Killed { by: &label }.log(child);
-                self.shared.close(child);
-            }
-        }
+        let (mut killing, label) =
+            (killer.front_mut().killing_mut().take().unwrap_or_default(), killer.label());
+        let mut credit = killer.credit();
+        let done = self.kill_some(key, &filter, &label, &mut killing, &mut credit);
         let Some(killer) = self.children.known_mut(key) else { return Flow::Gone };
-        killer.spend(looked * limits::LOOK_COST);
-        match (request.argc(), victims.len()) {
+        killer.spend((killer.credit() - credit) as usize);
+        if !done {
+            *killer.front_mut().killing_mut() = Some(killing);
+            return Flow::More;
+        }
+        match (request.argc(), killing.killed) {
             (3, 0) => return self.shared.reject(killer, texts::NO_SUCH_CLIENT),
             (3, _) => self.shared.answer(killer, b"+OK\r\n"),
             (_, count) => self.shared.answer(killer, format!(":{count}\r\n").as_bytes()),
         }
-        if victims.contains(&key) {
+        if killing.own {
             self.shared.finish_at_request(killer);
         }
         Flow::Done
     }
 
-    /// The children that a filter means, and at how many had to be looked.
-    fn victims(&self, key: ChildKey, filter: &Filter) -> (Vec<ChildKey>, usize) {
-        let Some(killer) = self.children.known(key) else { return (Vec::new(), 0) };
-        let meant = |(other, child): &(ChildKey, &Child)| {
-            filter.means(child)
-                && child.state() != ChildState::Closed
-                && filter.user.is_none_or(|user| user == self.shared.user_name(child).as_bytes())
-                && may_kill(killer, child)
-                && !(*other == key && filter.skip_me)
-        };
+    /// Looks at children until all have been looked at, which it returns, or `credit` is used up.
+    fn kill_some(
+        &mut self,
+        key: ChildKey,
+        filter: &Filter,
+        label: &str,
+        killing: &mut Killing,
+        credit: &mut i64,
+    ) -> bool {
         if let Some(id) = filter.id {
-            let named = self.children.by_id(id).and_then(|key| Some((key, self.children.get(key)?)));
-            return (named.filter(meant).map(|(other, _)| other).into_iter().collect(), 1);
+            if let Some(named) = self.children.by_id(id) {
+                self.kill_one(key, named, filter, label, killing);
+            }
+            *credit -= limits::LOOK_COST as i64;
+            return true;
         }
-        (self.children.iter().filter(meant).map(|(other, _)| other).collect(), self.children.len())
+        while let Some((next, other)) = self.children.from(killing.next) {
+            if *credit <= 0 {
+                return false;
+            }
+            killing.next = next;
+            let met = self.kill_one(key, other, filter, label, killing);
+            *credit -= if met { limits::REQUEST_COST_MIN } else { limits::LOOK_COST as i64 };
+        }
+        true
+    }
+
+    /// Closes one child if the filter means it, which it returns; the killer itself goes on until it has its answer.
+    fn kill_one(
+        &mut self,
+        key: ChildKey,
+        other: ChildKey,
+        filter: &Filter,
+        label: &str,
+        killing: &mut Killing,
+    ) -> bool {
+        let (Some(killer), Some(child)) = (self.children.known(key), self.children.get(other)) else {
+            return false;
+        };
+        let meant = filter.means(child)
+            && !child.is_closed()
+            && filter.user.is_none_or(|user| user == self.shared.user_name(child).as_bytes())
+            && may_kill(killer, child)
+            && !(other == key && filter.skip_me);
+        if !meant {
+            return false;
+        }
+        killing.killed += 1;
+        killing.own |= other == key;
+        if let Some(child) = self.children.get_mut(other).filter(|_| other != key) {
+            CloseReason::Killed { by: label }.log(child);
+            self.shared.close(child);
+        }
+        true
     }
 
     /// Ends another child's blocking command: its wait in a group, or upstream, where the broker knows its connection.

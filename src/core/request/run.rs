@@ -122,7 +122,7 @@ impl Shared {
             child.outbox_mut().let_pushes_go();
             self.mark_child(child);
         }
-        if self.env.draining
+        if self.env.dismissing
             && child.state() == ChildState::Open
             && child.hold() == Hold::None
             && !self.watches_keys(child)
@@ -275,7 +275,7 @@ impl Shared {
         if hold == Hold::OwnReplies && child.sent().has_late() {
             // What it waits for has been waited for long enough.
             let patience = self.env.settings.request_timeout.max(self.env.settings.queue_timeout);
-            let until = child.front_mut().wait_until(self.env.now + patience);
+            let until = child.front_mut().wait_until(self.env.now, self.env.now + patience);
             self.env.timers.arm(until, Timer::Child(child.key()));
         }
     }

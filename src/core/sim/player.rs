@@ -397,6 +397,7 @@ impl Player {
     fn drain(&mut self) {
         self.scripts.iter_mut().for_each(|script| script.may_close = true);
         self.sim.broker.drain(None);
+        self.sim.broker.dismiss();
         self.count("drain");
     }
 

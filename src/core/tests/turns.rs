@@ -87,6 +87,43 @@ fn a_list_of_all_is_cut_into_turns() {
     assert_eq!(list.matches("id=").count() - list.matches("mid=").count(), 9_999);
 }
 
+/// So are others that are killed meanwhile.
+#[test]
+fn a_kill_of_all_is_cut_into_turns() {
+    let mut sim = Sim::new(&[("children_max", "20000")]);
+    let children: Vec<usize> = (0..5_000).map(|_| sim.child()).collect();
+    let (child, other) = (children[0], sim.child());
+    sim.ask(other, "HELLO 3\nSUBSCRIBE c");
+    assert!(turns_for(&mut sim, child, &packed("CLIENT KILL TYPE normal"), other) > 2);
+    assert_eq!(sim.received(child), ":4999");
+    assert!(children[1..].iter().all(|child| sim.is_closed(*child)));
+    assert_eq!(sim.ask(child, "CLIENT KILL TYPE normal"), ":0");
+    turns_for(&mut sim, child, &packed("CLIENT KILL TYPE normal SKIPME no"), other);
+    assert_eq!(sim.received(child), ":1");
+    assert!(sim.is_closed(child));
+}
+
+/// One request that names very many channels is read, asked and confirmed in parts, in order.
+#[test]
+fn a_long_subscription_is_cut_into_turns() {
+    let (mut sim, [child, other]) = Sim::with(&[]);
+    let names: Vec<String> = (0..1_000).map(|number| format!("c{number}")).collect();
+    let bytes = packed(&format!("SUBSCRIBE {}", names.join(" ")));
+    assert!(turns_for(&mut sim, child, &bytes, other) > 5);
+    let confirmed = |kind: &str, count: &dyn Fn(usize) -> usize| -> String {
+        let one = |(at, name): (usize, &String)| {
+            format!("*3 ${} {kind} ${} {name} :{}", kind.len(), name.len(), count(at))
+        };
+        names.iter().enumerate().map(one).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(sim.received(child), confirmed("subscribe", &|at| at + 1));
+    let bytes = packed(&format!("UNSUBSCRIBE {}", names.join(" ")));
+    assert!(turns_for(&mut sim, child, &bytes, other) > 0);
+    assert_eq!(sim.received(child), confirmed("unsubscribe", &|at| 999 - at));
+    sim.received(other);
+    assert_eq!(sim.ask(other, "PUBLISH c0 m"), ":0");
+}
+
 #[test]
 fn a_reply_made_here_has_its_bound_before_it_is_made() {
     let (mut sim, [child]) = Sim::with(&[("child_output_max", "64KiB")]);

@@ -135,15 +135,13 @@ impl Shared {
             len => (Some(self.env.fragments.fragment(bytes, 0..len)), Vec::new()),
         };
         let bytes: &[u8] = long.as_deref().unwrap_or(&short);
+        let Some(((last_id, _), others)) = commands.split_last() else { return };
+        let start = others.last().map_or(0, |(_, end)| *end);
         self.env.request = long.clone();
-        let mut start = 0;
-        for (index, (id, end)) in commands.iter().enumerate() {
-            if index >= skipped {
-                let (kind, flags) = stands(index + 1 == commands.len());
-                self.send_for(child, lane, &bytes[start..*end], *id, kind, flags);
-            }
-            start = *end;
-        }
+        let from = skipped.checked_sub(1).map_or(0, |before| commands[before].1);
+        self.send_bound(child, lane, bytes, (others.get(skipped..).unwrap_or_default(), from), stands(false));
+        let (last, flags) = stands(true);
+        self.send_for(child, lane, &bytes[start..], *last_id, last, flags);
         self.env.request = None;
     }
 

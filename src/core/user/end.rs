@@ -2,15 +2,14 @@
 //! and pools, and tells who waits for them what the upstream has said. Never decides that a user is refused.
 
 use crate::base::failure::Failure;
-use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::GreetingStep;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::keys::{ChildKey, LaneKey, PoolKey, UserId};
-use crate::core::notice::Notice;
+use crate::core::keys::{LaneKey, PoolKey, UserId};
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::resp::reply;
 
 impl Shared {
@@ -18,7 +17,7 @@ impl Shared {
         if user == UserId::DEFAULT {
             self.probe.default_refused();
         }
-        self.env.notify(Notice::UserRefused(user));
+        self.env.sweeps.begin(Sweep::UserRefused(user));
     }
 
     pub(crate) fn end_abandoned_users(&mut self) {
@@ -90,34 +89,39 @@ impl Shared {
             return self.connections.account(&mut self.env, key);
         }
         self.end_lane(key);
-        self.env.notify(Notice::PoolRefused(*pool, text));
+        let id = self.connections.pool_of(*pool);
+        self.fail_groups_of(id, &text);
+        self.env.sweeps.begin(Sweep::PoolRefused(*pool, text));
     }
-}
 
-impl Broker {
-    /// As connections of their own would have been closed. None goes on as another user.
-    pub(crate) fn close_user(&mut self, user: UserId) {
-        let of_user = |(_, child): &(ChildKey, &Child)| child.user() == user;
-        let children: Vec<ChildKey> = self.children.iter().filter(of_user).map(|(key, _)| key).collect();
-        let name = String::from_utf8_lossy(self.shared.users.name(user, &self.shared.env.upstream));
+    /// As a connection of its own would have been closed. None goes on as another user.
+    pub(crate) fn end_child_of(&mut self, child: &mut Child, user: UserId) -> bool {
+        let is_its = child.user() == user;
+        if is_its {
+            self.close(child);
+        }
+        is_its
+    }
+
+    /// The children that were this user have ended. False if others have become it meanwhile: they end first.
+    pub(crate) fn end_refused_user(&mut self, user: UserId, count: usize) -> bool {
+        if self.users.children_of(user) > 0 {
+            return false;
+        }
+        let name = String::from_utf8_lossy(self.users.name(user, &self.env.upstream));
         let name: String = name.chars().take(64).collect();
-        log::warn!("the upstream refuses user {name:?}: closing its {} children", children.len());
-        for key in children {
-            self.remove_child(key);
-        }
-        self.shared.end_user(user);
+        log::warn!("the upstream refuses user {name:?}: closed its {count} children");
+        self.end_user(user);
+        true
     }
 
-    /// Children that wait for a lease of this pool are told what the upstream has said.
-    pub(crate) fn fail_waiters(&mut self, pool: &PoolKey, text: &str) {
-        let id = self.shared.connections.pool_of(*pool);
-        self.shared.fail_groups_of(id, text);
-        for key in self.children.keys() {
-            let Some(child) = self.children.get_mut(key) else { continue };
-            if child.hold() == Hold::LeaseQueue && child.pool_key() == *pool {
-                self.shared.leave_line(child);
-                self.shared.fail_front(child, text);
-            }
+    /// A child that waits for a lease of this pool is told what the upstream has said.
+    pub(crate) fn fail_lease_waiter(&mut self, child: &mut Child, pool: &PoolKey, text: &str) -> bool {
+        let waits = child.hold() == Hold::LeaseQueue && child.pool_key() == *pool;
+        if waits {
+            self.leave_line(child);
+            self.fail_front(child, text);
         }
+        waits
     }
 }

@@ -13,6 +13,7 @@ use crate::core::notice::Notice;
 use crate::core::questions::probe::{Asker, Claim, Proof, ProofAbout, ProofVerdict};
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::core::user::credentials::Password;
 use crate::resp::{Request, encode, reply};
@@ -100,7 +101,7 @@ impl Shared {
         }
         let asker = self.probe.asker(child.key());
         let latest = self.env.now + self.env.settings.queue_timeout.max(self.env.settings.connect_timeout);
-        child.front_mut().ask(asker.number, latest);
+        child.front_mut().ask(asker.number, self.env.now, latest);
         self.env.timers.arm(latest, Timer::Child(child.key()));
         match &about {
             ProofAbout::Claim(Claim { name, password, .. })
@@ -154,7 +155,7 @@ impl Shared {
         for user in self.users.suspects() {
             self.recheck(user);
         }
-        self.env.notify(Notice::UpstreamAnswers);
+        self.env.sweeps.begin(Sweep::UpstreamAnswers);
     }
 
     /// The answer to the oldest request; `None` when the connection was lost before it came.
@@ -284,7 +285,7 @@ impl Shared {
         if let (Some(lane), false) = (self.probe.lane(), open || closed) {
             return self.lane_lost(lane, "PING was not answered as by Redis");
         }
-        self.env.notify(Notice::UpstreamAnswers);
+        self.env.sweeps.begin(Sweep::UpstreamAnswers);
     }
 }
 

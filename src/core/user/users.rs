@@ -218,6 +218,11 @@ impl Users {
         self.known.entry(id).and_modify(|user| (user.children, user.left_at) = (user.children - 1, now));
     }
 
+    /// How many children are this user.
+    pub(super) fn children_of(&self, id: UserId) -> usize {
+        self.known.get(&id).map_or(0, |user| user.children)
+    }
+
     /// Without children for a while: processes that live for one request each would cost a connection each.
     pub(super) fn abandoned(&self, now: Millis) -> Vec<UserId> {
         let lingered = |user: &User| user.is_unused() && user.left_at + limits::USER_LINGER <= now;

@@ -28,8 +28,8 @@ fn what_has_waited_too_long_unwritten_is_taken() {
     let mut lane = lane(&[]);
     lane.push(b"bb", Slot::own(SlotKind::Relay), 7);
     lane.push(b"cc", Slot::own(SlotKind::Relay), 8);
-    assert_eq!(lane.take_expired(7, 1).len(), 0);
-    assert_eq!(lane.take_expired(8, 1).len(), 1);
+    assert_eq!(lane.take_expired(7, 1, 9).len(), 0);
+    assert_eq!(lane.take_expired(8, 1, 9).len(), 1);
     assert_eq!(lane.out.bytes().front(), b"cc");
 }
 
@@ -37,12 +37,12 @@ fn what_has_waited_too_long_unwritten_is_taken() {
 fn slots_that_were_told_are_told_once_whatever_becomes_of_their_connection() {
     let mut lane = lane(&[(b"a", NONE), (b"b", NONE), (b"c", NONE), (b"d", NONE)]);
     lane.wrote(2);
-    assert_eq!(lane.time_out(10, 5).len(), 4, "of those that have not left too");
+    assert_eq!(lane.time_out(10, 5, 9).len(), 4, "of those that have not left too");
     assert_eq!(lane.pop().map(|slot| slot.is_timed_out()), Some(true), "it stays until its reply has come");
     assert_eq!(lane.take_written().len(), 1);
-    assert_eq!(lane.time_out(10, 5).len(), 0, "c and d were told");
-    assert_eq!(lane.take_expired(10, 5).len(), 2);
+    assert_eq!(lane.time_out(10, 5, 9).len(), 0, "c and d were told");
+    assert_eq!(lane.take_expired(10, 5, 9).len(), 2);
     lane.push(b"e", Slot::own(SlotKind::Relay), 10);
     lane.push(b"f", Slot::own(SlotKind::Relay), 10);
-    assert_eq!(lane.time_out(15, 5).iter().map(|slot| slot.end).collect::<Vec<_>>(), [5, 6]);
+    assert_eq!(lane.time_out(15, 5, 9).iter().map(|slot| slot.end).collect::<Vec<_>>(), [5, 6]);
 }

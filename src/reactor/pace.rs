@@ -1,0 +1,178 @@
+//! How long the loop is at one thing: its steps and its turns, the longest of each, and when a turn has lasted long enough.
+//! A step is what is done between two looks at what else is due. Measures and says so; ends nothing by itself.
+
+use super::Loop;
+use crate::base::clock::{Mark, Stopwatch};
+use std::fmt;
+use std::time::Duration;
+
+/// So many short steps are measured as one, and counted as if one of them had taken all of it.
+const SHORT_STEPS: u32 = 4;
+
+/// What a step is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepKind {
+    /// Time was told to the core: timers that are due.
+    Timers,
+    /// A child was read, and ran what it may.
+    ChildInput,
+    /// A lane was read, and its replies were given to children.
+    LaneInput,
+    /// A connection was accepted.
+    Accept,
+    /// What the core had put off: the turn of a child in line, a piece of a longer work.
+    Run,
+    /// A connection was opened or closed.
+    Connection,
+    /// A lane was written.
+    LaneOutput,
+    /// A child was written.
+    ChildOutput,
+    /// New settings were applied.
+    Reload,
+    /// A drain began.
+    Drain,
+}
+
+impl fmt::Display for StepKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StepKind::Timers => "timers",
+            StepKind::ChildInput => "child input",
+            StepKind::LaneInput => "lane input",
+            StepKind::Accept => "accept",
+            StepKind::Run => "deferred work",
+            StepKind::Connection => "connection",
+            StepKind::LaneOutput => "lane output",
+            StepKind::ChildOutput => "child output",
+            StepKind::Reload => "reload",
+            StepKind::Drain => "drain",
+        })
+    }
+}
+
+/// Measures the turn at hand.
+#[derive(Debug)]
+pub(super) struct Pace {
+    watch: Stopwatch,
+    began: Mark,
+    /// Short steps that have not been measured yet, and what the last of them was about.
+    unmeasured: u32,
+    kind: StepKind,
+    longest_step: (Duration, StepKind),
+    longest_turn: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let mut watch = Stopwatch::default();
+        let began = watch.begin();
+        let longest_step = (Duration::ZERO, StepKind::Timers);
+        Pace {
+            watch,
+            began,
+            unmeasured: 0,
+            kind: StepKind::Timers,
+            longest_step,
+            longest_turn: Duration::ZERO,
+        }
+    }
+}
+
+impl Pace {
+    pub(super) fn begin_turn(&mut self) {
+        self.began = self.watch.begin();
+        self.unmeasured = 0;
+    }
+
+    pub(super) fn end_turn(&mut self) {
+        if self.unmeasured > 0 {
+            self.step(self.kind);
+        }
+        self.longest_turn = self.longest_turn.max(self.watch.used_since(&self.began));
+    }
+
+    /// A step has ended.
+    #[inline]
+    pub(super) fn step(&mut self, kind: StepKind) {
+        self.unmeasured = 0;
+        let took = self.watch.split();
+        if took > self.longest_step.0 {
+            self.longest_step = (took, kind);
+        }
+    }
+
+    /// A step of this kind is next: what has not been measured yet was none of it.
+    #[inline]
+    pub(super) fn before(&mut self, kind: StepKind) {
+        if self.unmeasured > 0 && self.kind != kind {
+            self.step(self.kind);
+        }
+    }
+
+    /// A step has ended that is one of very many and takes microseconds as a rule: a few of them are measured together.
+    #[inline]
+    pub(super) fn short_step(&mut self, kind: StepKind) {
+        (self.kind, self.unmeasured) = (kind, self.unmeasured + 1);
+        if self.unmeasured == SHORT_STEPS {
+            self.step(kind);
+        }
+    }
+
+    /// Whether the turn has lasted so many milliseconds, whoever had the processor meanwhile.
+    #[inline]
+    pub(super) fn has_lasted(&self, limit_ms: u64) -> bool {
+        self.watch.since(&self.began) >= Duration::from_millis(limit_ms)
+    }
+}
+
+impl Loop {
+    /// The longest step so far, and what it was about; in processor time of the thread. A step is what the loop does
+    /// between two looks at what else is due.
+    pub fn longest_step(&self) -> (Duration, StepKind) {
+        self.pace.longest_step
+    }
+
+    /// The longest turn so far, in processor time of the thread; without the wait before it.
+    pub fn longest_turn(&self) -> Duration {
+        self.pace.longest_turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::spin;
+
+    #[test]
+    fn the_longest_step_and_turn_are_kept() {
+        let mut pace = Pace::default();
+        pace.begin_turn();
+        pace.step(StepKind::Timers);
+        assert!(!pace.has_lasted(5));
+        spin(Duration::from_millis(5));
+        pace.step(StepKind::LaneInput);
+        assert!(pace.has_lasted(5));
+        pace.short_step(StepKind::ChildInput);
+        pace.end_turn();
+        assert_eq!(pace.longest_step.1, StepKind::LaneInput);
+        assert!(pace.longest_step.0 >= Duration::from_millis(5), "{pace:?}");
+        assert!(pace.longest_turn >= pace.longest_step.0, "{pace:?}");
+        pace.begin_turn();
+        assert!(!pace.has_lasted(5), "the next turn begins anew");
+    }
+
+    #[test]
+    fn short_steps_are_measured_before_one_of_another_kind() {
+        let mut pace = Pace::default();
+        pace.begin_turn();
+        pace.short_step(StepKind::ChildInput);
+        spin(Duration::from_millis(2));
+        pace.short_step(StepKind::ChildInput);
+        pace.before(StepKind::LaneInput);
+        pace.short_step(StepKind::LaneInput);
+        assert_eq!((pace.longest_step.1, pace.unmeasured), (StepKind::ChildInput, 1));
+        (0..SHORT_STEPS - 1).for_each(|_| pace.short_step(StepKind::LaneInput));
+        assert_eq!(pace.unmeasured, 0);
+    }
+}
