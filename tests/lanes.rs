@@ -1,5 +1,7 @@
 //! What goes on which connection upstream, and how a connection proves that its replies are in step.
 
+use std::time::Duration;
+
 use crate::support::twin::without_id;
 use crate::support::{Broker, Proxy, Raw, Redis, Twin, list_clients, request, wait_still, wait_until};
 
@@ -107,6 +109,36 @@ fn a_command_that_has_cost_a_lane_has_one_to_itself() {
             small.expect("STRLEN small", ":1\r\n");
         }
     }
+}
+
+/// It stands in the line of commands that may wait for ever. It is none: its child may say that it sends no more, and has
+/// its answer all the same.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_suspected_command_is_answered_though_its_child_sends_no_more() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("leases_blocking_max", "1"), ("lease_wait_timeout", "30s")]);
+    let (mut suspect, mut looks) = (broker.connect(), broker.connect());
+    suspect.expect("SET k v", "+OK\r\n");
+    redis.stop();
+    suspect.send("GET k");
+    wait_until("it is under way", || looks.ask("CLIENT LIST").contains(" cmd=get "));
+    redis.kill();
+    assert!(suspect.read_text().starts_with("-BROKERLOST "));
+    redis.restart();
+    wait_until("the upstream is back", || looks.ask("SET k v") == "+OK\r\n");
+    let mut blocked = broker.connect();
+    blocked.send("BLPOP none 0");
+    wait_until("the one lease is in use", || redis.ask("INFO clients").contains("blocked_clients:1"));
+    suspect.send("GET k");
+    suspect.half_close();
+    assert!(
+        suspect.is_silent(Duration::from_millis(200)),
+        "it waits for the lease, longer than a command that blocks would"
+    );
+    looks.expect("RPUSH none e", ":1\r\n");
+    assert_eq!(suspect.read_text(), "$1\r\nv\r\n");
+    assert!(suspect.is_closed());
 }
 
 /// The connection it has to itself may then not be asked for an ECHO any more.

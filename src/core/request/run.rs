@@ -164,6 +164,12 @@ impl Shared {
         }
     }
 
+    /// Whether the child's request at the front may take as long as it likes.
+    fn may_block(&self, child: &Child) -> bool {
+        let command = self.commands.table().zip(child.last_command());
+        command.is_some_and(|(table, id)| table.blocks(id))
+    }
+
     /// Closes a child that waits for what nobody would take, once it has its earlier replies. A
     /// request that has only just come may be answered at once, as Redis would answer it before it looks
     /// at the end of file: it has a moment.
@@ -173,7 +179,10 @@ impl Shared {
         }
         let wait = child.front().wait();
         let in_vain = match child.hold() {
-            Hold::LeaseQueue => wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking),
+            // A command that does not wait for anything but its lane is answered all the same.
+            Hold::LeaseQueue => {
+                wait.is_some_and(|wait| wait.kind == LeaseKind::Blocking) && self.may_block(child)
+            }
             // Else those who hang up to try another password at once would fill the broker.
             Hold::BlockingReply | Hold::Element | Hold::AuthDelay => true,
             _ => false,
