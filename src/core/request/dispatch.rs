@@ -347,7 +347,8 @@ impl Shared {
     }
 
     /// The same for requests that mean nothing without the one that is put on next: each with its command, and where it ends
-    /// in `bytes`; the first begins at `from`. There may be very many of them, and nothing may come between. A long one is not copied.
+    /// in `bytes`; the first begins at `from`. There may be very many of them, and nothing may come between. A long one is
+    /// not copied.
     pub(crate) fn send_bound(
         &mut self,
         child: &mut Child,
