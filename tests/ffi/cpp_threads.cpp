@@ -174,8 +174,9 @@ static void a_full_house_does_not_hold_up_the_others() {
 static void closing_ends_all_waits() {
     broker::shared_client redis = connect_all();
     std::vector<std::thread> waiting;
+    // Each of its own key: what asks alike shares leases.
     for (int i = 0; i < 6; ++i)
-        waiting.emplace_back([&] { CODE(redis.try_call("BLPOP", "nobody", 0), BROKER_ECANCELED); });
+        waiting.emplace_back([&, i] { CODE(redis.try_call("BLPOP", i, 0), BROKER_ECANCELED); });
     await_blocked(6);
     auto queued = redis.submit("BLPOP", "nobody", 0);
     redis.close();
