@@ -8,10 +8,8 @@ mod refusals;
 mod turns;
 mod users;
 
-use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
-
 use super::sim::{Sim, packed};
+use crate::core::connection::role::LaneRole;
 
 const LOST: &str =
     "-BROKERLOST upstream connection lost before the reply; the command may have been executed";
@@ -487,6 +485,7 @@ fn who_left_without_a_word_ends_with_its_process_or_with_the_broker() {
 #[test]
 #[cfg(debug_assertions)]
 fn poison_for_a_shared_lane_is_noticed() {
+    use crate::core::connection::slot::{SlotFlags, SlotKind};
     let poison = ["SELECT 1", "WATCH k", "BLPOP x 0", "SUBSCRIBE c", "CLIENT SETNAME x", "RESET", "NOSUCH"];
     for request in poison {
         let (mut sim, [child]) = Sim::with(&[]);
