@@ -5,6 +5,8 @@
 pub const CHILD_ID_BASE: std::ops::Range<u64> = 1 << 40..(1 << 46) - (1 << 40);
 /// Bytes read from one socket in one turn. One shared buffer of this size serves every read.
 pub const READ_TURN: usize = 64 * 1024;
+/// Reads of one lane in one turn, if each finds as much as it takes.
+pub const LANE_READS: usize = 32;
 /// Connections accepted from one listener in one turn, so that a connect storm leaves room for traffic.
 pub const ACCEPT_TURN: usize = 256;
 /// Sockets taken from adopted children in one turn, for the same reason.
@@ -76,6 +78,11 @@ pub const BULK_MIN: usize = 256 * 1024;
 /// Short replies in a row after which a command with an earlier long reply is no longer expected to be long. Otherwise a
 /// child with alternating replies would change lanes, and wait for the requests in flight, every time.
 pub const BULK_PATIENCE: u16 = 16;
+/// Commands of a pool that are known to have had such replies when children sent them that had just come: the first requests
+/// of the next are judged by that.
+pub const HEAVY_KNOWN: usize = 4;
+/// For so many milliseconds.
+pub const HEAVY_MEMORY: u64 = 60_000;
 /// Bytes of replies that the requests of one child on a lane may be expected to have: while these pass, nothing behind them
 /// does.
 pub const CHILD_WINDOW: u32 = 1024 * 1024;
@@ -184,7 +191,9 @@ pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
 pub const WRITE_TURN: usize = 1024 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.
 pub const EVENTS_TURN: usize = 1024;
-/// Milliseconds since its beginning after which a turn reads no further socket. What is left of each kind of work stands in
+/// Milliseconds since its beginning after which a turn reads no further lane, so that children have their part of the time.
+pub const TURN_LANES: u64 = 2;
+/// The same for every other socket. What is left of each kind of work stands in
 /// line for the next turn; so nobody waits longer for it than the last of these, and the one step under way.
 pub const TURN_READS: u64 = 4;
 /// The same for accepting connections.

@@ -37,7 +37,10 @@ impl Broker {
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
             Notice::SharedLaneLost(lost) => self.children.suspect_some_of(&lost),
-            Notice::TableChanged => self.children.forget_commands(),
+            Notice::TableChanged => {
+                self.children.forget_commands();
+                self.shared.connections.forget_commands();
+            }
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
             Notice::Failed { lane, mut slots, failure } => {
                 let (mut reply, count) = (Vec::new(), slots.len());

@@ -75,8 +75,11 @@ impl Broker {
                 false
             }
             Fate::Pass(passing) => {
-                if let Some(lane) = self.shared.connections.known_mut(key) {
-                    lane.begin_large(passing);
+                let Some(lane) = self.shared.connections.known_mut(key) else { return false };
+                lane.begin_large(passing);
+                // Those that ask for the same meanwhile should not stand behind it.
+                if let Some(slot) = lane.front().copied().filter(|_| passing != Passing::Missed) {
+                    self.teach_newcomers(key, &slot, true);
                 }
                 self.take_part(key, frames)
             }
@@ -124,17 +127,14 @@ impl Broker {
     fn large_ended(&mut self, key: LaneKey, answered: Answered, large: Large, part: &[u8]) {
         let Answered { slot, front_since, role, is_yielding, .. } = answered;
         let ran_long = self.shared.note_work(key, role, &slot, front_since, b"");
-        if ran_long && let Some(child) = self.children.get_mut(slot.child) {
-            child.sent_mut().expect_heavy(slot.command);
+        if ran_long || large.len >= limits::BULK_MIN {
+            self.note_heavy(key, &slot, large.len);
         }
         let child = self.children.get_mut(slot.child);
         let is_heard = child.is_some() || slot.kind.is_of_group();
         match (large.passing, child) {
             (Passing::ToChild, Some(child)) => self.shared.settle_large(child, key, slot, part, large.len),
-            (Passing::Refused, child) if is_heard => {
-                if let Some(child) = child {
-                    child.sent_mut().expect_heavy(slot.command);
-                }
+            (Passing::Refused, _) if is_heard => {
                 let max_bytes = self.shared.env.settings.memory_max / 2;
                 let failure = Failure::Lost(Lost::Reply { max_bytes });
                 self.shared.env.counters.failed(failure.kind(), 1);

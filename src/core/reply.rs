@@ -121,13 +121,32 @@ impl Broker {
         self.shared.env.reply = None;
     }
 
+    /// A reply was long, or late: the next to this command will be, too. Its child may have gone meanwhile.
+    #[inline(never)]
+    pub(super) fn note_heavy(&mut self, lane: LaneKey, slot: &Slot, len: usize) {
+        let is_certain = len >= limits::BULK_MIN || self.shared.connections.is_alone_at_work(lane);
+        self.teach_newcomers(lane, slot, is_certain);
+        match self.children.get_mut(slot.child) {
+            Some(child) if is_certain => child.sent_mut().expect_heavy(slot.command),
+            Some(child) => child.sent_mut().note_late(slot.command),
+            None => {}
+        }
+    }
+
+    /// Those that come next may do as this child, if it has just come itself.
+    pub(super) fn teach_newcomers(&mut self, lane: LaneKey, slot: &Slot, is_certain: bool) {
+        if self.children.get(slot.child).is_none_or(|child| child.sent().is_new()) {
+            self.shared.connections.note_heavy(lane, slot.command, is_certain, self.shared.env.now);
+        }
+    }
+
     fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
         let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
             return self.stray_reply(key, frame);
         };
         let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
-        if ran_long && let Some(child) = self.children.get_mut(slot.child) {
-            child.sent_mut().expect_heavy(slot.command);
+        if ran_long || frame.len() >= limits::BULK_MIN {
+            self.note_heavy(key, &slot, frame.len());
         }
         match slot.kind {
             SlotKind::Question => self.shared.question_answered(Some(frame)),

@@ -23,13 +23,15 @@ pub(crate) struct Sent {
     /// Slots in lanes that are this child's, seen by it or swallowed.
     in_flight: u32,
     /// Slots whose reply is overdue and was told so: until it has come, nothing may overtake what it answers.
-    late: u32,
+    overdue: u32,
     /// The shared lane of the requests in flight, or of the last ones. Kept until they are answered.
     lane: LaneKey,
     last_write: LastWrite,
     window: Window,
     /// The command that was answered at length, or late: its next replies are expected to be, too.
     heavy: Expected,
+    /// The command that was answered late, perhaps because of another: once more, and it is `heavy`.
+    late: Expected,
     /// The command with which a lane was lost, perhaps because of it: its next ones have a lane to themselves.
     apart: Expected,
 }
@@ -83,6 +85,12 @@ impl Sent {
         self.window.open()
     }
 
+    /// Whether too few replies are known for the child's own to say what its next will be.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.window.is_first()
+    }
+
     /// Orders children by how much is known of their replies.
     pub(super) fn known_replies(&self) -> (u32, u32) {
         (self.window.open(), self.window.counted())
@@ -90,16 +98,16 @@ impl Sent {
 
     /// A reply is overdue. Its request is about to be answered without it.
     pub(crate) fn begin_late(&mut self) {
-        self.late += 1;
+        self.overdue += 1;
     }
 
     /// An overdue reply has come, or will not come any more.
     pub(crate) fn end_late(&mut self) {
-        self.late -= 1;
+        self.overdue -= 1;
     }
 
     pub(crate) fn has_late(&self) -> bool {
-        self.late > 0
+        self.overdue > 0
     }
 
     pub(crate) fn lane(&self) -> LaneKey {
@@ -128,7 +136,7 @@ impl Sent {
     #[inline]
     pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
         let small = self.window.note_small(reply_len);
-        if !small || (self.heavy.patience | self.apart.patience) > 0 {
+        if !small || (self.heavy.patience | self.late.patience | self.apart.patience) > 0 {
             self.weigh_closely(command, reply_len, small);
         }
     }
@@ -142,11 +150,20 @@ impl Sent {
             return self.expect_heavy(command);
         }
         self.heavy.note_short(command);
+        self.late.note_short(command);
         self.apart.note_short(command);
     }
 
     pub(crate) fn expect_heavy(&mut self, command: CommandId) {
         self.heavy = Expected { command, patience: limits::BULK_PATIENCE };
+    }
+
+    /// Its reply was late, and the upstream may have been at work for others meanwhile.
+    pub(crate) fn note_late(&mut self, command: CommandId) {
+        if self.heavy.command == command || self.late.command == command {
+            return self.expect_heavy(command);
+        }
+        self.late = Expected { command, patience: limits::BULK_PATIENCE };
     }
 
     /// A lane was lost that carried this command, which may be why. One short reply shows that it is not.
@@ -163,7 +180,7 @@ impl Sent {
 
     /// Commands have other numbers now.
     pub(super) fn forget_commands(&mut self) {
-        (self.heavy, self.apart) = (Expected::default(), Expected::default());
+        (self.heavy, self.late, self.apart) = Default::default();
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.

@@ -30,6 +30,12 @@ impl Window {
         self.open
     }
 
+    /// Whether it has neither opened further nor closed yet.
+    #[inline]
+    pub(super) fn is_first(&self) -> bool {
+        self.open == limits::WINDOW_FIRST
+    }
+
     /// Small replies since it was opened so far.
     pub(super) fn counted(&self) -> u32 {
         self.counted

@@ -19,6 +19,7 @@ pub(crate) mod slot;
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
+use crate::command::{CommandId, NO_COMMAND};
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
@@ -77,6 +78,20 @@ pub(crate) struct Pool {
     warm: bool,
     /// Why the last attempt to connect failed; none once a connection stands.
     refusal: Option<LastRefusal>,
+    /// Commands with long or late replies of late, by which children are judged of which no reply is known.
+    heavy: [Heavy; limits::HEAVY_KNOWN],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Heavy {
+    command: CommandId,
+    until: Millis,
+    /// False if another command may be the cause: once more, and it is certain.
+    is_certain: bool,
+}
+
+impl Heavy {
+    const NONE: Heavy = Heavy { command: NO_COMMAND, until: 0, is_certain: false };
 }
 
 #[derive(Debug)]
@@ -95,7 +110,25 @@ impl Pool {
             idle: Vec::new(),
             warm: false,
             refusal: None,
+            heavy: [Heavy::NONE; limits::HEAVY_KNOWN],
         }
+    }
+
+    fn note_heavy(&mut self, command: CommandId, is_certain: bool, now: Millis) {
+        let known = self.heavy.iter().position(|heavy| heavy.command == command);
+        let oldest = || (0..self.heavy.len()).min_by_key(|at| self.heavy[*at].until).unwrap_or(0);
+        let heavy = &mut self.heavy[known.unwrap_or_else(oldest)];
+        let again = heavy.command == command && heavy.until > now;
+        *heavy = Heavy { command, until: now + limits::HEAVY_MEMORY, is_certain: is_certain || again };
+    }
+
+    fn is_heavy(&self, command: CommandId, now: Millis) -> bool {
+        let counts = |heavy: &Heavy| heavy.command == command && heavy.is_certain && heavy.until > now;
+        self.heavy.iter().any(counts)
+    }
+
+    fn forget_commands(&mut self) {
+        self.heavy.fill(Heavy::NONE);
     }
 
     pub(crate) fn key(&self) -> &PoolKey {

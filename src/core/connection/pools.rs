@@ -3,6 +3,7 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::command::CommandId;
 use crate::config::Settings;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::{LaneRole, RoleData, Traffic};
@@ -55,6 +56,30 @@ impl Connections {
             let pool = std::mem::replace(pool, Pool::new(PoolKey::FREE));
             self.pool_ids.remove(&pool.key);
         }
+    }
+
+    /// A reply on this lane was long or late; for certain because of its command, or perhaps.
+    pub(crate) fn note_heavy(&mut self, lane: LaneKey, command: CommandId, is_certain: bool, now: Millis) {
+        if let Some(pool) = self.known(lane).map(Lane::pool) {
+            self.pool_mut(pool).note_heavy(command, is_certain, now);
+        }
+    }
+
+    /// Whether the upstream has nothing else to execute than what is on this lane, as far as is known here.
+    pub(crate) fn is_alone_at_work(&self, key: LaneKey) -> bool {
+        let works = |lane: &Lane| lane.front().is_some_and(|slot| !slot.kind.is_own() && !slot.may_wait());
+        !self.lanes.iter().any(|(other, lane)| other != key && works(lane))
+    }
+
+    /// Whether replies to this command were so of late, to children that had just come.
+    pub(crate) fn is_heavy_of_late(&mut self, pool: PoolKey, command: CommandId, now: Millis) -> bool {
+        let id = self.pool_of(pool);
+        self.pool(id).is_heavy(command, now)
+    }
+
+    /// Commands have other numbers now.
+    pub(crate) fn forget_commands(&mut self) {
+        self.pools.iter_mut().for_each(Pool::forget_commands);
     }
 
     /// Whether requests may follow those on this lane. A leased one that its child has given back may have gone.

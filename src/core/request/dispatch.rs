@@ -280,8 +280,13 @@ impl Shared {
         id: CommandId,
         len: usize,
     ) -> Result<LaneKey, Flow> {
-        let heavy = child.sent().expects_heavy(id, len);
+        let heavy = child.sent().expects_heavy(id, len) || child.sent().is_new() && self.was_heavy(child, id);
         self.lane_for(child, if heavy { Traffic::Bulk } else { Traffic::Ordinary })
+    }
+
+    #[inline(never)]
+    fn was_heavy(&mut self, child: &Child, id: CommandId) -> bool {
+        self.connections.is_heavy_of_late(child.pool_key(), id, self.env.now)
     }
 
     /// The same for what is of this kind.

@@ -94,6 +94,36 @@ fn a_command_that_ran_long_before_others_goes_on_a_lane_apart() {
     }
 }
 
+/// Where another lane waits as well, a late reply does not tell whose command it was that took so long. Twice does.
+#[test]
+fn a_command_that_may_have_waited_itself_is_not_blamed_at_once() {
+    for (also, wanted) in [(false, &[true][..]), (true, &[false, true])] {
+        let (mut sim, [late, behind, large]) = Sim::with(&[]);
+        let value = "v".repeat(300 * 1024);
+        sim.ask(late, "GET a");
+        let lane = sim.link(LaneRole::Shared);
+        sim.ask(large, &format!("SET k {value}"));
+        let other = sim.links(LaneRole::Shared).into_iter().find(|link| *link != lane).expect("another");
+        let mut blamed = Vec::new();
+        for round in 0..wanted.len() {
+            sim.silent.extend([lane, other]);
+            if also {
+                sim.send(large, &format!("SET k{round} {value}"));
+            }
+            sim.send(late, &format!("GET late{round}"));
+            sim.send(behind, &format!("GET behind{round}"));
+            sim.pass(300);
+            sim.answer_next(lane, b"$1\r\nx\r\n");
+            sim.silent.clear();
+            sim.pass(1);
+            assert_eq!(sim.received(late), "$1 x");
+            sim.ask(late, &format!("GET next{round}"));
+            blamed.push(sim.ran(&format!("GET next{round}")) != sim.ran("GET a"));
+        }
+        assert_eq!(blamed, wanted);
+    }
+}
+
 /// Nobody listens, so PUBLISH counts nobody, once the upstream can be told.
 #[test]
 fn a_topic_that_could_not_be_left_is_left_afterwards() {

@@ -59,6 +59,34 @@ fn what_is_large_has_a_lane_of_its_own() {
     assert_eq!(sim.ran("GET f"), sim.ran("GET a"));
 }
 
+/// Children come, ask for something long and go: those that come after them ask for it on the lane for what is large.
+#[test]
+fn children_that_have_just_come_are_known_by_those_before_them() {
+    let (mut sim, [first, second, known]) = Sim::with(&[]);
+    let value = "v".repeat(300 * 1024);
+    for n in 0..4 {
+        sim.ask(known, &format!("GET {n}"));
+    }
+    sim.ask(second, "SET a b");
+    let link = sim.link(LaneRole::Shared);
+    sim.silent.push(link);
+    sim.send(first, "GET a");
+    sim.silent.clear();
+    sim.answer_next(link, format!("${}\r\n{value}\r\n", value.len()).as_bytes());
+    sim.received(first);
+    sim.ask(second, "GET b");
+    let home = sim.ran("SET a");
+    assert_ne!(sim.ran("GET b"), home);
+    sim.ask(known, "GET c");
+    assert_eq!(sim.ran("GET c"), home, "its own replies say more");
+    sim.ask(second, "SET c d");
+    assert_eq!(sim.ran("SET c"), home, "only the command that was answered at length");
+    sim.pass(61_000);
+    let third = sim.child();
+    sim.ask(third, "GET d");
+    assert_eq!(sim.ran("GET d"), home, "it is long ago");
+}
+
 #[test]
 fn waiters_are_served_in_the_order_they_came() {
     for leases in ["1", "2", "3"] {
