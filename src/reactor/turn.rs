@@ -20,8 +20,10 @@ use std::time::Duration;
 /// What is to be done in this turn or the next.
 #[derive(Debug, Default)]
 pub(super) struct WorkLists {
-    /// Links to read without a further edge, the oldest first.
+    /// Links of children to read without a further edge, the oldest first.
     ready: VecDeque<Key<Link>>,
+    /// The same of lanes, and of what else is the upstream's.
+    ready_lanes: VecDeque<Key<Link>>,
     /// What is to be flushed and carried out in this settling, in order.
     lanes: VecDeque<LaneKey>,
     children: VecDeque<ChildKey>,
@@ -36,6 +38,7 @@ pub(super) struct WorkLists {
 impl WorkLists {
     fn are_empty(&self) -> bool {
         self.ready.is_empty()
+            && self.ready_lanes.is_empty()
             && self.late_lanes.is_empty()
             && self.late_children.is_empty()
             && self.lanes.is_empty()
@@ -151,25 +154,47 @@ impl Loop {
         }
     }
 
-    /// Reads the links that are listed, each once: what a read puts on the list is read in the next turn.
+    /// Reads the links that are listed: lanes first, since many wait for each, then children, each once. What a read puts on
+    /// the list is read in the next turn.
     fn read_ready(&mut self) {
+        self.pace.before(StepKind::LaneInput);
+        for _ in 0..self.work.ready_lanes.len() {
+            if self.pace.has_lasted(limits::TURN_LANES) {
+                break;
+            }
+            let Some(key) = self.work.ready_lanes.pop_front() else { break };
+            self.read_listed(key, StepKind::LaneInput);
+            self.read_on(key);
+        }
+        self.pace.before(StepKind::ChildInput);
         for _ in 0..self.work.ready.len() {
             if self.pace.has_lasted(limits::TURN_READS) {
                 break;
             }
             let Some(key) = self.work.ready.pop_front() else { break };
-            let Some(link) = self.links.get_mut(key) else { continue };
-            link.listed = false;
-            if link.conn.unread() {
-                let kind = if matches!(link.owner, Owner::Child(_)) {
-                    StepKind::ChildInput
-                } else {
-                    StepKind::LaneInput
-                };
-                self.pace.before(kind);
-                self.read(key);
-                self.pace.short_step(kind);
+            self.read_listed(key, StepKind::ChildInput);
+        }
+    }
+
+    fn read_listed(&mut self, key: Key<Link>, kind: StepKind) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.listed = false;
+        if link.conn.unread() {
+            self.read(key);
+            self.pace.short_step(kind);
+        }
+    }
+
+    /// More of a lane that had more than one read takes.
+    fn read_on(&mut self, key: Key<Link>) {
+        for _ in 1..limits::LANE_READS {
+            let Some(link) = self.links.get(key).filter(|link| link.conn.unread()) else { return };
+            let Owner::Lane(lane) = link.owner else { return };
+            if !self.core.wants_lane_read(lane) || self.pace.has_lasted(limits::TURN_LANES) {
+                return;
             }
+            self.read(key);
+            self.pace.short_step(StepKind::LaneInput);
         }
     }
 
@@ -179,7 +204,10 @@ impl Loop {
             && !link.listed
         {
             link.listed = true;
-            self.work.ready.push_back(key);
+            match link.owner {
+                Owner::Child(_) => self.work.ready.push_back(key),
+                Owner::Lane(_) | Owner::Dial(_) | Owner::Leaving => self.work.ready_lanes.push_back(key),
+            }
         }
     }
 
