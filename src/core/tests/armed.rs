@@ -12,6 +12,21 @@ fn queue(sim: &mut Sim, child: usize, key: &str) {
     }
 }
 
+/// Its MULTI, which has been accepted there, is not sent again.
+#[test]
+fn a_transaction_that_begins_with_select_moves_to_a_lease_with_one_multi() {
+    for integrity in ["off", "always"] {
+        let (mut sim, [child]) = Sim::with(&[("integrity", integrity)]);
+        assert_eq!(sim.ask(child, "MULTI"), "+OK");
+        assert_eq!(sim.ask(child, "SELECT 1"), "+QUEUED", "integrity {integrity}");
+        assert_eq!(sim.ask(child, "GET a"), "+QUEUED");
+        assert_eq!(sim.ask(child, "EXEC"), "*2 +OK $1 a");
+        let on_lease = sim.ran("SELECT 1")[0];
+        let multis = sim.ran("MULTI").into_iter().filter(|conn| *conn == on_lease).count();
+        assert_eq!(multis, 1, "{:?}", sim.executed());
+    }
+}
+
 #[test]
 fn a_block_is_not_written_before_the_multi_for_it_is_accepted() {
     let (mut sim, [child]) = Sim::with(&[]);

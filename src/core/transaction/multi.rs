@@ -120,8 +120,8 @@ impl Shared {
         }
     }
 
-    /// Writes the requests of a block contiguously, but for the first `skipped`: nothing can come between, and they live or
-    /// die as one. `stands` says what each is, the last one or another.
+    /// Writes the requests of a block contiguously, but for the first `skipped`, which may be all: nothing can come between,
+    /// and they live or die as one. `stands` says what each is, the last one or another.
     pub(super) fn send_unit(
         &mut self,
         child: &mut Child,
@@ -136,6 +136,9 @@ impl Shared {
         };
         let bytes: &[u8] = long.as_deref().unwrap_or(&short);
         let Some(((last_id, _), others)) = commands.split_last() else { return };
+        if others.len() < skipped {
+            return;
+        }
         let start = others.last().map_or(0, |(_, end)| *end);
         self.env.request = long.clone();
         let from = skipped.checked_sub(1).map_or(0, |before| commands[before].1);
