@@ -169,6 +169,7 @@ impl Spares {
         self.buffers.pop().unwrap_or_default()
     }
 
+    #[inline]
     fn give(&mut self, mut buffer: Vec<u8>) {
         if self.buffers.len() < Self::MAX && buffer.capacity() <= KEEP {
             buffer.clear();

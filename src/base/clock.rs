@@ -1,6 +1,6 @@
 //! The only place that reads time. Code below the reactor gets a `Millis`, so that a simulation can own the clock.
 
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 /// Milliseconds since the loop's clock started. Monotonic.
@@ -100,9 +100,9 @@ pub struct Mark {
     sample: Duration,
 }
 
+/// Zero where there is no such clock.
 fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Works for so long, however busy the machine is.

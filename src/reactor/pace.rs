@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// So many short steps are measured as one, and counted as if one of them had taken all of it.
-const SHORT_STEPS: u32 = 4;
+const SHORT_STEPS: u32 = 8;
 
 /// What a step is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,8 @@ impl fmt::Display for StepKind {
 pub(super) struct Pace {
     watch: Stopwatch,
     began: Mark,
+    /// Milliseconds that the turn had lasted at the last look at the clock, whoever had the processor meanwhile.
+    lasted: u64,
     /// Short steps that have not been measured yet, and what the last of them was about.
     unmeasured: u32,
     kind: StepKind,
@@ -71,6 +73,7 @@ impl Default for Pace {
         Pace {
             watch,
             began,
+            lasted: 0,
             unmeasured: 0,
             kind: StepKind::Timers,
             longest_step,
@@ -82,7 +85,7 @@ impl Default for Pace {
 impl Pace {
     pub(super) fn begin_turn(&mut self) {
         self.began = self.watch.begin();
-        self.unmeasured = 0;
+        (self.unmeasured, self.lasted) = (0, 0);
     }
 
     pub(super) fn end_turn(&mut self) {
@@ -97,6 +100,7 @@ impl Pace {
     pub(super) fn step(&mut self, kind: StepKind) {
         self.unmeasured = 0;
         let took = self.watch.split();
+        self.lasted = self.watch.since(&self.began).as_millis() as u64;
         if took > self.longest_step.0 {
             self.longest_step = (took, kind);
         }
@@ -119,10 +123,10 @@ impl Pace {
         }
     }
 
-    /// Whether the turn has lasted so many milliseconds, whoever had the processor meanwhile.
+    /// Whether the turn has lasted so many milliseconds.
     #[inline]
     pub(super) fn has_lasted(&self, limit_ms: u64) -> bool {
-        self.watch.since(&self.began) >= Duration::from_millis(limit_ms)
+        self.lasted >= limit_ms
     }
 }
 

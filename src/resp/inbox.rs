@@ -78,6 +78,7 @@ impl<S: FrameScanner> Inbox<S> {
 
     /// Puts back what is left of `frames`. Room is made for what its first frame still lacks: all of it, if that was
     /// [admitted](Frames::make_room); else up to one read's worth, where it has to be copied.
+    #[inline(always)]
     pub fn end(&mut self, frames: Frames<'_, S>, shared: &mut SharedScanner<S>, spares: &mut Spares) {
         if !std::mem::take(&mut self.in_use) {
             return;

@@ -23,7 +23,7 @@ use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
 use crate::core::child::claim::InputClaim;
 use crate::core::child::front::Front;
-use crate::core::child::hold::{HeldLease, Hold};
+use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::child::origin::Origin;
 use crate::core::child::outbox::Outbox;
 use crate::core::child::sent::Sent;
@@ -74,6 +74,8 @@ pub struct Child {
 
     hold: Hold,
     front: Front,
+    /// Something may have been learned about the request at the front; most are done at once.
+    front_has_waited: bool,
     /// What it has sent and what has not been run: at most one partial request and two reads' worth, or as
     /// `request::reading` says while it takes no replies.
     inbox: Inbox<Scanner>,
@@ -234,7 +236,9 @@ impl Child {
 
     pub(crate) fn front_is_done(&mut self) {
         self.session.request_done();
-        self.front = Front::default();
+        if self.front_has_waited {
+            (self.front, self.front_has_waited) = (Front::default(), false);
+        }
     }
 
     pub(crate) fn front(&self) -> &Front {
@@ -242,7 +246,14 @@ impl Child {
     }
 
     pub(crate) fn front_mut(&mut self) -> &mut Front {
+        self.front_has_waited = true;
         &mut self.front
+    }
+
+    /// What the control connection has said about the request at the front.
+    #[inline]
+    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
+        if self.front_has_waited { self.front.answer_mut().take() } else { None }
     }
 
     pub(crate) fn hold(&self) -> Hold {

@@ -182,7 +182,7 @@ impl Outbox {
         self.reply_is_whole();
     }
 
-    #[inline]
+    #[inline(always)]
     fn reply_is_whole(&mut self) {
         self.begun = false;
         if self.front.awaited == 0 {

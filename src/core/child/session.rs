@@ -51,6 +51,7 @@ impl Session {
         Session { id, db: home_db, home_db, proto: 2, ..Session::default() }
     }
 
+    #[inline]
     pub(crate) fn footprint(&self) -> usize {
         self.name.capacity()
             + self.lib_name.capacity()

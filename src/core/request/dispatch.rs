@@ -29,7 +29,7 @@ pub(crate) const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without
 
 impl Shared {
     pub(crate) fn dispatch(&mut self, child: &mut Child, request: &Request<'_>, rest: &[u8]) -> Flow {
-        match child.front_mut().answer_mut().take() {
+        match child.take_answer() {
             Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
             Some(Answer::Frame(frame)) => {
                 if reply::is_error(&frame) {

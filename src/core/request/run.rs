@@ -116,6 +116,7 @@ impl Shared {
     }
 
     /// What follows every run: the rest is kept, a child that will send no more ends, bounds are checked.
+    #[inline]
     pub(crate) fn end_run(&mut self, child: &mut Child, frames: Frames<'_, Scanner>) {
         child.inbox_mut().end(frames, &mut self.turn.scanner, &mut self.env.spares);
         if child.outbox().holds_pushes() && !self.goes_on_by_itself(child) {
