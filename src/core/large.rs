@@ -78,8 +78,9 @@ impl Broker {
                 let Some(lane) = self.shared.connections.known_mut(key) else { return false };
                 lane.begin_large(passing);
                 // Those that ask for the same meanwhile should not stand behind it.
-                if let Some(slot) = lane.front().copied().filter(|_| passing != Passing::Missed) {
-                    self.teach_newcomers(key, &slot, true);
+                let front = lane.front().copied().filter(|_| passing != Passing::Missed);
+                if let Some(slot) = front.filter(|slot| self.children.is_new(slot.child)) {
+                    self.shared.connections.note_heavy(key, slot.command, true, self.shared.env.now);
                 }
                 self.take_part(key, frames)
             }

@@ -125,18 +125,13 @@ impl Broker {
     #[inline(never)]
     pub(super) fn note_heavy(&mut self, lane: LaneKey, slot: &Slot, len: usize) {
         let is_certain = len >= limits::BULK_MIN || self.shared.connections.is_alone_at_work(lane);
-        self.teach_newcomers(lane, slot, is_certain);
+        if self.children.is_new(slot.child) {
+            self.shared.connections.note_heavy(lane, slot.command, is_certain, self.shared.env.now);
+        }
         match self.children.get_mut(slot.child) {
             Some(child) if is_certain => child.sent_mut().expect_heavy(slot.command),
             Some(child) => child.sent_mut().note_late(slot.command),
             None => {}
-        }
-    }
-
-    /// Those that come next may do as this child, if it has just come itself.
-    pub(super) fn teach_newcomers(&mut self, lane: LaneKey, slot: &Slot, is_certain: bool) {
-        if self.children.get(slot.child).is_none_or(|child| child.sent().is_new()) {
-            self.shared.connections.note_heavy(lane, slot.command, is_certain, self.shared.env.now);
         }
     }
 

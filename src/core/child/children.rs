@@ -69,6 +69,11 @@ impl Children {
         self.arena.get_mut(key)
     }
 
+    /// Whether it has just come, and the next that come may do as it does; or has gone.
+    pub(crate) fn is_new(&self, key: ChildKey) -> bool {
+        self.get(key).is_none_or(|child| child.sent().is_new())
+    }
+
     /// What the command table numbers has other numbers now.
     pub(crate) fn forget_commands(&mut self) {
         for key in self.arena.keys() {
