@@ -188,7 +188,7 @@ pub const HOLDERS_FRESH: u64 = 1_000;
 /// Refused children are logged at most this often, in milliseconds: it looks at all connected children.
 pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
 /// Bytes written to one socket in one turn, so that a child with a huge reply does not occupy the loop.
-pub const WRITE_TURN: usize = 1024 * 1024;
+pub const WRITE_TURN: usize = 256 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.
 pub const EVENTS_TURN: usize = 1024;
 /// Milliseconds since its beginning after which a turn reads no further lane, so that children have their part of the time.
