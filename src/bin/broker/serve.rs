@@ -29,6 +29,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         say::line("ok");
         return Ok(());
     }
+    heap::keep_large_apart();
     let redis = if args.dev { Some(DevRedis::start()?) } else { None };
     redis.iter().try_for_each(|redis| settings.set("upstream", &redis.url()))?;
     // Before the socket files exist: a signal must not leave them behind.
