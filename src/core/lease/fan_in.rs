@@ -149,6 +149,8 @@ impl Shared {
                 self.tell_expired(key, as_of, frame);
                 None
             }
+            // It may be about the time before the waiter came, who asks anew.
+            None if reply::is_error(frame) && group.has_come_since(lane, rank) => None,
             None => self.take_rank(key, rank),
         };
         self.serve_on(key, lane);

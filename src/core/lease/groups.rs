@@ -80,6 +80,8 @@ impl LaneWork {
 struct GroupLane {
     lane: LaneKey,
     work: LaneWork,
+    /// The ticket of the last who waited when it began that.
+    newest: u64,
     /// Its command must not be written again: somebody else needs the lane, or it leads to an upstream that was replaced.
     leaves: bool,
 }
@@ -259,7 +261,8 @@ impl Group {
     pub(crate) fn begin(&mut self, lane: LaneKey, work: LaneWork) {
         let before = self.lanes.iter().position(|member| member.lane == lane);
         let leaves = before.is_some_and(|at| self.lanes.remove(at).leaves);
-        self.lanes.push(GroupLane { lane, work, leaves });
+        let newest = self.waiting.last_key_value().map_or(0, |(ticket, _)| *ticket);
+        self.lanes.push(GroupLane { lane, work, newest, leaves });
     }
 
     /// Its command has been answered: the rank that it had among the lanes that carry the command, and what it did.
@@ -267,6 +270,13 @@ impl Group {
         let rank = self.rank(lane)?;
         let member = self.lane(lane)?;
         Some((rank, std::mem::replace(&mut member.work, LaneWork::Rests)))
+    }
+
+    /// Whether the waiter of this rank has come since the lane's command was written.
+    pub(crate) fn has_come_since(&self, lane: LaneKey, rank: usize) -> bool {
+        let newest = self.lanes.iter().find(|member| member.lane == lane).map_or(0, |member| member.newest);
+        let last = self.waiting.len().saturating_sub(1);
+        self.waiting.keys().nth(rank.min(last)).is_some_and(|ticket| *ticket > newest)
     }
 
     fn rank(&self, lane: LaneKey) -> Option<usize> {

@@ -35,6 +35,21 @@ fn an_element_on_its_way_to_a_dead_waiter_goes_to_the_next() {
     assert!(sim.links(LaneRole::Lease).iter().all(|link| lanes.contains(link)), "no other was dialled");
 }
 
+/// An error may be about the time before the one came who has the rank now: who has come since the command was written asks
+/// anew.
+#[test]
+fn an_error_from_before_its_time_is_told_to_no_waiter() {
+    let (mut sim, [a, b, c]) = Sim::with(&[("leases_per_group_max", "1")]);
+    sim.send(a, "BLPOP q 0");
+    sim.send(b, "BLPOP q 0");
+    sim.kill(a);
+    sim.become_replica();
+    sim.settle();
+    assert_eq!(sim.ran("BLPOP q 0").len(), 2);
+    assert_eq!(sim.received(b), "-READONLY You can't write against a read only replica.");
+    assert_eq!(sim.ask(c, "GET x"), "$1 x");
+}
+
 /// A waiter with a short time beside one that waits for ever: the lane that both share goes on for the other.
 #[test]
 fn a_null_for_one_leaves_the_others_waiting() {
