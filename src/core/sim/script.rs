@@ -386,8 +386,8 @@ impl Script {
     fn is_true(&self, asked: &Asked, text: &[u8], ledger: &Ledger) -> bool {
         let text = text.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(text);
         let Some(reason) = reason_of(text) else { return false };
-        if text.ends_with(b"'multi' command") {
-            // Asked once on each control connection.
+        if text.ends_with(b"'multi' command") || text.ends_with(b"'discard' command") {
+            // Both are asked once on each control connection, and MULTI needs both.
             return true;
         }
         let truth = &ledger.truth;
