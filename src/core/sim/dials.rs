@@ -42,24 +42,30 @@ impl Sim {
         if useful {
             self.dials.refused.remove(&lane);
         }
+        // The words of each step of its greeting that was refused: the broker goes by one of them, once it has heard all.
+        let lines =
+            bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r\n"));
+        let errors = lines.filter_map(|line| line.strip_prefix(b"-"));
+        if !conn.ready || conn.role == LaneRole::Control {
+            conn.refusals.extend(errors.map(|error| String::from_utf8_lossy(error).into_owned()));
+        }
         if self.broker.lane_link(lane) == Some(link) {
             let ready = self.broker.shared.connections.find(lane).is_some_and(|lane| lane.is_ready());
+            if ready {
+                conn.refusals.clear();
+            }
             if ready && !std::mem::replace(&mut conn.ready, true) {
                 truth.went_otherwise();
             }
             return;
         }
-        // The words of each step of its greeting that was refused: the broker goes by one of them.
-        let lines =
-            bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r\n"));
-        let errors: Vec<_> = lines.filter_map(|line| line.strip_prefix(b"-")).collect();
-        if errors.is_empty() || replaced || (conn.ready && conn.role != LaneRole::Control) {
+        let refusals = std::mem::take(&mut conn.refusals);
+        if refusals.is_empty() || replaced {
             return truth.went_otherwise();
         }
         conn.sent_away = true;
         let of = (conn.role != LaneRole::Control).then_some(conn.of);
-        for error in errors {
-            let text = String::from_utf8_lossy(error).into_owned();
+        for text in refusals {
             trace!("  lane {lane:?} was sent away: {text}");
             truth.heard(text, of);
         }

@@ -91,6 +91,8 @@ pub(super) struct Conn {
     blocked: bool,
     /// Its lane has been seen ready.
     ready: bool,
+    /// What its greeting was refused with so far.
+    refusals: Vec<String>,
     /// The broker has given it up for what the server said.
     sent_away: bool,
     /// What it was dialled for was done and answered on it, whether or not Redis has closed it since.
