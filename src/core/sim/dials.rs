@@ -43,10 +43,13 @@ impl Sim {
             self.dials.refused.remove(&lane);
         }
         // The words of each step of its greeting that was refused: the broker goes by one of them, once it has heard all.
-        let lines =
-            bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r\n"));
-        let errors = lines.filter_map(|line| line.strip_prefix(b"-"));
         if !conn.ready || conn.role == LaneRole::Control {
+            conn.unfinished.extend_from_slice(bytes);
+            let whole = conn.unfinished.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let lines: Vec<u8> = conn.unfinished.drain(..whole).collect();
+            let lines =
+                lines.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r\n"));
+            let errors = lines.filter_map(|line| line.strip_prefix(b"-"));
             conn.refusals.extend(errors.map(|error| String::from_utf8_lossy(error).into_owned()));
         }
         if self.broker.lane_link(lane) == Some(link) {

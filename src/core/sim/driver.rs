@@ -135,6 +135,7 @@ impl Sim {
             room: self.room,
             blocked: false,
             ready: false,
+            unfinished: Vec::new(),
             refusals: Vec::new(),
             sent_away: false,
             useful: false,

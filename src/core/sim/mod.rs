@@ -91,6 +91,8 @@ pub(super) struct Conn {
     blocked: bool,
     /// Its lane has been seen ready.
     ready: bool,
+    /// A line of its greeting that has come in part.
+    unfinished: Vec<u8>,
     /// What its greeting was refused with so far.
     refusals: Vec<String>,
     /// The broker has given it up for what the server said.
