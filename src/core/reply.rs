@@ -130,7 +130,7 @@ impl Broker {
         }
         match self.children.get_mut(slot.child) {
             Some(child) if is_certain => child.sent_mut().expect_heavy(slot.command),
-            Some(child) => child.sent_mut().note_late(slot.command),
+            Some(child) => child.sent_mut().blame(slot.command),
             None => {}
         }
     }

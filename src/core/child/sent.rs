@@ -1,5 +1,6 @@
 //! What a child has upstream: how many requests, and how many there may be, on which shared lane, what its last write went
-//! on, and which command of it is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT are in `request::wait`.
+//! on, and which command of it is expected to take long. Owns these alone; the requests are the lanes', and the rules of WAIT
+//! are in `request::wait`.
 
 use crate::base::limits;
 use crate::command::{CommandId, NO_COMMAND};
@@ -23,7 +24,7 @@ pub(crate) struct Sent {
     /// Slots in lanes that are this child's, seen by it or swallowed.
     in_flight: u32,
     /// Slots whose reply is overdue and was told so: until it has come, nothing may overtake what it answers.
-    overdue: u32,
+    late: u32,
     /// The shared lane of the requests in flight, or of the last ones. Kept until they are answered.
     lane: LaneKey,
     last_write: LastWrite,
@@ -31,7 +32,7 @@ pub(crate) struct Sent {
     /// The command that was answered at length, or late: its next replies are expected to be, too.
     heavy: Expected,
     /// The command that was answered late, perhaps because of another: once more, and it is `heavy`.
-    late: Expected,
+    blamed: Expected,
     /// The command with which a lane was lost, perhaps because of it: its next ones have a lane to themselves.
     apart: Expected,
 }
@@ -85,7 +86,7 @@ impl Sent {
         self.window.open()
     }
 
-    /// Whether too few replies are known for the child's own to say what its next will be.
+    /// Whether no more is known of its replies than of a child that has just come.
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
         self.window.is_first()
@@ -98,16 +99,16 @@ impl Sent {
 
     /// A reply is overdue. Its request is about to be answered without it.
     pub(crate) fn begin_late(&mut self) {
-        self.overdue += 1;
+        self.late += 1;
     }
 
     /// An overdue reply has come, or will not come any more.
     pub(crate) fn end_late(&mut self) {
-        self.overdue -= 1;
+        self.late -= 1;
     }
 
     pub(crate) fn has_late(&self) -> bool {
-        self.overdue > 0
+        self.late > 0
     }
 
     pub(crate) fn lane(&self) -> LaneKey {
@@ -136,7 +137,7 @@ impl Sent {
     #[inline]
     pub(crate) fn weigh(&mut self, command: CommandId, reply_len: usize) {
         let small = self.window.note_small(reply_len);
-        if !small || (self.heavy.patience | self.late.patience | self.apart.patience) > 0 {
+        if !small || (self.heavy.patience | self.blamed.patience | self.apart.patience) > 0 {
             self.weigh_closely(command, reply_len, small);
         }
     }
@@ -150,7 +151,7 @@ impl Sent {
             return self.expect_heavy(command);
         }
         self.heavy.note_short(command);
-        self.late.note_short(command);
+        self.blamed.note_short(command);
         self.apart.note_short(command);
     }
 
@@ -159,11 +160,11 @@ impl Sent {
     }
 
     /// Its reply was late, and the upstream may have been at work for others meanwhile.
-    pub(crate) fn note_late(&mut self, command: CommandId) {
-        if self.heavy.command == command || self.late.command == command {
+    pub(crate) fn blame(&mut self, command: CommandId) {
+        if self.heavy.command == command || self.blamed.command == command {
             return self.expect_heavy(command);
         }
-        self.late = Expected { command, patience: limits::BULK_PATIENCE };
+        self.blamed = Expected { command, patience: limits::BULK_PATIENCE };
     }
 
     /// A lane was lost that carried this command, which may be why. One short reply shows that it is not.
@@ -180,7 +181,7 @@ impl Sent {
 
     /// Commands have other numbers now.
     pub(super) fn forget_commands(&mut self) {
-        (self.heavy, self.late, self.apart) = Default::default();
+        (self.heavy, self.blamed, self.apart) = Default::default();
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.

@@ -30,7 +30,7 @@ impl Window {
         self.open
     }
 
-    /// Whether it has neither opened further nor closed yet.
+    /// Whether it is as open as at the beginning: of one that has closed and opens again, no more is known either.
     #[inline]
     pub(super) fn is_first(&self) -> bool {
         self.open == limits::WINDOW_FIRST
