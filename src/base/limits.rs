@@ -137,6 +137,18 @@ pub const LEASE_LINGER: u64 = 3_000;
 /// A group in which the time of some was over is not asked again for so many milliseconds whether anything is there:
 /// whoever's time is over meanwhile is told together.
 pub const LOOK_PAUSE: u64 = 10;
+/// An element that has come within so many milliseconds lay there already, or others come as fast.
+pub const ELEMENT_AT_ONCE: u64 = 5;
+/// So many such elements in a row make a look for more of them worthwhile.
+pub const LOOK_AFTER: u32 = 8;
+/// The most that are waited for after looks that found nothing, or one that was refused.
+pub const LOOK_AFTER_MAX: u32 = 512;
+/// For how many elements the first look is; each for some more than the one before it has found.
+pub const LOOK_FIRST: usize = 4;
+/// A look is for so many elements at most: what it takes is lost with its lane.
+pub const LOOK_MAX: usize = 64;
+/// Bytes that one look may be expected to bring.
+pub const LOOK_BYTES: usize = 256 * 1024;
 /// A CLIENT UNBLOCK that overtook the command it was to end is repeated after this many milliseconds.
 pub const UNBLOCK_RETRY: u64 = 5;
 /// Period of the janitor, in milliseconds: while requests are in progress, and while none are.

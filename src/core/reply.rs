@@ -215,12 +215,12 @@ impl Broker {
             Some(child) => self.shared.settle(child, lane, slot, frame, failure),
             // One that has failed is lost with its lane, and its group has heard of that.
             None if slot.kind.is_of_group() && failure.is_some() => {}
+            None if slot.kind == SlotKind::LookQueued && frame == b"+QUEUED\r\n" => {}
             None if slot.kind.is_of_group() => {
-                let told = self.shared.group_answered(lane, slot.kind, frame);
-                if let Some((waiter, range)) = told
-                    && let Some(child) = self.children.known_mut(waiter.child)
-                {
-                    self.shared.serve_from(child, lane, waiter.writes, frame, range);
+                for (waiter, part) in self.shared.group_answered(lane, slot.kind, frame) {
+                    if let Some(child) = self.children.known_mut(waiter.child) {
+                        self.shared.serve_from(child, lane, waiter.writes, frame, part);
+                    }
                 }
             }
             // What was told to be overdue has been counted then.

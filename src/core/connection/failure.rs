@@ -175,9 +175,8 @@ impl Shared {
         }
         let (child, kind, watching) = (lease.child(), lease.kind(), lease.is_watching());
         if let Some(group) = lease.group() {
-            let takes = |slot: &Slot| matches!(slot.kind, SlotKind::Element | SlotKind::LookExec);
             self.give_back(key);
-            return self.group_lane_lost(group, key, lost.iter().any(takes));
+            return self.group_lane_lost(group, key, &lost);
         }
         self.env.notify(Notice::Child(child, ChildNotice::LeaseLost { kind, watching }));
         self.give_back(key);

@@ -8,7 +8,7 @@ use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::command::texts;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{GroupKey, LaneKey, LeaseKind, PoolId};
 use crate::core::lease::groups::{Group, LaneWork, NEVER, Waiter};
 use crate::core::lease::leases::Demand;
@@ -20,6 +20,9 @@ use crate::core::timers::Timer;
 use crate::resp::{encode, reply};
 use std::ops::Range;
 
+/// A waiter and the part of a frame that is its answer.
+pub(crate) type Answer = (Waiter, Range<usize>);
+
 impl Shared {
     // ---- lanes ----------------------------------------------------------------------------------------
 
@@ -28,7 +31,7 @@ impl Shared {
         let Some(group) = self.groups.get_mut(key) else { return self.abandon_lease(lane) };
         group.granted(ticket);
         group.begin(lane, LaneWork::Rests);
-        if group.waiting() > group.commands() {
+        if group.unserved() > 0 {
             self.write_to(key, lane);
         } else {
             self.part(key, lane);
@@ -52,34 +55,47 @@ impl Shared {
         // Redis looks before it gives up, however short the time: what is there is delivered.
         let left = (last != NEVER).then(|| last.saturating_sub(now).max(1));
         let until = left.map_or(NEVER, |left| now + left);
-        group.begin(lane, LaneWork::Waits { until, asked: None, pending: false });
+        let ahead = group.looks_ahead();
+        group.begin(lane, LaneWork::Waits { since: now, until, asked: None, pending: false, ahead });
+        if ahead > 0 {
+            self.look_ahead(key, lane, ahead);
+        }
         let mut bytes = Vec::new();
-        group.request().append(left, &mut bytes);
+        if let Some(group) = self.groups.get(key) {
+            group.request().append(left, &mut bytes);
+        }
         self.send_for_group(lane, &bytes, SlotKind::Element, SlotFlags::MAY_WAIT);
     }
 
-    /// A lane of the group has answered. It takes the command again where there are more waiters than lanes that serve
-    /// them, unless somebody else has more need of it, or its time is over.
+    /// A lane of the group has answered. It takes the command again where there are waiters for whom none is out, unless
+    /// somebody else has more need of it, or its time is over.
     pub(super) fn serve_on(&mut self, key: GroupKey, lane_key: LaneKey) {
-        let (now, lifetime) = (self.env.now, self.env.settings.upstream_lifetime);
+        let serves = self.may_serve(key, lane_key);
         // It may have been lost in this event.
-        let Some(lane) = self.connections.find_mut(lane_key) else { return };
-        let age = now.saturating_sub(lane.record().connected_at);
-        lane.need_close_if(lifetime > 0 && age >= lifetime);
+        let Some(lane) = self.connections.find(lane_key) else { return };
         let usable = lane.is_ready() && !lane.record().close_needed;
         if usable && lane.lease().is_some_and(LeaseState::is_unblocking) {
             // The CLIENT UNBLOCK under way could end what is written now.
             return self.tend(key);
         }
-        let max = self.env.settings.leases_per_group_max;
-        let Some(group) = self.groups.get(key) else { return };
-        let serves = usable && !self.leases.is_short() && !group.leaves(lane_key);
-        if serves && group.waiting() > group.commands() && group.held() <= group.lanes_max(max) {
+        if serves && self.groups.get(key).is_some_and(|group| group.unserved() > 0) {
             self.write_to(key, lane_key);
         } else {
             self.part(key, lane_key);
         }
         self.tend(key);
+    }
+
+    /// Whether the lane may go on for the group: nobody has more need of it, and its time is not over.
+    fn may_serve(&mut self, key: GroupKey, lane_key: LaneKey) -> bool {
+        let (now, lifetime) = (self.env.now, self.env.settings.upstream_lifetime);
+        let Some(lane) = self.connections.find_mut(lane_key) else { return false };
+        let age = now.saturating_sub(lane.record().connected_at);
+        lane.need_close_if(lifetime > 0 && age >= lifetime);
+        let usable = lane.is_ready() && !lane.record().close_needed;
+        let max = self.env.settings.leases_per_group_max;
+        let Some(group) = self.groups.get(key) else { return false };
+        usable && !self.leases.is_short() && !group.leaves(lane_key) && group.held() <= group.lanes_max(max)
     }
 
     /// The group gives the lane back. Closed, if something is still on it.
@@ -107,13 +123,14 @@ impl Shared {
         self.tend(key);
     }
 
-    /// The lane of a group is gone. What was written may have been executed, and its answer lost: the waiter of its rank is
-    /// told so. The others ask anew.
-    pub(crate) fn group_lane_lost(&mut self, key: GroupKey, lane: LaneKey, was_written: bool) {
+    /// The lane of a group is gone. What was written may have been executed, and its answer lost: the waiters whom it would
+    /// have served are told so. The others ask anew.
+    pub(crate) fn group_lane_lost(&mut self, key: GroupKey, lane: LaneKey, lost: &[Slot]) {
         let now = self.env.now;
+        let is_lost = |kind| lost.iter().any(|slot| slot.kind == kind);
+        let (was_looking, was_waiting) = (is_lost(SlotKind::LookExec), is_lost(SlotKind::Element));
         let Some(group) = self.groups.get_mut(key) else { return };
-        let Some((rank, _)) = group.remove(lane, now) else { return };
-        if was_written && let Some(waiter) = group.take_rank(rank) {
+        for waiter in group.lose(lane, now, was_looking, was_waiting) {
             self.fail_waiter(&waiter, Failure::LOST);
         }
         self.tend(key);
@@ -121,50 +138,61 @@ impl Shared {
 
     // ---- answers --------------------------------------------------------------------------------------
 
-    /// A lane of a group has answered. Returns the waiter whose answer it is, and which part of the frame.
-    pub(crate) fn group_answered(
-        &mut self,
-        lane: LaneKey,
-        kind: SlotKind,
-        frame: &[u8],
-    ) -> Option<(Waiter, Range<usize>)> {
-        let key = self.connections.find(lane)?.lease()?.group()?;
+    /// A lane of a group has answered. Returns the waiters whose answer it is, each with its part of the frame.
+    pub(crate) fn group_answered(&mut self, lane: LaneKey, kind: SlotKind, frame: &[u8]) -> Vec<Answer> {
+        let lease = self.connections.find(lane).and_then(Lane::lease);
+        let Some(key) = lease.and_then(LeaseState::group) else { return Vec::new() };
         match kind {
             SlotKind::LookMulti => self.multi_of_look(key, lane, frame),
-            SlotKind::LookQueued => self.look_queued(key, frame),
+            SlotKind::LookQueued => return self.look_not_queued(key, lane, frame),
             SlotKind::LookExec => return self.looked(key, lane, frame),
-            _ => return self.element_came(key, lane, frame).map(|waiter| (waiter, 0..frame.len())),
+            _ => return self.element_came(key, lane, frame),
         }
-        None
+        Vec::new()
     }
 
-    /// The command of a group has been answered. Returns the waiter whose answer it is; those for whom a null says that
-    /// their time is over are told by notices.
-    fn element_came(&mut self, key: GroupKey, lane: LaneKey, frame: &[u8]) -> Option<Waiter> {
-        let group = self.groups.get_mut(key)?;
-        let (rank, work) = group.answered(lane)?;
-        let as_of = work.null_as_of(self.env.now).filter(|_| reply::is_null(frame));
-        let waiter = match as_of {
-            Some(as_of) => {
-                self.tell_expired(key, as_of, frame);
-                None
-            }
-            // It may be about the time before the waiter came, who asks anew.
-            None if reply::is_error(frame) && group.has_come_since(lane, rank) => None,
-            None => self.take_rank(key, rank),
-        };
+    /// The command of a group has been answered. Returns whose the answer is; those for whom a null says that their time is
+    /// over are told by notices.
+    fn element_came(&mut self, key: GroupKey, lane: LaneKey, frame: &[u8]) -> Vec<Answer> {
+        let now = self.env.now;
+        let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
+        let Some((rank, work)) = group.answered(lane) else { return Vec::new() };
+        let is_null = reply::is_null(frame);
+        if let LaneWork::Waits { since, .. } = work
+            && !is_null
+        {
+            group.backlog_mut().element_came(frame.len(), now.saturating_sub(since));
+        }
+        let mut told = Vec::new();
+        match work.null_as_of(now).filter(|_| is_null) {
+            Some(as_of) => self.tell_expired(key, as_of, frame),
+            None => told = self.take_waiters(key, (lane, rank), frame, std::iter::once(0..frame.len())),
+        }
         self.serve_on(key, lane);
-        waiter
+        told
     }
 
-    /// The waiter whose answer this is, unless all have gone.
-    pub(super) fn take_rank(&mut self, key: GroupKey, rank: usize) -> Option<Waiter> {
-        let waiter = self.groups.get_mut(key)?.take_rank(rank);
-        match &waiter {
-            Some(waiter) => self.answer_unblock(waiter, false),
-            None => self.env.counters.orphaned_replies += 1,
+    /// Whose these parts of an answer are: the waiters from the rank of its lane on, unless all have gone. An error may be
+    /// about the time before its waiter came, who asks anew.
+    pub(super) fn take_waiters(
+        &mut self,
+        key: GroupKey,
+        (lane, rank): (LaneKey, usize),
+        frame: &[u8],
+        parts: impl ExactSizeIterator<Item = Range<usize>>,
+    ) -> Vec<Answer> {
+        let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
+        let tickets = group.tickets_from(rank, parts.len());
+        self.env.counters.orphaned_replies += (parts.len() - tickets.len()) as u64;
+        let mut told = Vec::with_capacity(tickets.len());
+        for (ticket, part) in tickets.into_iter().zip(parts) {
+            if reply::is_error(&frame[part.clone()]) && group.has_come_since(lane, ticket) {
+                continue;
+            }
+            told.extend(group.leave(ticket).map(|waiter| (waiter, part)));
         }
-        waiter
+        told.iter().for_each(|(waiter, _)| self.answer_unblock(waiter, false));
+        told
     }
 
     /// Nothing was there at that time: those whose time was over are told so.
@@ -237,8 +265,7 @@ impl Shared {
         let (now, max) = (self.env.now, self.env.settings.leases_per_group_max);
         let Some(group) = self.groups.get(key) else { return };
         let needed = group.waiting().min(group.lanes_max(max));
-        let asked = group.busy() - group.idle_waits().count();
-        let surplus = group.busy().saturating_sub(needed).saturating_sub(asked);
+        let surplus = group.idle_waits().count().saturating_sub(needed);
         if surplus == 0 {
             return;
         }
@@ -306,8 +333,8 @@ impl Shared {
         }
         group.set_overdue(Some(now));
         group.not_before(now + limits::LOOK_PAUSE);
-        // A look beside as many lanes as waiters could bring one element too many.
-        let may_look = group.waiting() > group.commands() && group.look().is_none();
+        // A look beside as many commands as waiters could bring one element too many.
+        let may_look = group.unserved() > 0 && group.look().is_none();
         let youngest = group.idle_waits().next();
         if !youngest.is_some_and(|(lane, _)| self.unblock_lane(key, lane)) && may_look {
             self.want_look(key);
@@ -460,7 +487,7 @@ impl Shared {
             let is_bare =
                 |group: &&mut Group| group.pool() == pool && group.held() == 0 && group.commands() == 0;
             while let Some(waiter) =
-                self.groups.get_mut(key).filter(is_bare).and_then(|group| group.take_rank(0))
+                self.groups.get_mut(key).filter(is_bare).and_then(|group| group.take_from(0, 1).pop())
             {
                 self.fail_waiter(&waiter, text.into());
             }

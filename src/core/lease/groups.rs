@@ -5,10 +5,12 @@
 
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
+use crate::base::limits;
 use crate::command::WaitRequest;
 use crate::core::child::Child;
 use crate::core::child::origin::Origin;
 use crate::core::keys::{ChildKey, GroupKey, GroupName, LaneKey, PoolId};
+use crate::core::lease::backlog::Backlog;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// For ever.
@@ -45,20 +47,34 @@ impl Waiter {
 /// What a lane does for its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LaneWork {
-    /// The group's command waits on it. Redis gives up at `until`. CLIENT UNBLOCK was first asked for at `asked`, and may
-    /// end it at any time since; `pending`, if it has not been answered.
-    Waits { until: Millis, asked: Option<Millis>, pending: bool },
+    /// The group's command waits on it, since then. Redis gives up at `until`. CLIENT UNBLOCK was first asked for at `asked`,
+    /// and may end it at any time since; `pending`, if it has not been answered. A look for so many stands `ahead` of it.
+    Waits { since: Millis, until: Millis, asked: Option<Millis>, pending: bool, ahead: usize },
     /// Nothing: it has answered, and a CLIENT UNBLOCK has not been answered yet.
     Rests,
     /// It opens a MULTI, to look.
     Opens,
-    /// The command stands in its MULTI, since then: it takes at once what is there.
-    Looks { since: Millis },
+    /// The command stands in its MULTI, since then, so many times: each takes at once what is there.
+    Looks { since: Millis, count: usize },
 }
 
 impl LaneWork {
-    fn has_command(self) -> bool {
-        matches!(self, LaneWork::Waits { .. } | LaneWork::Looks { .. })
+    /// How many elements its look may bring.
+    pub(crate) fn looks(self) -> usize {
+        match self {
+            LaneWork::Waits { ahead: count, .. } | LaneWork::Looks { count, .. } => count,
+            LaneWork::Rests | LaneWork::Opens => 0,
+        }
+    }
+
+    /// Whether it may bring one that it waits for.
+    fn waits(self) -> bool {
+        matches!(self, LaneWork::Waits { .. })
+    }
+
+    /// How many elements it may bring.
+    pub(crate) fn commands(self) -> usize {
+        usize::from(self.waits()) + self.looks()
     }
 
     fn is_look(self) -> bool {
@@ -70,7 +86,7 @@ impl LaneWork {
         match self {
             LaneWork::Waits { until, asked: Some(asked), .. } => Some(asked.min(until)),
             LaneWork::Waits { until, asked: None, .. } => (until <= now).then_some(until),
-            LaneWork::Looks { since } => Some(since),
+            LaneWork::Looks { since, .. } => Some(since),
             LaneWork::Rests | LaneWork::Opens => None,
         }
     }
@@ -82,6 +98,8 @@ struct GroupLane {
     work: LaneWork,
     /// The ticket of the last who waited when it began that.
     newest: u64,
+    /// It was lent for one look, and not to wait.
+    apart: bool,
     /// Its command must not be written again: somebody else needs the lane, or it leads to an upstream that was replaced.
     leaves: bool,
 }
@@ -98,6 +116,7 @@ pub(crate) struct Group {
     expiries: BTreeSet<(Millis, u64)>,
     /// In the order in which the command was written to them.
     lanes: Vec<GroupLane>,
+    backlog: Backlog,
     /// The tickets by which it stands in the line for leases.
     line: Vec<u64>,
     /// Since when somebody is to be told null for whom nothing says so.
@@ -115,7 +134,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    fn new(pool: PoolId, request: WaitRequest, restarts: bool, now: Millis) -> Self {
+    fn new(pool: PoolId, request: WaitRequest, restarts: bool, look_after: u32, now: Millis) -> Self {
         Group {
             pool,
             request,
@@ -123,6 +142,7 @@ impl Group {
             waiting: BTreeMap::new(),
             expiries: BTreeSet::new(),
             lanes: Vec::new(),
+            backlog: Backlog::new(look_after),
             line: Vec::new(),
             overdue_since: None,
             look: None,
@@ -164,17 +184,22 @@ impl Group {
         Some(waiter)
     }
 
-    /// The waiter of this rank in the order of arrival; the last one where there are fewer.
-    pub(crate) fn take_rank(&mut self, rank: usize) -> Option<Waiter> {
-        let last = self.waiting.len().checked_sub(1)?;
-        let ticket = *self.waiting.keys().nth(rank.min(last))?;
-        self.leave(ticket)
+    /// The tickets of so many waiters from this rank on, in the order of arrival; of the last ones where there are fewer.
+    pub(crate) fn tickets_from(&self, rank: usize, count: usize) -> Vec<u64> {
+        let first = rank.min(self.waiting.len().saturating_sub(count));
+        self.waiting.keys().skip(first).take(count).copied().collect()
+    }
+
+    /// These waiters themselves.
+    pub(crate) fn take_from(&mut self, rank: usize, count: usize) -> Vec<Waiter> {
+        let tickets = self.tickets_from(rank, count);
+        tickets.into_iter().filter_map(|ticket| self.leave(ticket)).collect()
     }
 
     /// One of those whose time was over then, if there are more waiters than commands that may still bring an element: none
     /// may come for nobody.
     pub(crate) fn take_unserved(&mut self, as_of: Millis) -> Option<Waiter> {
-        if self.waiting.len() > self.commands() { self.take_expired(as_of) } else { None }
+        if self.unserved() > 0 { self.take_expired(as_of) } else { None }
     }
 
     /// One of those whose time was over then.
@@ -259,41 +284,76 @@ impl Group {
 
     /// The lane begins something else: it is the youngest of all from now on.
     pub(crate) fn begin(&mut self, lane: LaneKey, work: LaneWork) {
-        let before = self.lanes.iter().position(|member| member.lane == lane);
-        let leaves = before.is_some_and(|at| self.lanes.remove(at).leaves);
         let newest = self.waiting.last_key_value().map_or(0, |(ticket, _)| *ticket);
-        self.lanes.push(GroupLane { lane, work, newest, leaves });
+        let before = self.lanes.iter().position(|member| member.lane == lane).map(|at| self.lanes.remove(at));
+        let (apart, leaves) = before.map_or((false, false), |member| (member.apart, member.leaves));
+        self.lanes.push(GroupLane { lane, work, newest, apart, leaves });
     }
 
-    /// Its command has been answered: the rank that it had among the lanes that carry the command, and what it did.
+    /// The lane was lent for one look.
+    pub(crate) fn begin_apart(&mut self, lane: LaneKey) {
+        self.begin(lane, LaneWork::Opens);
+        if let Some(member) = self.lane(lane) {
+            member.apart = true;
+        }
+    }
+
+    pub(crate) fn is_apart(&self, lane: LaneKey) -> bool {
+        self.lanes.iter().any(|member| member.lane == lane && member.apart)
+    }
+
+    /// What waits on it has been answered, or its look on a lane apart: the rank that it had, and what it was at.
     pub(crate) fn answered(&mut self, lane: LaneKey) -> Option<(usize, LaneWork)> {
         let rank = self.rank(lane)?;
         let member = self.lane(lane)?;
         Some((rank, std::mem::replace(&mut member.work, LaneWork::Rests)))
     }
 
-    /// Whether the waiter of this rank has come since the lane's command was written.
-    pub(crate) fn has_come_since(&self, lane: LaneKey, rank: usize) -> bool {
-        let newest = self.lanes.iter().find(|member| member.lane == lane).map_or(0, |member| member.newest);
-        let last = self.waiting.len().saturating_sub(1);
-        self.waiting.keys().nth(rank.min(last)).is_some_and(|ticket| *ticket > newest)
+    /// So many commands of its look have been answered: the rank that they had.
+    pub(crate) fn look_answered(&mut self, lane: LaneKey, commands: usize) -> Option<usize> {
+        let rank = self.rank(lane)?;
+        if let LaneWork::Waits { ahead: count, .. } | LaneWork::Looks { count, .. } =
+            &mut self.lane(lane)?.work
+        {
+            *count = count.saturating_sub(commands);
+        }
+        Some(rank)
     }
 
+    /// Whether the waiter of this ticket has come since the lane's command was written.
+    pub(crate) fn has_come_since(&self, lane: LaneKey, ticket: u64) -> bool {
+        let newest = self.lanes.iter().find(|member| member.lane == lane).map_or(0, |member| member.newest);
+        ticket > newest
+    }
+
+    /// Which waiter the next answer of the lane is for, by arrival: what was written before is served before.
     fn rank(&self, lane: LaneKey) -> Option<usize> {
         let at = self.lanes.iter().position(|member| member.lane == lane)?;
-        Some(self.lanes[..at].iter().filter(|member| member.work.has_command()).count())
+        Some(self.lanes[..at].iter().map(|member| member.work.commands()).sum())
     }
 
-    /// The lane is no longer the group's. Returns what it was at, and its rank.
-    pub(crate) fn remove(&mut self, lane: LaneKey, now: Millis) -> Option<(usize, LaneWork)> {
-        let rank = self.rank(lane)?;
+    /// The lane is no longer the group's.
+    pub(crate) fn remove(&mut self, lane: LaneKey, now: Millis) {
         let had = self.held();
-        let at = self.lanes.iter().position(|member| member.lane == lane)?;
-        let member = self.lanes.remove(at);
+        self.lanes.retain(|member| member.lane != lane);
         if had > 0 && self.held() == 0 {
             self.bare_since = now;
         }
-        Some((rank, member.work))
+    }
+
+    /// The lane is lost. Returns those whom it would have served: by its look, if that `was_looking`, and by the command that
+    /// waits on it, if that `was_waiting`.
+    pub(crate) fn lose(
+        &mut self,
+        lane: LaneKey,
+        now: Millis,
+        was_looking: bool,
+        was_waiting: bool,
+    ) -> Vec<Waiter> {
+        let (Some(rank), Some(work)) = (self.rank(lane), self.work_of(lane)) else { return Vec::new() };
+        self.remove(lane, now);
+        let looks = if was_looking { work.looks() } else { 0 };
+        self.take_from(rank, looks + usize::from(was_waiting && work.waits()))
     }
 
     /// The lane is given back once it has answered.
@@ -323,23 +383,32 @@ impl Group {
 
     /// Leases it has for waiting.
     pub(crate) fn held(&self) -> usize {
-        self.lanes.iter().filter(|member| !member.work.is_look()).count()
+        self.lanes.iter().filter(|member| !member.apart).count()
     }
 
-    /// Lanes on which the command waits and will be written again.
-    pub(crate) fn busy(&self) -> usize {
-        let waits = |member: &&GroupLane| matches!(member.work, LaneWork::Waits { .. }) && !member.leaves;
-        self.lanes.iter().filter(waits).count()
-    }
-
-    /// Lanes that carry the command, and may answer with an element.
+    /// Commands that are out: so many elements may come.
     pub(crate) fn commands(&self) -> usize {
-        self.lanes.iter().filter(|member| member.work.has_command()).count()
+        self.lanes.iter().map(|member| member.work.commands()).sum()
     }
 
-    /// A lane that carries the command though nobody is left whom it would serve.
+    /// Waiters for whom no command is out.
+    pub(crate) fn unserved(&self) -> usize {
+        self.waiting.len().saturating_sub(self.commands())
+    }
+
+    pub(crate) fn backlog_mut(&mut self) -> &mut Backlog {
+        &mut self.backlog
+    }
+
+    /// For how many a lane that takes the command should look before. Half of the waiters are left to other lanes.
+    pub(crate) fn looks_ahead(&self) -> usize {
+        self.backlog.depth(self.request.footprint()).min(self.unserved().saturating_sub(1) / 2)
+    }
+
+    /// A lane on which the command waits though nobody is left whom it would serve.
     pub(crate) fn spare_command(&self) -> Option<LaneKey> {
-        let youngest = self.lanes.iter().rev().find(|member| member.work.has_command());
+        let waits = |member: &&GroupLane| member.work.waits();
+        let youngest = self.lanes.iter().rev().find(waits);
         youngest.filter(|_| self.commands() > self.waiting.len()).map(|member| member.lane)
     }
 
@@ -353,25 +422,27 @@ impl Group {
 
     /// A look is under way.
     pub(crate) fn is_looking(&self) -> bool {
-        self.lanes.iter().any(|member| member.work.is_look())
+        self.lanes.iter().any(|member| member.work.is_look() || member.work.looks() > 0)
     }
 
     /// Those of them that nobody has asked to end, youngest first, and until when each waits.
     pub(crate) fn idle_waits(&self) -> impl Iterator<Item = (LaneKey, Millis)> {
         self.lanes.iter().rev().filter(|member| !member.leaves).filter_map(|member| match member.work {
-            LaneWork::Waits { until, pending: false, .. } => Some((member.lane, until)),
+            LaneWork::Waits { until, pending: false, ahead: 0, .. } => Some((member.lane, until)),
             _ => None,
         })
     }
 
     // ---- the line for leases --------------------------------------------------------------------------
 
-    /// The tickets by which it should stand in the line, if it may have `max` leases: those of the waiters that have none.
+    /// The tickets by which it should stand in the line, if it may have `max` leases: those of waiters for whom no command is
+    /// out, nor will be on a lane that it has.
     pub(crate) fn wanted(&self, max: usize) -> Vec<u64> {
-        let held = self.held();
-        let looks = self.lanes.iter().filter(|member| matches!(member.work, LaneWork::Looks { .. })).count();
-        let target = self.waiting.len().saturating_sub(looks).min(self.lanes_max(max));
-        self.waiting.keys().skip(held).take(target.saturating_sub(held)).copied().collect()
+        let (held, commands) = (self.held(), self.commands());
+        let free = self.lanes.iter().filter(|member| !member.apart && member.work.commands() == 0).count();
+        let more = self.lanes_max(max).saturating_sub(held);
+        let lacking = self.waiting.len().saturating_sub(commands + free).min(more);
+        self.waiting.keys().skip(commands).take(lacking).copied().collect()
     }
 
     /// How many leases it may have, if groups may have `max`.
@@ -432,14 +503,29 @@ impl Group {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Groups {
     groups: Arena<Group, GroupName>,
     by_request: HashMap<(PoolId, WaitRequest), GroupKey>,
     footprint: usize,
+    /// See `limits::LOOK_AFTER`.
+    look_after: u32,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        let (groups, by_request) = Default::default();
+        Groups { groups, by_request, footprint: 0, look_after: limits::LOOK_AFTER }
+    }
 }
 
 impl Groups {
+    /// Groups that come look for more elements behind the first one: few children wait in the simulation.
+    #[cfg(test)]
+    pub(crate) fn look_soon(&mut self) {
+        self.look_after = 1;
+    }
+
     /// The group that waits for this; a new one if there is none.
     pub(crate) fn of(&mut self, pool: PoolId, request: WaitRequest, restarts: bool, now: Millis) -> GroupKey {
         let name = (pool, request);
@@ -447,7 +533,7 @@ impl Groups {
             return *key;
         }
         self.footprint += name.1.footprint();
-        let key = self.groups.insert(Group::new(pool, name.1.clone(), restarts, now));
+        let key = self.groups.insert(Group::new(pool, name.1.clone(), restarts, self.look_after, now));
         if !name.1.is_alone() {
             self.by_request.insert(name, key);
         }
@@ -509,7 +595,7 @@ mod tests {
 
     /// A group in which so many wait, each a millisecond longer than the one before it; and so many lanes.
     fn group(waiters: u64, lanes: usize) -> (Group, Vec<LaneKey>) {
-        let mut group = Group::new(PoolId(0), pop(b"k"), true, 0);
+        let mut group = Group::new(PoolId(0), pop(b"k"), true, limits::LOOK_AFTER, 0);
         for ticket in 1..=waiters {
             group.join(ticket, Waiter::new(&Child::default(), 0, 100 + ticket, true));
         }
@@ -522,11 +608,15 @@ mod tests {
     }
 
     fn waits(until: Millis, asked: Option<Millis>) -> LaneWork {
-        LaneWork::Waits { until, asked, pending: asked.is_some() }
+        LaneWork::Waits { since: 0, until, asked, pending: asked.is_some(), ahead: 0 }
     }
 
     fn expiry(waiter: Option<Waiter>) -> Option<Millis> {
         waiter.map(|waiter| waiter.expires)
+    }
+
+    fn taken(group: &mut Group, rank: usize) -> Option<Millis> {
+        expiry(group.take_from(rank, 1).pop())
     }
 
     #[test]
@@ -549,14 +639,56 @@ mod tests {
     fn the_oldest_lane_serves_the_first_waiter() {
         let (mut group, lanes) = group(3, 3);
         let (rank, _) = group.answered(lanes[1]).expect("its rank");
-        assert_eq!(expiry(group.take_rank(rank)), Some(102));
+        assert_eq!(taken(&mut group, rank), Some(102));
         let (rank, _) = group.answered(lanes[0]).expect("its rank");
-        assert_eq!((rank, expiry(group.take_rank(rank))), (0, Some(101)));
+        assert_eq!((rank, taken(&mut group, rank)), (0, Some(101)));
         // Written again, it is the youngest.
         group.begin(lanes[0], waits(NEVER, None));
         assert_eq!(group.answered(lanes[0]).map(|(rank, _)| rank), Some(1));
-        assert_eq!(expiry(group.take_rank(1)), Some(103), "the last one, where there are fewer");
-        assert!(group.take_rank(0).is_none());
+        assert_eq!(taken(&mut group, 1), Some(103), "the last one, where there are fewer");
+        assert!(group.take_from(0, 1).is_empty());
+    }
+
+    /// Lanes with the command, and a look for so many ahead of it.
+    fn look_on(group: &mut Group, lanes: &[LaneKey], ahead: usize) {
+        for lane in lanes {
+            group
+                .begin(*lane, LaneWork::Waits { since: 0, until: NEVER, asked: None, pending: false, ahead });
+        }
+    }
+
+    fn expiries(waiters: Vec<Waiter>) -> Vec<Millis> {
+        waiters.iter().map(|one| one.expires).collect()
+    }
+
+    #[test]
+    fn what_was_written_first_is_served_first() {
+        let (mut group, lanes) = group(12, 2);
+        look_on(&mut group, &lanes, 3);
+        assert_eq!((group.commands(), group.unserved(), group.held()), (8, 4, 2));
+        assert!(group.is_looking() && group.idle_waits().next().is_none());
+        // The second lane is read first, and had its turn behind the first.
+        assert_eq!(group.look_answered(lanes[1], 3), Some(4));
+        assert_eq!(expiries(group.take_from(4, 3)), [105, 106, 107]);
+        assert_eq!(group.answered(lanes[1]).map(|(rank, _)| rank), Some(4));
+        assert_eq!(expiries(group.take_from(4, 1)), [108]);
+        assert_eq!(group.look_answered(lanes[0], 3), Some(0));
+        assert_eq!(group.idle_waits().count(), 1);
+        assert_eq!(expiries(group.take_from(0, 3)), [101, 102, 103]);
+        assert_eq!(expiries(group.take_from(9, 2)), [111, 112], "the last ones, where there are fewer");
+    }
+
+    #[test]
+    fn a_lost_lane_is_lost_to_those_it_would_have_served() {
+        for (was_looking, was_waiting, lost) in [
+            (true, true, vec![101, 102, 103, 104]),
+            (true, false, vec![101, 102, 103]),
+            (false, false, vec![]),
+        ] {
+            let (mut group, lanes) = group(9, 3);
+            look_on(&mut group, &lanes, 3);
+            assert_eq!(expiries(group.lose(lanes[0], 0, was_looking, was_waiting)), lost);
+        }
     }
 
     #[test]
@@ -576,7 +708,7 @@ mod tests {
         assert_eq!(waits(100, None).null_as_of(120), Some(100));
         assert_eq!(waits(NEVER, Some(50)).null_as_of(120), Some(50));
         assert_eq!(waits(40, Some(50)).null_as_of(120), Some(40));
-        assert_eq!(LaneWork::Looks { since: 7 }.null_as_of(9), Some(7));
+        assert_eq!(LaneWork::Looks { since: 7, count: 1 }.null_as_of(9), Some(7));
     }
 
     /// Asked for on a connection that was lost, it may reach the upstream all the same.
@@ -599,8 +731,11 @@ mod tests {
         group.remove(lanes[0], 30);
         assert_eq!(group.wanted(2), [1, 2]);
         assert_eq!(group.oldest_bare(0), Some((1, 30)));
-        group.begin(lanes[0], LaneWork::Looks { since: 0 });
-        assert_eq!(group.wanted(9), [1, 2, 3, 4, 5], "a look may serve one of them");
+        group.begin_apart(lanes[0]);
+        group.begin(lanes[0], LaneWork::Looks { since: 0, count: 1 });
+        assert_eq!(group.wanted(9), [2, 3, 4, 5, 6], "a look may serve one of them");
+        group.begin(lanes[0], LaneWork::Looks { since: 0, count: 6 });
+        assert!(group.wanted(9).is_empty(), "it may serve them all");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Leases: who waits for a lane of its own, who has one, and how it is given back or taken back.
 
+pub(crate) mod backlog;
 pub(crate) mod fan_in;
 pub(crate) mod groups;
 pub(crate) mod leased;

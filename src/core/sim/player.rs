@@ -68,6 +68,9 @@ pub(super) fn play(seed: u64) -> Played {
         rng,
     };
     player.begin_moods();
+    if seed % 4 < 2 {
+        player.sim.broker.shared.groups.look_soon();
+    }
     if player.rng.u8(..3) == 0 {
         player.sim.room = player.rng.usize(1..200);
     }

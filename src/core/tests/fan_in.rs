@@ -1,8 +1,10 @@
 //! Children that wait for the same on a few lanes, in rare orders of events.
 
 use super::LOST;
+use crate::base::limits;
 use crate::core::connection::role::LaneRole;
 use crate::core::sim::Sim;
+use std::collections::HashSet;
 
 /// What a lane answers goes to the waiter of its rank, and one write of the command stands for one element.
 #[test]
@@ -143,4 +145,175 @@ fn a_lane_that_cannot_be_freed_still_tells_its_waiter() {
     sim.send(a, "WAIT 0 7");
     sim.pass(400);
     assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("*2 $1 q $1 e :0", "*-1"));
+}
+
+/// So many children that wait for the same, on so many lanes at most, and one that pushes.
+fn crowd(waiting: usize, lanes: &str) -> (Sim, Vec<usize>, usize) {
+    let mut sim = Sim::new(&[("leases_per_group_max", lanes)]);
+    let crowd: Vec<usize> = (0..waiting).map(|_| sim.child()).collect();
+    crowd.iter().for_each(|child| sim.send(*child, "BLPOP q 0"));
+    let pusher = sim.child();
+    (sim, crowd, pusher)
+}
+
+fn push(sim: &mut Sim, pusher: usize, elements: std::ops::Range<usize>) {
+    let elements: Vec<String> = elements.map(|element| element.to_string()).collect();
+    sim.ask(pusher, &format!("RPUSH q {}", elements.join(" ")));
+}
+
+/// Where many elements lie, a lane takes many at once, and each still goes to the waiter whose turn it is.
+#[test]
+fn a_backlog_is_taken_many_at_a_time() {
+    for lanes in ["1", "2", "4"] {
+        let (mut sim, crowd, pusher) = crowd(100, lanes);
+        push(&mut sim, pusher, 0..100);
+        // Lanes that are written in the same event may be served in any order.
+        let displaced = if lanes == "1" { 0 } else { limits::LOOK_MAX };
+        let mut seen = HashSet::new();
+        for (rank, child) in crowd.iter().enumerate() {
+            let told = sim.received(*child);
+            let element: usize = told.rsplit(' ').next().and_then(|last| last.parse().ok()).expect(&told);
+            assert!(element.abs_diff(rank) <= displaced, "{rank} was given {element} on {lanes} lanes");
+            assert!(seen.insert(element), "{element} was given twice");
+        }
+        let looks = sim.ran("EXEC").len();
+        assert!((1..20).contains(&looks), "{looks} looks on {lanes} lanes");
+        assert_eq!(sim.broker.leases_lent().0, 0);
+    }
+}
+
+/// What a look does not find, the others wait for; nobody is told null.
+#[test]
+fn a_look_that_finds_too_few_leaves_the_others_waiting() {
+    let (mut sim, crowd, pusher) = crowd(60, "2");
+    push(&mut sim, pusher, 0..30);
+    assert!(!sim.ran("EXEC").is_empty());
+    let heard = told(&mut sim, &crowd);
+    assert!(heard[..30].iter().all(|told| told.starts_with("*2 $1 q")), "{heard:?}");
+    assert!(heard[30..].iter().all(String::is_empty), "{heard:?}");
+    assert_eq!(sim.links(LaneRole::Lease).len(), 2);
+    push(&mut sim, pusher, 30..60);
+    assert!(crowd[30..].iter().all(|child| sim.received(*child).starts_with("*2 $1 q")));
+}
+
+/// One lane that stands still: the first of twelve children has been served from it, and it carries the command once more,
+/// with a look ahead of it.
+fn looking() -> (Sim, Vec<usize>, usize) {
+    let mut sim = Sim::new(&[("leases_per_group_max", "1"), ("memory_max", "16MiB")]);
+    sim.broker.shared.groups.look_soon();
+    let crowd: Vec<usize> = (0..12).map(|_| sim.child()).collect();
+    crowd.iter().for_each(|child| sim.send(*child, "BLPOP q 0"));
+    let lane = sim.link(LaneRole::Lease);
+    sim.frozen = vec![LaneRole::Lease];
+    sim.inject(lane, ELEMENT);
+    assert_eq!(sim.received(crowd[0]), "*2 $1 q $1 e");
+    (sim, crowd, lane)
+}
+
+const ELEMENT: &[u8] = b"*2\r\n$1\r\nq\r\n$1\r\ne\r\n";
+
+fn told(sim: &mut Sim, children: &[usize]) -> Vec<String> {
+    children.iter().map(|child| sim.received(*child)).collect()
+}
+
+/// What a lane would have brought is lost with it to those who would have had it; the others hear nothing of it.
+#[test]
+fn a_lost_look_costs_as_many_as_it_was_for() {
+    let (mut sim, crowd, lane) = looking();
+    sim.lose(lane);
+    let (served, lost) = (1, 1 + limits::LOOK_FIRST);
+    let heard = told(&mut sim, &crowd[served..]);
+    assert!(heard[..lost].iter().all(|told| *told == LOST), "{heard:?}");
+    assert!(heard[lost..].iter().all(String::is_empty), "{heard:?}");
+    sim.thaw();
+    let other = sim.child();
+    sim.ask(other, "RPUSH q a");
+    assert_eq!(sim.received(crowd[served + lost]), "*2 $1 q $1 a");
+}
+
+/// What is found goes to the next by arrival, and then what the command itself brings.
+#[test]
+fn what_a_look_finds_goes_to_the_next_by_arrival() {
+    let (mut sim, crowd, lane) = looking();
+    sim.answer_next(lane, b"+OK\r\n");
+    (0..limits::LOOK_FIRST).for_each(|_| sim.answer_next(lane, b"+QUEUED\r\n"));
+    assert_eq!(told(&mut sim, &crowd[1..3]), ["", ""]);
+    sim.answer_next(lane, &[b"*4\r\n", ELEMENT, ELEMENT, b"*-1\r\n*-1\r\n"].concat());
+    assert_eq!(told(&mut sim, &crowd[1..4]), ["*2 $1 q $1 e", "*2 $1 q $1 e", ""]);
+    sim.answer_next(lane, ELEMENT);
+    assert_eq!(told(&mut sim, &crowd[3..5]), ["*2 $1 q $1 e", ""]);
+}
+
+/// Refused in the meantime, MULTI leaves commands that take for themselves: their elements are not lost.
+#[test]
+fn what_a_look_takes_without_its_multi_is_not_lost() {
+    let (mut sim, crowd, lane) = looking();
+    sim.answer_next(lane, b"-NOPERM this user has no permissions to run the 'multi' command\r\n");
+    sim.answer_next(lane, ELEMENT);
+    (0..limits::LOOK_FIRST - 1).for_each(|_| sim.answer_next(lane, b"*-1\r\n"));
+    sim.answer_next(lane, b"-ERR EXEC without MULTI\r\n");
+    sim.answer_next(lane, ELEMENT);
+    assert_eq!(told(&mut sim, &crowd[1..4]), ["*2 $1 q $1 e", "*2 $1 q $1 e", ""]);
+    sim.thaw();
+    let other = sim.child();
+    sim.ask(other, "RPUSH q a");
+    assert_eq!(told(&mut sim, &crowd[3..5]), ["*2 $1 q $1 a", ""]);
+}
+
+/// What cannot be kept is an error for all whom it would have served.
+#[test]
+fn a_look_that_brings_too_much_is_lost_to_those_it_was_for() {
+    let (mut sim, crowd, lane) = looking();
+    sim.answer_next(lane, b"+OK\r\n");
+    (0..limits::LOOK_FIRST).for_each(|_| sim.answer_next(lane, b"+QUEUED\r\n"));
+    let max = sim.broker.shared.env.settings.memory_max;
+    let element = format!("*2\r\n$1\r\nq\r\n${}\r\n", max / 4);
+    let mut sent = [b"*4\r\n", element.as_bytes()].concat();
+    sim.answer_next(lane, &sent);
+    sent = vec![b'e'; 1 << 20];
+    for part in 0..4 {
+        (0..(max / 4) >> 20).for_each(|_| sim.inject(lane, &sent));
+        let end = if part < 3 { [b"\r\n", element.as_bytes()].concat() } else { b"\r\n".to_vec() };
+        sim.inject(lane, &end);
+    }
+    let heard = told(&mut sim, &crowd[1..]);
+    let (lost, others) = heard.split_at(limits::LOOK_FIRST);
+    assert!(lost.iter().all(|told| told.starts_with("-BROKERLOST ")), "{lost:?}");
+    assert!(others.iter().all(String::is_empty), "{others:?}");
+}
+
+/// MULTI may be refused for good: the elements come one by one.
+#[test]
+fn a_backlog_without_the_right_to_look_comes_one_by_one() {
+    let (mut sim, crowd, pusher) = crowd(40, "1");
+    sim.deny("multi");
+    push(&mut sim, pusher, 0..40);
+    for (rank, child) in crowd.iter().enumerate() {
+        assert!(sim.received(*child).ends_with(&format!(" {rank}")));
+    }
+}
+
+/// An error that a look finds is told to those who waited when it was written.
+#[test]
+fn an_error_in_a_look_is_told_to_nobody_who_came_after_it() {
+    let (mut sim, mut crowd, lane) = looking();
+    sim.answer_next(lane, b"+OK\r\n");
+    (0..limits::LOOK_FIRST).for_each(|_| sim.answer_next(lane, b"+QUEUED\r\n"));
+    let late = sim.child();
+    sim.send(late, "BLPOP q 0");
+    crowd.drain(..10).for_each(|child| sim.kill(child));
+    sim.answer_next(lane, &[b"*4\r\n".as_slice(), &b"-WRONGTYPE x\r\n".repeat(4)].concat());
+    assert_eq!(told(&mut sim, &[crowd[0], crowd[1], late]), ["-WRONGTYPE x", "-WRONGTYPE x", ""]);
+}
+
+/// A look is over at once: no more is asked for than there are children, whoever leaves.
+#[test]
+fn a_look_leaves_nothing_behind_for_those_who_go() {
+    let (mut sim, crowd, pusher) = crowd(12, "1");
+    push(&mut sim, pusher, 0..9);
+    assert!(!sim.ran("EXEC").is_empty());
+    crowd[9..11].iter().for_each(|child| sim.kill(*child));
+    sim.ask(pusher, "RPUSH q a b");
+    assert_eq!(sim.received(crowd[11]), "*2 $1 q $1 a");
+    assert_eq!(sim.ask(pusher, "BLPOP q 0"), "*2 $1 q $1 b");
 }
