@@ -326,9 +326,13 @@ impl Shared {
                 self.deliver(child, &aborted);
             }
             SlotKind::Discard => {
-                if real && reply::error_code(frame).is_some_and(|code| code != b"ERR") {
+                let refused = real && reply::error_code(frame).is_some_and(|code| code != b"ERR");
+                let transaction = &mut child.session_mut().transaction;
+                if refused && transaction.is_open() {
                     // Its lane goes, but for the child MULTI is as open as before, and spoilt.
-                    child.session_mut().transaction.begin_spoilt(None);
+                    transaction.begin_spoilt(None);
+                } else {
+                    transaction.end();
                 }
                 self.deliver(child, frame);
             }

@@ -46,10 +46,7 @@ impl Shared {
                 child.session_mut().transaction.begin_leased();
                 (SlotKind::Multi, Flow::Done)
             }
-            Leased::Discard => {
-                child.session_mut().transaction.end();
-                (SlotKind::Discard, Flow::Hold(Hold::Reply))
-            }
+            Leased::Discard => (SlotKind::Discard, Flow::Hold(Hold::Reply)),
             // While keys are watched these keep their db, and the child changes its own.
             Leased::Select => {
                 let lease = self.connections.find_mut(lane).and_then(Lane::lease_mut);

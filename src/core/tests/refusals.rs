@@ -80,6 +80,18 @@ fn a_discard_that_is_refused_leaves_multi_open() {
     }
 }
 
+/// A MULTI that was refused leaves nothing that a refused DISCARD could leave open: what comes next is run.
+#[test]
+fn a_discard_that_is_refused_opens_no_multi() {
+    let (mut sim, [child]) = Sim::with(&[]);
+    assert_eq!(sim.ask(child, "WATCH k"), "+OK");
+    sim.deny("multi");
+    sim.deny("discard");
+    let denied = |name| format!("-NOPERM this user has no permissions to run the '{name}' command");
+    let told = sim.ask(child, "MULTI\nDISCARD\nGET k");
+    assert_eq!(told, format!("{} {} $1 k", denied("multi"), denied("discard")));
+}
+
 /// The same of a child that keeps its lane: it would go on inside MULTI.
 #[test]
 fn a_lane_that_is_kept_goes_when_multi_cannot_be_left() {
