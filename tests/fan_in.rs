@@ -246,6 +246,13 @@ fn workers_that_die_and_a_redis_that_restarts_double_nothing() {
     let (mut pushed, mut may_be_lost) = (0, 0);
     let mut given: HashSet<String> = HashSet::new();
     for round in 0..30 {
+        if round % 5 == 4 {
+            // More than there are workers: lanes take many of them at once.
+            let many: String = (pushed..pushed + 150).map(|number| format!(" e{number}")).collect();
+            push(&mut pusher, &format!("LPUSH q{many}"));
+            pushed += 150;
+            may_be_lost += take_turns(&mut crowd, &mut given);
+        }
         if round % 10 == 9 {
             redis.kill();
             redis.restart();
