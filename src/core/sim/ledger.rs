@@ -54,8 +54,8 @@ pub(super) struct Message {
     pub(super) channel: Vec<u8>,
     pub(super) shard: bool,
     pub(super) nonce: Nonce,
-    /// It was published on a connection that carries subscriptions.
-    pub(super) on_topics_lane: bool,
+    /// Its publisher is told exactly how many hear it: it was published on a connection that carries subscriptions.
+    pub(super) is_exact: bool,
 }
 
 #[derive(Debug, Default)]
@@ -163,7 +163,7 @@ impl Ledger {
     /// it or not, by a channel and two patterns. Only where it was published behind what they had asked, and before what
     /// they asked later.
     pub(super) fn check_counts(&self, gone: i64) {
-        for message in self.published.iter().filter(|message| message.on_topics_lane) {
+        for message in self.published.iter().filter(|message| message.is_exact) {
             let Some(counted) = self.counted.get(&message.nonce) else { continue };
             let heard = self.heard.get(&message.nonce).copied().unwrap_or(0);
             let nonce = message.nonce;

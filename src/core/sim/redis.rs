@@ -557,7 +557,11 @@ impl Redis {
 
     fn publish(&mut self, channel: &[u8], payload: &[u8], shard: bool, on_topics_lane: bool) -> Vec<u8> {
         if let Some(nonce) = Nonce::of(payload) {
-            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce, on_topics_lane });
+            // Redis counts a connection that the broker has given up until it has noticed that.
+            let mut given_up = self.ledger.closed.iter().filter_map(|link| self.clients.get(link));
+            let listens = |client: &Client| client.subscribed.iter().any(|names| !names.is_empty());
+            let is_exact = on_topics_lane && !given_up.any(listens);
+            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce, is_exact });
         }
         let mut count = 0;
         for client in self.clients.values_mut() {
