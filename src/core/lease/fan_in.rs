@@ -264,9 +264,8 @@ impl Shared {
     fn end_surplus(&mut self, key: GroupKey) {
         let (now, max) = (self.env.now, self.env.settings.leases_per_group_max);
         let Some(group) = self.groups.get(key) else { return };
-        let needed = group.waiting().min(group.lanes_max(max));
-        let surplus = group.idle_waits().count().saturating_sub(needed);
-        if surplus == 0 {
+        let surplus = group.surplus(max);
+        if surplus == 0 || now < group.next_unblock() {
             return;
         }
         // What ends by itself in a moment needs no help.
@@ -312,7 +311,7 @@ impl Shared {
             _ => {}
         }
         // It may have come before the command it was to end, or behind its answer.
-        group.unblock_missed(lane_key);
+        group.unblock_missed(lane_key, now + limits::UNBLOCK_RETRY);
         group.not_before(now + limits::UNBLOCK_RETRY);
         self.env.timers.arm(now + limits::UNBLOCK_RETRY, Timer::Leases);
         self.tend(key);
@@ -394,7 +393,9 @@ impl Shared {
         };
         let bare = group.oldest_bare(now);
         let bare = bare.map_or(NEVER, |(_, since)| self.lease_wait_due(since));
-        let due = overdue.min(bare);
+        let is_over = group.surplus(self.env.settings.leases_per_group_max) > 0 && group.next_unblock() > now;
+        let surplus = if is_over { group.next_unblock() } else { NEVER };
+        let due = overdue.min(bare).min(surplus);
         if due == NEVER { NEVER } else { due.max(now + 1) }
     }
 

@@ -129,6 +129,8 @@ pub(crate) struct Group {
     bare_since: Millis,
     /// It is not looked at for those whose time has passed before then.
     next_look: Millis,
+    /// Lanes that are too many are not asked to end before then.
+    next_unblock: Millis,
     /// The next of its timers that is meant.
     timer: Millis,
 }
@@ -149,6 +151,7 @@ impl Group {
             look_refusal: None,
             bare_since: now,
             next_look: now,
+            next_unblock: now,
             timer: NEVER,
         }
     }
@@ -374,11 +377,23 @@ impl Group {
         }
     }
 
-    /// It was answered, and has not ended the command; or it will not be answered.
-    pub(crate) fn unblock_missed(&mut self, lane: LaneKey) {
+    /// It was answered, and has not ended the command; or it will not be answered. Lanes that are too many are asked again at
+    /// `next`: a connection may stand still for longer than the one that asks.
+    pub(crate) fn unblock_missed(&mut self, lane: LaneKey, next: Millis) {
+        self.next_unblock = next;
         if let Some(GroupLane { work: LaneWork::Waits { pending, .. }, .. }) = self.lane(lane) {
             *pending = false;
         }
+    }
+
+    pub(crate) fn next_unblock(&self) -> Millis {
+        self.next_unblock
+    }
+
+    /// How many lanes wait that nobody needs, or that may not, if it may have `max` leases.
+    pub(crate) fn surplus(&self, max: usize) -> usize {
+        let needed = self.waiting.len().min(self.lanes_max(max));
+        self.idle_waits().count().saturating_sub(needed)
     }
 
     /// Leases it has for waiting.
@@ -716,7 +731,7 @@ mod tests {
     fn an_unblock_without_an_answer_may_still_end_the_command() {
         let (mut group, lanes) = group(1, 1);
         group.unblock_asked(lanes[0], 50);
-        group.unblock_missed(lanes[0]);
+        group.unblock_missed(lanes[0], 55);
         assert!(!group.is_unblocking());
         group.unblock_asked(lanes[0], 70);
         assert_eq!(group.work_of(lanes[0]).and_then(|work| work.null_as_of(90)), Some(50));

@@ -317,3 +317,16 @@ fn a_look_leaves_nothing_behind_for_those_who_go() {
     assert_eq!(sim.received(crowd[11]), "*2 $1 q $1 a");
     assert_eq!(sim.ask(pusher, "BLPOP q 0"), "*2 $1 q $1 b");
 }
+
+/// One lane is too many, and stands still with the command on it, while the control connection does not: it is not asked
+/// again at once that there is nothing to end.
+#[test]
+fn a_lane_that_stands_still_is_not_asked_to_end_all_the_time() {
+    let (mut sim, crowd, _) = crowd(3, "2");
+    sim.frozen = vec![LaneRole::Lease];
+    *sim.early_unblocks() = 1000;
+    crowd[1..].iter().for_each(|child| sim.kill(*child));
+    sim.pass(100);
+    let asked = sim.ran("CLIENT UNBLOCK").len();
+    assert!((2..30).contains(&asked), "{asked} times");
+}
