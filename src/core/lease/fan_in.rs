@@ -21,7 +21,7 @@ use crate::resp::{encode, reply};
 use std::ops::Range;
 
 /// A waiter and the part of a frame that is its answer.
-pub(crate) type Answer = (Waiter, Range<usize>);
+pub(crate) type Served = (Waiter, Range<usize>);
 
 impl Shared {
     // ---- lanes ----------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ impl Shared {
     // ---- answers --------------------------------------------------------------------------------------
 
     /// A lane of a group has answered. Returns the waiters whose answer it is, each with its part of the frame.
-    pub(crate) fn group_answered(&mut self, lane: LaneKey, kind: SlotKind, frame: &[u8]) -> Vec<Answer> {
+    pub(crate) fn group_answered(&mut self, lane: LaneKey, kind: SlotKind, frame: &[u8]) -> Vec<Served> {
         let lease = self.connections.find(lane).and_then(Lane::lease);
         let Some(key) = lease.and_then(LeaseState::group) else { return Vec::new() };
         match kind {
@@ -153,7 +153,7 @@ impl Shared {
 
     /// The command of a group has been answered. Returns whose the answer is; those for whom a null says that their time is
     /// over are told by notices.
-    fn element_came(&mut self, key: GroupKey, lane: LaneKey, frame: &[u8]) -> Vec<Answer> {
+    fn element_came(&mut self, key: GroupKey, lane: LaneKey, frame: &[u8]) -> Vec<Served> {
         let now = self.env.now;
         let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
         let Some((rank, work)) = group.answered(lane) else { return Vec::new() };
@@ -180,7 +180,7 @@ impl Shared {
         (lane, rank): (LaneKey, usize),
         frame: &[u8],
         parts: impl ExactSizeIterator<Item = Range<usize>>,
-    ) -> Vec<Answer> {
+    ) -> Vec<Served> {
         let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
         let tickets = group.tickets_from(rank, parts.len());
         self.env.counters.orphaned_replies += (parts.len() - tickets.len()) as u64;

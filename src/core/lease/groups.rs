@@ -422,7 +422,8 @@ impl Group {
 
     /// A lane on which the command waits though nobody is left whom it would serve.
     pub(crate) fn spare_command(&self) -> Option<LaneKey> {
-        let waits = |member: &&GroupLane| member.work.waits();
+        // What a look ahead of it takes would be lost with the lane.
+        let waits = |member: &&GroupLane| member.work.waits() && member.work.looks() == 0;
         let youngest = self.lanes.iter().rev().find(waits);
         youngest.filter(|_| self.commands() > self.waiting.len()).map(|member| member.lane)
     }

@@ -7,7 +7,7 @@
 use crate::base::failure::Failure;
 use crate::core::connection::slot::{SlotFlags, SlotKind};
 use crate::core::keys::{GroupKey, LaneKey, LeaseKind};
-use crate::core::lease::fan_in::Answer;
+use crate::core::lease::fan_in::Served;
 use crate::core::lease::groups::LaneWork;
 use crate::core::lease::leases::Demand;
 use crate::core::lease::state::Tenant;
@@ -109,7 +109,7 @@ impl Shared {
 
     /// A command of a look is not queued: it was refused, or executed where its MULTI was refused. Returns whose its answer is
     /// then.
-    pub(super) fn look_not_queued(&mut self, key: GroupKey, lane: LaneKey, frame: &[u8]) -> Vec<Answer> {
+    pub(super) fn look_not_queued(&mut self, key: GroupKey, lane: LaneKey, frame: &[u8]) -> Vec<Served> {
         let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
         if reply::is_error(frame) {
             if group.is_apart(lane) {
@@ -126,7 +126,7 @@ impl Shared {
     }
 
     /// EXEC was answered. Returns whose the elements are and where they stand.
-    pub(super) fn looked(&mut self, key: GroupKey, lane_key: LaneKey, frame: &[u8]) -> Vec<Answer> {
+    pub(super) fn looked(&mut self, key: GroupKey, lane_key: LaneKey, frame: &[u8]) -> Vec<Served> {
         let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
         let Some(work) = group.work_of(lane_key) else { return Vec::new() };
         let Some(rank) = group.look_answered(lane_key, work.looks()) else { return Vec::new() };
