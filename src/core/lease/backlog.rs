@@ -1,5 +1,5 @@
-//! Whether elements lie there for a group already: then a lane that takes its command looks for more of them behind it,
-//! instead of bringing one with each round trip. Owns that judgement, and how many are looked for; never who is served.
+//! Whether elements lie there for a group already: then a lane that takes its command looks for several first, instead of
+//! bringing one with each round trip. Owns that judgement, and how many are looked for; never who is served.
 
 use crate::base::clock::Millis;
 use crate::base::limits;

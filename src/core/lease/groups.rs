@@ -77,10 +77,6 @@ impl LaneWork {
         usize::from(self.waits()) + self.looks()
     }
 
-    fn is_look(self) -> bool {
-        matches!(self, LaneWork::Opens | LaneWork::Looks { .. })
-    }
-
     /// When nothing was there, if its answer is null now. None, if neither its time was over nor the broker has ended it.
     pub(crate) fn null_as_of(self, now: Millis) -> Option<Millis> {
         match self {
@@ -438,7 +434,7 @@ impl Group {
 
     /// A look is under way.
     pub(crate) fn is_looking(&self) -> bool {
-        self.lanes.iter().any(|member| member.work.is_look() || member.work.looks() > 0)
+        self.lanes.iter().any(|member| member.work == LaneWork::Opens || member.work.looks() > 0)
     }
 
     /// Those of them that nobody has asked to end, youngest first, and until when each waits.

@@ -38,6 +38,7 @@ impl Shared {
         let Some(group) = self.groups.get_mut(key) else { return self.abandon_lease(lane) };
         group.set_look(None);
         group.begin_apart(lane);
+        *group.look_refusal_mut() = None;
         if group.first_expiry().is_none_or(|first| first > now) {
             self.part(key, lane);
         } else {
@@ -54,8 +55,7 @@ impl Shared {
 
     /// Puts the command in the MULTI so many times, and EXEC behind it.
     fn send_look(&mut self, key: GroupKey, lane: LaneKey, count: usize) {
-        let Some(group) = self.groups.get_mut(key) else { return };
-        *group.look_refusal_mut() = None;
+        let Some(group) = self.groups.get(key) else { return };
         let (mut command, mut exec) = (Vec::new(), Vec::new());
         group.request().append(Some(1), &mut command);
         encode::request(&mut exec, &[self.commands.name_of("EXEC")]);

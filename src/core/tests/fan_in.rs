@@ -291,6 +291,7 @@ fn a_backlog_without_the_right_to_look_comes_one_by_one() {
     for (rank, child) in crowd.iter().enumerate() {
         assert!(sim.received(*child).ends_with(&format!(" {rank}")));
     }
+    assert_eq!(sim.ran("EXEC").len(), 1, "refused once, it is not tried again soon");
 }
 
 /// An error that a look finds is told to those who waited when it was written.
