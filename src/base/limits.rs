@@ -146,7 +146,7 @@ pub const LOOK_AFTER_MAX: u32 = 512;
 /// For how many elements the first look is; each for some more than the one before it has found.
 pub const LOOK_FIRST: usize = 4;
 /// A look is for so many elements at most: what it takes is lost with its lane.
-pub const LOOK_MAX: usize = 64;
+pub const LOOK_MAX: usize = 256;
 /// Bytes that one look may be expected to bring.
 pub const LOOK_BYTES: usize = 256 * 1024;
 /// A CLIENT UNBLOCK that overtook the command it was to end is repeated after this many milliseconds.

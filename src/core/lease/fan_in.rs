@@ -31,7 +31,7 @@ impl Shared {
         let Some(group) = self.groups.get_mut(key) else { return self.abandon_lease(lane) };
         group.granted(ticket);
         group.begin(lane, LaneWork::Rests);
-        if group.unserved() > 0 {
+        if group.may_begin() {
             self.write_to(key, lane);
         } else {
             self.part(key, lane);
@@ -55,7 +55,7 @@ impl Shared {
         // Redis looks before it gives up, however short the time: what is there is delivered.
         let left = (last != NEVER).then(|| last.saturating_sub(now).max(1));
         let until = left.map_or(NEVER, |left| now + left);
-        let ahead = group.looks_ahead();
+        let ahead = group.look_depth();
         group.begin(lane, LaneWork::Waits { since: now, until, asked: None, pending: false, ahead });
         if ahead > 0 {
             self.look_ahead(key, lane, ahead);
@@ -78,7 +78,7 @@ impl Shared {
             // The CLIENT UNBLOCK under way could end what is written now.
             return self.tend(key);
         }
-        if serves && self.groups.get(key).is_some_and(|group| group.unserved() > 0) {
+        if serves && self.groups.get(key).is_some_and(Group::may_begin) {
             self.write_to(key, lane_key);
         } else {
             self.part(key, lane_key);

@@ -411,9 +411,9 @@ impl Group {
         &mut self.backlog
     }
 
-    /// For how many a lane that takes the command should look before. Half of the waiters are left to other lanes.
-    pub(crate) fn looks_ahead(&self) -> usize {
-        self.backlog.depth(self.request.footprint()).min(self.unserved().saturating_sub(1) / 2)
+    /// For how many a lane that takes the command should look before. The command itself serves one.
+    pub(crate) fn look_depth(&self) -> usize {
+        self.backlog.depth(self.request.footprint()).min(self.unserved().saturating_sub(1))
     }
 
     /// A lane on which the command waits though nobody is left whom it would serve.
@@ -430,6 +430,17 @@ impl Group {
             matches!(member.work, LaneWork::Rests | LaneWork::Waits { pending: true, .. })
         };
         self.lanes.iter().any(asked)
+    }
+
+    /// One of its lanes looks ahead of the command that waits.
+    fn looks_ahead(&self) -> bool {
+        self.lanes.iter().any(|member| !member.apart && member.work.looks() > 0)
+    }
+
+    /// Whether a lane may take the command. Not while one looks ahead: how many that serves is known once it is answered, and
+    /// whose an element is that was taken after it could not be told.
+    pub(crate) fn may_begin(&self) -> bool {
+        self.unserved() > 0 && !self.looks_ahead()
     }
 
     /// A look is under way.
@@ -450,6 +461,9 @@ impl Group {
     /// The tickets by which it should stand in the line, if it may have `max` leases: those of waiters for whom no command is
     /// out, nor will be on a lane that it has.
     pub(crate) fn wanted(&self, max: usize) -> Vec<u64> {
+        if self.looks_ahead() {
+            return Vec::new();
+        }
         let (held, commands) = (self.held(), self.commands());
         let free = self.lanes.iter().filter(|member| !member.apart && member.work.commands() == 0).count();
         let more = self.lanes_max(max).saturating_sub(held);
