@@ -38,24 +38,24 @@ const SAMPLE_AFTER: Duration = Duration::from_micros(500);
 /// and never too little.
 #[derive(Debug)]
 pub struct Stopwatch {
-    /// Where the present stretch began.
-    at: Instant,
-    sampled_at: Instant,
+    origin: Instant,
+    /// Where the present stretch began, in nanoseconds since `origin`: it is subtracted from very often.
+    at: u64,
+    sampled_at: u64,
     /// The thread's processor time then.
     sample: Duration,
 }
 
 impl Default for Stopwatch {
     fn default() -> Self {
-        let now = Instant::now();
-        Stopwatch { at: now, sampled_at: now, sample: thread_time() }
+        Stopwatch { origin: Instant::now(), at: 0, sampled_at: 0, sample: thread_time() }
     }
 }
 
 impl Stopwatch {
     /// A stretch begins. What has passed since the last one ended belongs to none. Returns where it begins.
     pub fn begin(&mut self) -> Mark {
-        self.at = Instant::now();
+        self.at = self.nanos();
         self.sample_if_old();
         Mark { at: self.at, sample: self.sample }
     }
@@ -63,15 +63,16 @@ impl Stopwatch {
     /// A stretch ends and the next one begins. Returns the processor time of the one that ends.
     #[inline]
     pub fn split(&mut self) -> Duration {
-        let began = std::mem::replace(&mut self.at, Instant::now());
-        let lasted = self.at - began;
+        let now = self.nanos();
+        let lasted = Duration::from_nanos(now - std::mem::replace(&mut self.at, now));
         let before = self.sample;
         if self.sample_if_old() { lasted.min(self.sample.saturating_sub(before)) } else { lasted }
     }
 
     /// How long ago this was when the present stretch began.
+    #[inline]
     pub fn since(&self, mark: &Mark) -> Duration {
-        self.at - mark.at
+        Duration::from_nanos(self.at - mark.at)
     }
 
     /// The processor time from there to where the present stretch began.
@@ -84,8 +85,14 @@ impl Stopwatch {
         lasted.min(self.sample.saturating_sub(mark.sample))
     }
 
+    #[inline]
+    fn nanos(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+
+    #[inline]
     fn sample_if_old(&mut self) -> bool {
-        let old = self.at - self.sampled_at >= SAMPLE_AFTER;
+        let old = self.at - self.sampled_at >= SAMPLE_AFTER.as_nanos() as u64;
         if old {
             (self.sampled_at, self.sample) = (self.at, thread_time());
         }
@@ -96,7 +103,7 @@ impl Stopwatch {
 /// A point in time that a [`Stopwatch`] has been at.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
-    at: Instant,
+    at: u64,
     sample: Duration,
 }
 

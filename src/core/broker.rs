@@ -307,6 +307,7 @@ impl Broker {
     }
 
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
+    #[inline]
     pub fn wants_read(&self, key: ChildKey) -> bool {
         self.children.get(key).is_some_and(Child::wants_read)
     }

@@ -225,6 +225,7 @@ impl Conn {
 
     /// One write of `bytes`, as far as the socket and the rest of this turn's share, `left`, allow. After a refused
     /// one, a writable edge follows.
+    #[inline]
     pub fn flush_some(&mut self, registry: &Registry, bytes: &[u8], left: &mut usize) -> io::Result<Flush> {
         if self.blocked {
             return Ok(Flush::Done);
