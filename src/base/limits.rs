@@ -31,6 +31,18 @@ pub const FRAGMENT_MIN: usize = 16 * 1024;
 pub const INTAKE_FREE: usize = 8 * 1024;
 /// A request that has come in part and no further for this many milliseconds, while others wait for room, is given up.
 pub const INTAKE_PATIENCE: u64 = 5_000;
+/// Eighths of `memory_max` from which on a lane is not read whose long reply is not taken. It is read again below one less.
+pub const STANDING_SHORT: usize = 6;
+/// Bytes that a child may leave unread all the same: so that it always has something to take.
+pub const STANDING_UNREAD: usize = BULK_MIN;
+/// Requests behind the reply that are looked at: where there are more, somebody's short one is among them.
+pub const STANDING_BEHIND: usize = 64;
+/// So many lanes for what is short may stand still at once, each with another in its place.
+pub const STANDING_LANES: usize = 4;
+/// Milliseconds in which whoever has a lane stand still must take `STANDING_TAKES_MIN` bytes.
+pub const STANDING_PATIENCE: u64 = 5_000;
+/// See [`STANDING_PATIENCE`].
+pub const STANDING_TAKES_MIN: u64 = 64 * 1024;
 /// Unread replies, bytes, above which a child's requests no longer run: it must read replies first.
 pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of requests still read from such a child. Clients write a whole pipeline before they read a reply; if the pipeline

@@ -18,6 +18,7 @@ use crate::core::memory::Trim;
 use crate::core::request::flow::Roster;
 use crate::core::request::run::ForBroker;
 use crate::core::shared::Shared;
+use crate::core::standing::LaneReading;
 use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::resp::{Frames, Scanner};
@@ -139,6 +140,7 @@ impl Broker {
             self.deliver_notices();
             return true;
         }
+        self.shared.resume_standing(&self.children);
         self.go_on_delivering() || self.enforce_memory()
     }
 
@@ -301,9 +303,10 @@ impl Broker {
         self.shared.connections.take_dirty(into);
     }
 
-    /// Moves the keys of children that may be read again into `into`.
-    pub fn take_resumed(&mut self, into: &mut Vec<ChildKey>) {
-        into.append(&mut self.shared.env.resumed);
+    /// Moves the keys of those that may be read again into `children` and `lanes`.
+    pub fn take_resumed(&mut self, children: &mut Vec<ChildKey>, lanes: &mut Vec<LaneKey>) {
+        children.append(&mut self.shared.env.resumed);
+        self.shared.connections.standing_mut().take_resumed(lanes);
     }
 
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.
@@ -312,9 +315,10 @@ impl Broker {
         self.children.get(key).is_some_and(Child::wants_read)
     }
 
-    /// Whether the driver may read from this lane now. If not, it asks again in the next turn.
-    pub fn wants_lane_read(&self, key: LaneKey) -> bool {
-        !self.shared.hubs.is_delivering_of(key) && !self.shared.connections.has_unread(key)
+    /// When the driver may read from this lane.
+    #[inline]
+    pub fn lane_reading(&self, key: LaneKey) -> LaneReading {
+        self.shared.lane_reading(key)
     }
 
     /// Whether bytes of this child could be of use at all, however much it has to run.

@@ -152,6 +152,7 @@ impl Broker {
         self.close_orphaned_waits();
         self.shared.repeat_canaries();
         self.shared.live_hubs().check();
+        self.shared.look_after_standing(&mut self.children);
         self.shared.check_stalls();
         self.shared.close_idle_lanes();
         self.shared.replace_old_lanes();

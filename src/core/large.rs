@@ -110,6 +110,8 @@ impl Broker {
             let child = lane.front().filter(|_| large.passing == Passing::ToChild).map(|slot| slot.child);
             if let Some(child) = child.and_then(|child| self.children.get_mut(child)) {
                 self.shared.give_part(child, part);
+                let child = child.key();
+                self.shared.stand_still_if_short(&self.children, key, child);
             }
             return false;
         }

@@ -5,6 +5,7 @@ mod busy;
 mod fan_in;
 mod lanes;
 mod refusals;
+mod standing;
 mod turns;
 mod users;
 

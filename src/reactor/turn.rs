@@ -9,7 +9,7 @@ use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::{Action, ChildKey, LaneKey};
+use crate::core::{Action, ChildKey, LaneKey, LaneReading};
 use crate::transport::conn::{Fill, Flush};
 use mio::Events;
 use mio::event::Event;
@@ -33,6 +33,7 @@ pub(super) struct WorkLists {
     late_children: Vec<ChildKey>,
     /// Filled by the core, and kept for its capacity.
     resumed: Vec<ChildKey>,
+    resumed_lanes: Vec<LaneKey>,
 }
 
 impl WorkLists {
@@ -190,7 +191,7 @@ impl Loop {
         for _ in 1..limits::LANE_READS {
             let Some(link) = self.links.get(key).filter(|link| link.conn.unread()) else { return };
             let Owner::Lane(lane) = link.owner else { return };
-            if !self.core.wants_lane_read(lane) || self.pace.has_lasted(limits::TURN_LANES) {
+            if self.core.lane_reading(lane) != LaneReading::Now || self.pace.has_lasted(limits::TURN_LANES) {
                 return;
             }
             self.read(key);
@@ -224,10 +225,12 @@ impl Loop {
                 return;
             }
         }
-        if let Owner::Lane(lane) = owner
-            && !self.core.wants_lane_read(lane)
-        {
-            return self.list(key);
+        if let Owner::Lane(lane) = owner {
+            match self.core.lane_reading(lane) {
+                LaneReading::Now => {}
+                LaneReading::NextTurn => return self.list(key),
+                LaneReading::WhenResumed => return,
+            }
         }
         if link.hands_over && self.handed.is_full() {
             return self.list(key);
@@ -331,19 +334,30 @@ impl Loop {
         any
     }
 
-    /// Children that may be read again and have input are read in the next turn.
+    /// Children and lanes that may be read again and have input are read in the next turn.
     fn list_resumed(&mut self) {
-        let mut resumed = std::mem::take(&mut self.work.resumed);
-        self.core.take_resumed(&mut resumed);
-        for child in resumed.drain(..) {
+        let mut children = std::mem::take(&mut self.work.resumed);
+        let mut lanes = std::mem::take(&mut self.work.resumed_lanes);
+        self.core.take_resumed(&mut children, &mut lanes);
+        for child in children.drain(..) {
             let Some(link) = self.core.child_link(child) else { continue };
-            if let Some(local) = local_of(link) {
-                self.local_resumed(local);
-            } else if self.links.get(key_of(link)).is_some_and(|link| link.conn.unread()) {
-                self.list(key_of(link));
+            match local_of(link) {
+                Some(local) => self.local_resumed(local),
+                None => self.list_unread(key_of(link)),
             }
         }
-        self.work.resumed = resumed;
+        for lane in lanes.drain(..) {
+            if let Some(link) = self.core.lane_link(lane) {
+                self.list_unread(key_of(link));
+            }
+        }
+        (self.work.resumed, self.work.resumed_lanes) = (children, lanes);
+    }
+
+    fn list_unread(&mut self, key: Key<Link>) {
+        if self.links.get(key).is_some_and(|link| link.conn.unread()) {
+            self.list(key);
+        }
     }
 
     /// Returns whether there was anything to do.

@@ -14,6 +14,7 @@ pub(crate) enum CloseReason<'a> {
     ReplyCutShort,
     MessageTooLong,
     StandsStill,
+    TakesNothing,
     TimedOut(&'static str),
     DrainTimedOut,
     Protocol(&'a str),
@@ -52,6 +53,11 @@ impl CloseReason<'_> {
             CloseReason::StandsStill => {
                 log::warn!(
                     "memory_max: closing child {label}, whose request stands still while others wait to be read"
+                );
+            }
+            CloseReason::TakesNothing => {
+                log::warn!(
+                    "memory_max: closing child {label}, which does not take its reply while others wait for theirs"
                 );
             }
             CloseReason::TimedOut(setting) => log::warn!("{setting}: closing child {label}"),

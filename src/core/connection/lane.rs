@@ -109,6 +109,8 @@ pub struct Lane {
     inbox: Inbox<ReplyScanner>,
     /// That reply, if it is taken in parts.
     large: Option<Large>,
+    /// It has stood still for a reader since it was idle last.
+    slow: bool,
     /// The replies withheld here are older than every slot in `out`.
     canaries: Canaries,
     record: LaneRecord,
@@ -131,6 +133,7 @@ impl Lane {
             out: Pipeline::default(),
             inbox: Inbox::default(),
             large: None,
+            slow: false,
             canaries: Canaries::default(),
             record: LaneRecord { last_reply: now, last_used: now, ..LaneRecord::default() },
             front_since: now,
@@ -168,8 +171,28 @@ impl Lane {
         }
     }
 
+    /// It stands still for a reader, and may again: what is short keeps off it until it is idle.
+    pub(super) fn set_slow(&mut self) {
+        self.slow = true;
+    }
+
+    /// Whether it takes no request that is expected to be short, though it is there for such.
+    pub(super) fn is_kept_from_others(&self) -> bool {
+        self.slow && self.is_shared() && !self.carries_bulk()
+    }
+
+    /// Whether requests that are expected to be short may be put on it.
     #[inline]
-    fn end_wait(&mut self) {
+    pub(super) fn is_open(&self) -> bool {
+        !self.slow && !self.is_detached()
+    }
+
+    /// What keeps others off it may have left.
+    #[inline]
+    fn reopen(&mut self) {
+        if self.slow && self.out.is_idle() {
+            self.slow = false;
+        }
         if let RoleData::Shared { detached, .. } = &mut self.role
             && *detached
         {
@@ -179,7 +202,13 @@ impl Lane {
 
     /// Whether it is a shared lane that takes such requests of its children.
     pub(super) fn takes(&self, wanted: Traffic) -> bool {
-        matches!(self.role, RoleData::Shared { detached: false, surplus: false, traffic } if traffic == wanted)
+        (!self.slow || wanted == Traffic::Bulk)
+            && matches!(self.role, RoleData::Shared { detached: false, surplus: false, traffic } if traffic == wanted)
+    }
+
+    /// Whether it carries what is long.
+    pub(crate) fn carries_bulk(&self) -> bool {
+        matches!(self.role, RoleData::Shared { traffic: Traffic::Bulk, .. })
     }
 
     /// Whether it carries transactions, one at a time: it writes no further one before the MULTI for that is accepted.
@@ -448,7 +477,7 @@ impl Lane {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         let slot = self.out.take_answered();
-        self.end_wait();
+        self.reopen();
         slot
     }
 
@@ -539,14 +568,14 @@ impl Lane {
     /// The connection is gone: takes what may have left. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
-        self.end_wait();
+        self.reopen();
         // Replies without proof are none.
         self.canaries.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
     }
 
     pub(crate) fn take_all(&mut self) -> Vec<Slot> {
         let slots = self.out.take_all();
-        self.end_wait();
+        self.reopen();
         slots
     }
 
@@ -560,7 +589,7 @@ impl Lane {
         {
             expired.extend(self.out.take_unwritten(|slot, _| slot));
         }
-        self.end_wait();
+        self.reopen();
         expired
     }
 

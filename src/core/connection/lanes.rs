@@ -7,6 +7,7 @@ use crate::core::connection::Connections;
 use crate::core::connection::canary::CANARY;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::connection::standing::{Standing, StandingLanes};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey};
 use crate::core::notice::{ChildNotice, Notice};
@@ -180,6 +181,36 @@ impl Connections {
 
     pub(crate) fn is_any_unread(&self) -> bool {
         !self.unread.is_empty()
+    }
+
+    pub(crate) fn standing(&self) -> &StandingLanes {
+        &self.standing
+    }
+
+    pub(crate) fn standing_mut(&mut self) -> &mut StandingLanes {
+        &mut self.standing
+    }
+
+    /// The lane is not to be read, and takes no request that is expected to be short.
+    pub(crate) fn stand_still(&mut self, key: LaneKey, why: Standing) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.set_slow();
+            self.standing.begin(key, why);
+        }
+    }
+
+    /// Lanes that stand still are not silent: nobody listens.
+    pub(crate) fn excuse_standing(&mut self, now: Millis) {
+        for key in self.standing.keys() {
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.note_input(now);
+            }
+        }
+    }
+
+    /// How many lanes have another in their place for what is short.
+    pub(crate) fn kept_from_others(&self) -> usize {
+        self.lanes.iter().filter(|(_, lane)| lane.is_kept_from_others()).count()
     }
 
     pub(crate) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {

@@ -15,6 +15,7 @@ pub(crate) mod pools;
 pub(crate) mod role;
 pub(crate) mod shortage;
 pub(crate) mod slot;
+pub(crate) mod standing;
 
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
@@ -22,6 +23,7 @@ use crate::base::limits;
 use crate::command::{CommandId, NO_COMMAND};
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
+use crate::core::connection::standing::StandingLanes;
 use crate::core::keys::{ChildKey, LaneKey, LaneName, PoolId, PoolKey};
 use crate::resp::{ReplyScanner, SharedScanner};
 use std::collections::{HashMap, VecDeque};
@@ -37,6 +39,7 @@ pub(crate) struct Connections {
     dirty: Vec<LaneKey>,
     /// Lanes with replies that have been read and not taken.
     unread: VecDeque<LaneKey>,
+    standing: StandingLanes,
     /// Bytes that a lane may have to write before children wait.
     window: usize,
     /// Children with `Hold::WriteLane`.
@@ -55,6 +58,7 @@ impl Default for Connections {
             capacity: Capacity::default(),
             dirty: Vec::new(),
             unread: VecDeque::new(),
+            standing: StandingLanes::default(),
             window: limits::LANE_WINDOW,
             lane_waiters: Vec::new(),
             scanner: None,

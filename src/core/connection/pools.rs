@@ -94,7 +94,7 @@ impl Connections {
         if traffic == Traffic::Ordinary
             && lanes_max == 1
             && let [only] = self.pool(id).shared[..]
-            && !self.known(only).is_none_or(Lane::is_detached)
+            && self.known(only).is_some_and(Lane::is_open)
         {
             return only;
         }
@@ -108,9 +108,9 @@ impl Connections {
     /// The shared lane with the least waiting on it; a new one while all are busy and fewer than `lanes_max`.
     #[inline(never)]
     fn least_busy_lane(&mut self, id: PoolId, lanes_max: usize, now: Millis) -> LaneKey {
-        // One that took the place of a detached lane rests when that is back.
+        // One that took the place of a detached or a slow lane rests when that is back.
         let shared = self.pool(id).shared.iter().filter_map(|key| Some((*key, self.lanes.get(*key)?)));
-        let usable = shared.filter(|(_, lane)| !lane.is_detached()).take(lanes_max);
+        let usable = shared.filter(|(_, lane)| lane.is_open()).take(lanes_max);
         let (mut count, mut best) = (0, None);
         for (key, lane) in usable {
             count += 1;
@@ -150,7 +150,7 @@ impl Connections {
         let (mut best, mut dormant, mut count, mut opens): (Option<(LaneKey, usize)>, _, _, _) =
             (None, None, 0, false);
         for key in &self.pool(id).blocks {
-            let Some(lane) = self.lanes.get(*key).filter(|lane| !lane.is_detached()) else { continue };
+            let Some(lane) = self.lanes.get(*key).filter(|lane| lane.is_open()) else { continue };
             if lane.is_ready() && lane.is_idle() {
                 return *key;
             }

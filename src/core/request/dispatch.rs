@@ -280,8 +280,14 @@ impl Shared {
         id: CommandId,
         len: usize,
     ) -> Result<LaneKey, Flow> {
-        let heavy = child.sent().expects_heavy(id, len) || child.sent().is_new() && self.was_heavy(child, id);
+        let heavy = self.expects_heavy(child, id, len);
         self.lane_for(child, if heavy { Traffic::Bulk } else { Traffic::Ordinary })
+    }
+
+    /// Whether this request, or the reply to it, is expected to be long.
+    #[inline(always)]
+    pub(crate) fn expects_heavy(&mut self, child: &Child, id: CommandId, len: usize) -> bool {
+        child.sent().expects_heavy(id, len) || child.sent().is_new() && self.was_heavy(child, id)
     }
 
     #[inline(never)]

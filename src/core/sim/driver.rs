@@ -9,6 +9,7 @@ use crate::base::clock::Millis;
 use crate::core::action::Action;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::standing::LaneReading;
 
 /// A turn that does not end in so many rounds never would: through a socket that holds one byte, what many children
 /// have asked takes tens of thousands.
@@ -89,7 +90,8 @@ impl Sim {
 
     fn arm_resumed(&mut self) {
         let mut resumed = Vec::new();
-        self.broker.take_resumed(&mut resumed);
+        // Every lane is looked at again anyway.
+        self.broker.take_resumed(&mut resumed, &mut Vec::new());
         let links = resumed.into_iter().filter_map(|key| self.broker.child_link(key));
         links.for_each(|link| self.peers[link].armed = true);
     }
@@ -330,7 +332,8 @@ impl Sim {
             return false;
         }
         let lane = conn.lane;
-        if self.broker.lane_link(lane) != Some(link) {
+        let stands_still = self.broker.lane_reading(lane) == LaneReading::WhenResumed;
+        if self.broker.lane_link(lane) != Some(link) || stands_still {
             return false;
         }
         let count = conn.to_broker.len().min(limit);
