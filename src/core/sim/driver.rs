@@ -69,7 +69,7 @@ impl Sim {
         let mut children: Vec<ChildKey> = freed.collect();
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "a turn of the broker never ends");
-            while self.broker.run() {}
+            self.run();
             self.arm_resumed();
             let mut moved = self.carry_out_actions();
             self.broker.take_dirty_lanes(&mut late);
@@ -86,6 +86,20 @@ impl Sim {
             any = true;
         }
         any || self.broker.has_work()
+    }
+
+    /// Lets the broker go on with what it has put off. Replies that it had left may be the end of a connection, or its beginning.
+    fn run(&mut self) {
+        let has_left = |conn: &Conn| self.broker.shared.connections.has_unread(conn.lane);
+        let left =
+            self.conns.iter().filter(|(_, conn)| has_left(conn)).map(|(link, conn)| (*link, conn.lane));
+        let left: Vec<(usize, LaneKey)> = left.collect();
+        let leaves = self.broker.shared.control.is_leaving();
+        while self.broker.run() {}
+        for (link, lane) in left {
+            let is_control = self.conns.get(&link).is_some_and(|conn| conn.role == LaneRole::Control);
+            self.note_end(link, lane, &[], is_control && leaves);
+        }
     }
 
     fn arm_resumed(&mut self) {
