@@ -6,7 +6,7 @@ pub const CHILD_ID_BASE: std::ops::Range<u64> = 1 << 40..(1 << 46) - (1 << 40);
 /// Bytes read from one socket in one turn. One shared buffer of this size serves every read.
 pub const READ_TURN: usize = 64 * 1024;
 /// Reads of one lane in one turn, if each finds as much as it takes.
-pub const LANE_READS: usize = 128;
+pub const LANE_READS: usize = 32;
 /// Connections accepted from one listener in one turn, so that a connect storm leaves room for traffic.
 pub const ACCEPT_TURN: usize = 256;
 /// Sockets taken from adopted children in one turn, for the same reason.
@@ -215,18 +215,17 @@ pub const REFUSED_LOG_INTERVAL: u64 = 10_000;
 pub const WRITE_TURN: usize = 256 * 1024;
 /// Events taken from the poll in one turn; more wait in the kernel for the next.
 pub const EVENTS_TURN: usize = 1024;
-/// Milliseconds since its beginning after which a turn reads no further lane, so that children have their part of the time. It
-/// is the largest part: what stands on a lane stands before many, and somebody's unread megabytes may be in front.
-pub const TURN_LANES: u64 = 5;
+/// Milliseconds since its beginning after which a turn reads no further lane, so that children have their part of the time.
+pub const TURN_LANES: u64 = 2;
 /// The same for every other socket. What is left of each kind of work stands in
 /// line for the next turn; so nobody waits longer for it than the last of these, and the one step under way.
-pub const TURN_READS: u64 = 6;
+pub const TURN_READS: u64 = 4;
 /// The same for accepting connections.
-pub const TURN_ACCEPTS: u64 = 7;
+pub const TURN_ACCEPTS: u64 = 6;
 /// The same for what the core has put off.
 pub const TURN_RUNS: u64 = 8;
 /// The same for connections to open or close, and for writes.
-pub const TURN_WRITES: u64 = 11;
+pub const TURN_WRITES: u64 = 12;
 /// Pause after an accept failed without descriptors or memory, in milliseconds, unless a connection closes before.
 pub const ACCEPT_PAUSE: u64 = 100;
 /// Reads from one child when a drain begins: more than a socket's buffer holds by default (6 MiB for TCP).
