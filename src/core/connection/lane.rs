@@ -9,7 +9,7 @@ use crate::base::pipeline::{Entry, Pipeline};
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData, Traffic};
-use crate::core::connection::slot::{Slot, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
 use crate::resp::{Inbox, ReplyScanner};
@@ -115,7 +115,9 @@ pub struct Lane {
     canaries: Canaries,
     record: LaneRecord,
     front_since: Millis,
-    /// Children that wait until it has less to write.
+    /// Slots of newcomers.
+    newcomers: usize,
+    /// Children that wait until it has less to write, or fewer newcomers.
     held: Vec<ChildKey>,
     /// How much it may have had to write when it last held one back.
     held_window: usize,
@@ -137,6 +139,7 @@ impl Lane {
             canaries: Canaries::default(),
             record: LaneRecord { last_reply: now, last_used: now, ..LaneRecord::default() },
             front_since: now,
+            newcomers: 0,
             held: Vec::new(),
             held_window: limits::LANE_WINDOW,
             dirty: false,
@@ -389,11 +392,13 @@ impl Lane {
     #[inline]
     pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, now: Millis) {
         self.begin_push(now);
+        self.newcomers += usize::from(slot.flags.has(SlotFlags::NEWCOMER));
         self.out.push(bytes, |end| Slot { end, stamp: now as u32, ..slot });
     }
 
     pub(super) fn push_fragment(&mut self, request: Fragment, slot: Slot, now: Millis) {
         self.begin_push(now);
+        self.newcomers += usize::from(slot.flags.has(SlotFlags::NEWCOMER));
         self.out.push_fragment(request, |end| Slot { end, stamp: now as u32, ..slot });
     }
 
@@ -477,6 +482,7 @@ impl Lane {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         let slot = self.out.take_answered();
+        self.newcomers -= usize::from(slot.is_some_and(|slot| slot.flags.has(SlotFlags::NEWCOMER)));
         self.reopen();
         slot
     }
@@ -484,7 +490,9 @@ impl Lane {
     /// Takes the slot whose request has left in part. The rest of it goes with the connection.
     pub(crate) fn take_half_written(&mut self) -> Option<Slot> {
         let of_a_child = self.front().is_some_and(|slot| !slot.kind.is_own());
-        if self.has_written() && of_a_child { self.out.take_front() } else { None }
+        let slot = if self.has_written() && of_a_child { self.out.take_front() } else { None };
+        self.count_newcomers();
+        slot
     }
 
     /// Whether nothing is waiting: no slot, written or not, and no reply for its canary.
@@ -526,6 +534,21 @@ impl Lane {
         full
     }
 
+    /// Whether a newcomer has to wait until fewer requests of such are on the lane: each may have megabytes of a reply, which
+    /// stand before everybody.
+    pub(super) fn holds_newcomer(&mut self, child: ChildKey) -> bool {
+        let full = self.newcomers >= limits::LANE_NEWCOMERS;
+        if full {
+            self.held.push(child);
+        }
+        full
+    }
+
+    fn count_newcomers(&mut self) {
+        let new = |slot: &&Slot| slot.flags.has(SlotFlags::NEWCOMER);
+        self.newcomers = self.out.entries().iter().filter(new).count();
+    }
+
     #[cfg(test)]
     pub(crate) fn held(&self) -> &[ChildKey] {
         &self.held
@@ -536,7 +559,9 @@ impl Lane {
     }
 
     pub(super) fn has_room_for_held(&self) -> bool {
-        !self.held.is_empty() && self.out.bytes().len() < self.held_window / 2
+        !self.held.is_empty()
+            && self.out.bytes().len() < self.held_window / 2
+            && self.newcomers <= limits::LANE_NEWCOMERS / 2
     }
 
     pub(super) fn outgoing(&self) -> &[u8] {
@@ -568,6 +593,7 @@ impl Lane {
     /// The connection is gone: takes what may have left. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
+        self.count_newcomers();
         self.reopen();
         // Replies without proof are none.
         self.canaries.take_withheld().into_iter().map(|withheld| withheld.slot).chain(written).collect()
@@ -575,6 +601,7 @@ impl Lane {
 
     pub(crate) fn take_all(&mut self) -> Vec<Slot> {
         let slots = self.out.take_all();
+        self.count_newcomers();
         self.reopen();
         slots
     }
@@ -589,6 +616,7 @@ impl Lane {
         {
             expired.extend(self.out.take_unwritten(|slot, _| slot));
         }
+        self.count_newcomers();
         self.reopen();
         expired
     }

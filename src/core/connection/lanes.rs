@@ -104,6 +104,11 @@ impl Connections {
         self.known_mut(key).is_some_and(|lane| lane.holds_back(child, window))
     }
 
+    /// Whether a child that has just come has to wait until the lane has fewer requests of such.
+    pub(crate) fn holds_newcomer(&mut self, key: LaneKey, child: ChildKey) -> bool {
+        self.known_mut(key).is_some_and(|lane| lane.holds_newcomer(child))
+    }
+
     /// Bytes that lanes may have to write before children wait.
     pub(crate) fn set_window(&mut self, window: usize) {
         self.window = window;

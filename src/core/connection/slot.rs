@@ -111,6 +111,8 @@ impl SlotFlags {
     pub(crate) const QUEUED: SlotFlags = SlotFlags(16);
     /// Its reply may never come: the command waits for an element, a message or a replica.
     pub(crate) const MAY_WAIT: SlotFlags = SlotFlags(32);
+    /// Of a child that has just come: how long its reply may be nobody knows.
+    pub(crate) const NEWCOMER: SlotFlags = SlotFlags(64);
 
     pub(crate) const fn has(self, flag: SlotFlags) -> bool {
         self.0 & flag.0 != 0

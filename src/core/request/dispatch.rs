@@ -308,7 +308,10 @@ impl Shared {
         } else {
             self.connections.shared_lane(&self.env, pool, traffic)
         };
-        if self.connections.holds_back(key, child.key()) {
+        let new = child.sent().is_new();
+        if self.connections.holds_back(key, child.key())
+            || new && self.connections.holds_newcomer(key, child.key())
+        {
             return Err(Flow::Hold(Hold::LaneFull));
         }
         child.sent_mut().set_lane(key);
@@ -330,6 +333,7 @@ impl Shared {
         let waits_here = kind != SlotKind::Count || !self.carries_topics(lane);
         let writes = self.commands.table().is_some_and(|table| table.is_write(id)) && waits_here;
         let flags = if writes { flags.with(SlotFlags::WRITE) } else { flags };
+        let flags = if child.sent().is_new() { flags.with(SlotFlags::NEWCOMER) } else { flags };
         let (flags, canary) = self.guard(child, lane, kind, flags);
         child.sent_mut().begin();
         // What it publishes itself comes before the reply.

@@ -1,6 +1,8 @@
 //! Who goes on which lane in which order, and the canaries between them.
 
 use super::*;
+use crate::base::limits;
+use crate::core::connection::lane::Lane;
 
 #[test]
 fn a_deep_pipeline_lets_others_in_between() {
@@ -331,4 +333,24 @@ fn a_lost_confirmation_is_not_waited_for() {
         sim.pass(1500);
         assert!(sim.is_closed(child), "{request}");
     }
+}
+
+/// Each of those who have just come may ask for megabytes, before everybody who comes later: few of their requests stand on
+/// a lane at a time, and whoever is known does not wait for the others.
+#[test]
+fn few_requests_of_newcomers_stand_on_a_lane() {
+    let (mut sim, [known]) = Sim::with(&[]);
+    for _ in 0..8 {
+        assert_eq!(sim.ask(known, "GET a"), "$1 a");
+    }
+    let link = sim.link(LaneRole::Shared);
+    sim.silent.push(link);
+    let newcomers: Vec<usize> = (0..limits::LANE_NEWCOMERS * 3).map(|_| sim.child()).collect();
+    newcomers.iter().for_each(|child| sim.send(*child, "GET b\nGET c"));
+    sim.send(known, "GET d");
+    let depth = |sim: &Sim| sim.broker.shared.connections.find(sim.conns[&link].lane).map(Lane::depth);
+    assert_eq!(depth(&sim), Some(limits::LANE_NEWCOMERS + 1));
+    sim.thaw();
+    assert_eq!(sim.received(known), "$1 d");
+    assert!(newcomers.iter().all(|child| sim.received(*child) == "$1 b $1 c"));
 }
