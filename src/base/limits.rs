@@ -35,8 +35,6 @@ pub const INTAKE_PATIENCE: u64 = 5_000;
 pub const STANDING_SHORT: usize = 6;
 /// Bytes that a child may leave unread all the same: so that it always has something to take.
 pub const STANDING_UNREAD: usize = BULK_MIN;
-/// Requests on one lane of children that have just come: how long the replies to them may be nobody knows. The others wait.
-pub const LANE_NEWCOMERS: usize = if cfg!(test) { 12 } else { 64 };
 /// Requests behind the reply that are looked at: where there are more, somebody's short one is among them.
 pub const STANDING_BEHIND: usize = 64;
 /// So many lanes for what is short may stand still at once, each with another in its place.
@@ -45,6 +43,8 @@ pub const STANDING_LANES: usize = 4;
 pub const STANDING_PATIENCE: u64 = 5_000;
 /// See [`STANDING_PATIENCE`].
 pub const STANDING_TAKES_MIN: u64 = 64 * 1024;
+/// Requests on one lane of children that have just come: how long the replies to them may be nobody knows. The others wait.
+pub const LANE_NEWCOMERS: usize = if cfg!(test) { 12 } else { 64 };
 /// Unread replies, bytes, above which a child's requests no longer run: it must read replies first.
 pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of requests still read from such a child. Clients write a whole pipeline before they read a reply; if the pipeline

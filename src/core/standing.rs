@@ -65,6 +65,7 @@ impl Shared {
         self.connections.excuse_standing(now);
         let mut closed = Vec::new();
         for standing in self.connections.standing_mut().iter_mut() {
+            // It may have gone since: then the lane goes on in this turn.
             let Some(child) = children.get(standing.child) else { continue };
             if now.saturating_sub(standing.since) < limits::STANDING_PATIENCE {
                 continue;

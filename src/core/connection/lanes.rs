@@ -207,6 +207,7 @@ impl Connections {
     /// Lanes that stand still are not silent: nobody listens.
     pub(crate) fn excuse_standing(&mut self, now: Millis) {
         for key in self.standing.keys() {
+            // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(key) {
                 lane.note_input(now);
             }
