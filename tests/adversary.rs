@@ -128,30 +128,32 @@ fn a_lease_taken_back_dies_alone() {
     let proxy = Proxy::start(&redis);
     let settings = [("leases_blocking_max", "2"), ("lease_wait_timeout", "15s")];
     let broker = Broker::start_at(proxy.socket(), &settings);
-    let blocked =
-        || upstream_clients(&redis).iter().filter(|client| client.field("flags").contains('b')).count();
+    let blocking = || -> Vec<String> {
+        let clients = upstream_clients(&redis).into_iter();
+        let blocked = clients.filter(|client| client.field("flags").contains('b'));
+        blocked.map(|client| client.field("id").to_owned()).collect()
+    };
+    let blocked = || blocking().len();
     let mut first = broker.connect();
     first.send("BLPOP x 0");
     wait_until("the first blocks", || blocked() == 1);
     let mut second = broker.connect();
     second.send("BLPOP x 0");
     wait_until("the second blocks", || blocked() == 2);
+    let mut leases = blocking();
     proxy.hold("broker-control", true);
     let mut third = broker.connect();
     third.send("BLPOP y 0");
     wait_until("the youngest is unblocked", || blocked() == 1);
+    let kept = blocking();
+    leases.retain(|id| !kept.contains(id));
     redis.ask("RPUSH x for-first");
     assert!(first.read_text().contains("for-first"));
     // The lane of the first goes to the one that waits for y; that of the second rests until the answer comes.
     wait_until("the third blocks", || blocked() == 1);
     redis.ask("RPUSH y for-third");
     assert!(third.read_text().contains("for-third"));
-    let mut direct = redis.connect();
-    for client in support::redis::list_clients(&mut direct) {
-        if client.name() == "broker-lease" && !client.field("flags").contains('b') {
-            direct.ask(&format!("CLIENT KILL ID {}", client.field("id")));
-        }
-    }
+    redis.ask(&format!("CLIENT KILL ID {}", leases[0]));
     wait_until("the second blocks again", || blocked() == 1);
     proxy.hold("broker-control", false);
     redis.ask("RPUSH x for-second");
