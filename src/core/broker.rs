@@ -80,6 +80,7 @@ impl Broker {
                     self.shared.expire_unwritten(key);
                     self.shared.time_out_written(key);
                 }
+                Timer::Held(key) => self.shared.connections.account(&mut self.shared.env, key),
                 Timer::Leases => self.shared.pump_leases(),
                 Timer::Yield => self.shared.serve_waiting(),
                 Timer::Busy => self.shared.busy_timer(),

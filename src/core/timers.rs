@@ -18,6 +18,8 @@ pub(crate) enum Timer {
     Group(GroupKey),
     /// More requests on a lane are overdue than one step tells of.
     Overdue(LaneKey),
+    /// A lane has room for more children than have been let go at once.
+    Held(LaneKey),
     /// Leases could not be opened; they are tried again.
     Leases,
     /// A shared lane may now be asked to yield.

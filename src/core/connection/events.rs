@@ -4,7 +4,6 @@
 use crate::core::broker::Broker;
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::lane::{Lane, LaneState};
-use crate::core::connection::lanes::account;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
 use crate::core::shared::Shared;
@@ -120,11 +119,9 @@ impl Broker {
     pub fn lane_flushed(&mut self, key: LaneKey) {
         let Shared { connections, env, .. } = &mut self.shared;
         // It may have failed in writing.
-        if let Some(lane) = connections.find_mut(key) {
-            account(env, lane);
-            if lane.is_yielding() {
-                connections.finish_yield(env, key);
-            }
+        connections.account(env, key);
+        if connections.find(key).is_some_and(Lane::is_yielding) {
+            connections.finish_yield(env, key);
         }
         self.deliver_notices();
     }

@@ -13,6 +13,7 @@ use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
 use crate::resp::{Inbox, ReplyScanner};
+use std::collections::VecDeque;
 
 /// Where the lane's connection stands, with what it has there. "Counted" means against `upstream_connections_max`.
 #[derive(Debug)]
@@ -118,7 +119,7 @@ pub struct Lane {
     /// Slots of newcomers.
     newcomers: usize,
     /// Children that wait until it has less to write, or fewer newcomers.
-    held: Vec<ChildKey>,
+    held: VecDeque<ChildKey>,
     /// How much it may have had to write when it last held one back.
     held_window: usize,
     dirty: bool,
@@ -140,7 +141,7 @@ impl Lane {
             record: LaneRecord { last_reply: now, last_used: now, ..LaneRecord::default() },
             front_since: now,
             newcomers: 0,
-            held: Vec::new(),
+            held: VecDeque::new(),
             held_window: limits::LANE_WINDOW,
             dirty: false,
             footprint: 0,
@@ -529,7 +530,7 @@ impl Lane {
         let full = self.out.bytes().len() >= window;
         if full {
             self.held_window = window;
-            self.held.push(child);
+            self.held.push_back(child);
         }
         full
     }
@@ -539,7 +540,7 @@ impl Lane {
     pub(super) fn holds_newcomer(&mut self, child: ChildKey) -> bool {
         let full = self.newcomers >= limits::LANE_NEWCOMERS;
         if full {
-            self.held.push(child);
+            self.held.push_back(child);
         }
         full
     }
@@ -550,12 +551,13 @@ impl Lane {
     }
 
     #[cfg(test)]
-    pub(crate) fn held(&self) -> &[ChildKey] {
+    pub(crate) fn held(&self) -> &VecDeque<ChildKey> {
         &self.held
     }
 
-    pub(crate) fn take_held(&mut self) -> Vec<ChildKey> {
-        std::mem::take(&mut self.held)
+    /// So many of those whom it holds back, the first ones.
+    pub(crate) fn take_held(&mut self, max: usize) -> impl Iterator<Item = ChildKey> {
+        self.held.drain(..max.min(self.held.len()))
     }
 
     pub(super) fn has_room_for_held(&self) -> bool {

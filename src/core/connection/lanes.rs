@@ -2,6 +2,7 @@
 //! of lanes to be written; never how a lane gets its connection.
 
 use crate::base::clock::Millis;
+use crate::base::limits;
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
 use crate::core::connection::canary::CANARY;
@@ -11,6 +12,7 @@ use crate::core::connection::standing::{Standing, StandingLanes};
 use crate::core::env::Env;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey};
 use crate::core::notice::{ChildNotice, Notice};
+use crate::core::timers::Timer;
 use crate::resp::{Frames, ReplyScanner};
 
 impl Connections {
@@ -134,6 +136,7 @@ impl Connections {
     pub(crate) fn account(&mut self, env: &mut Env, key: LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
             account(env, lane);
+            let_held_go(env, key, lane);
         }
     }
 
@@ -159,6 +162,7 @@ impl Connections {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.inbox_mut().end(frames, &mut self.scanner, &mut env.spares);
             account(env, lane);
+            let_held_go(env, key, lane);
         }
     }
 
@@ -250,20 +254,28 @@ impl Connections {
     /// Children that wait for full lanes look at their requests afresh: there is another answer now.
     pub(crate) fn lift_all_held(&mut self, env: &mut Env) {
         for key in self.lanes.keys() {
-            let held = self.lanes.get_mut(key).map(Lane::take_held);
-            lift(env, held.unwrap_or_default());
+            let held = self.lanes.get_mut(key).map(|lane| lane.take_held(usize::MAX));
+            lift(env, held.into_iter().flatten());
         }
     }
 }
 
 pub(super) fn account(env: &mut Env, lane: &mut Lane) {
     lane.account(&mut env.memory);
+}
+
+/// Lets go as many as a lane has room for, if each has one request. Some of them may have nothing for it any more: the next
+/// ones are let go with the next reply, and when time is told next.
+pub(super) fn let_held_go(env: &mut Env, key: LaneKey, lane: &mut Lane) {
     if lane.has_room_for_held() {
-        lift(env, lane.take_held());
+        lift(env, lane.take_held(limits::LANE_NEWCOMERS / 2));
+        if lane.has_room_for_held() {
+            env.timers.arm(env.now, Timer::Held(key));
+        }
     }
 }
 
-pub(super) fn lift(env: &mut Env, held: Vec<ChildKey>) {
+pub(super) fn lift(env: &mut Env, held: impl Iterator<Item = ChildKey>) {
     for child in held {
         env.notify(Notice::Child(child, ChildNotice::Lift(Hold::LaneFull)));
     }

@@ -8,7 +8,7 @@ use crate::core::action::Action;
 use crate::core::connection::Connections;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::{Lane, LaneState};
-use crate::core::connection::lanes::{account, lift};
+use crate::core::connection::lanes::{account, let_held_go, lift};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::env::Env;
@@ -171,6 +171,7 @@ impl Connections {
         let link = lane.link();
         lane.forget_connection();
         account(env, lane);
+        let_held_go(env, key, lane);
         self.change_state(key, LaneState::Dormant);
         self.capacity.changed = true;
         if let Some(at) = env.actions.iter().position(|action| *action == Action::Connect(key)) {
@@ -201,7 +202,7 @@ impl Connections {
         self.capacity.leave(key, lane.role(), lane.state());
         self.pool_mut(lane.pool()).forget(key);
         env.memory -= lane.footprint();
-        lift(env, lane.take_held());
+        lift(env, lane.take_held(usize::MAX));
         // Replies that were overdue will not come any more: nothing has to wait for them.
         let overdue = lane.take_written().into_iter().chain(lane.take_all());
         for slot in overdue.filter(Slot::is_timed_out) {

@@ -354,3 +354,32 @@ fn few_requests_of_newcomers_stand_on_a_lane() {
     assert_eq!(sim.received(known), "$1 d");
     assert!(newcomers.iter().all(|child| sim.received(*child) == "$1 b $1 c"));
 }
+
+/// Those who wait for a lane are let go a few at a time: all of them at once would mostly wait again. The first ones may have
+/// nothing for it any more.
+#[test]
+fn newcomers_are_let_go_a_few_at_a_time() {
+    let (mut sim, [first]) = Sim::with(&[]);
+    assert_eq!(sim.ask(first, "GET a"), "$1 a");
+    let link = sim.link(LaneRole::Shared);
+    let lane = sim.conns[&link].lane;
+    sim.silent.push(link);
+    let newcomers: Vec<usize> = (0..limits::LANE_NEWCOMERS * 6).map(|_| sim.child()).collect();
+    newcomers.iter().for_each(|child| sim.send(*child, "GET b"));
+    let held = |sim: &Sim| sim.broker.shared.connections.find(lane).map(|lane| lane.held().len());
+    assert_eq!(held(&sim), Some(limits::LANE_NEWCOMERS * 5));
+    let (gone, left) = newcomers[limits::LANE_NEWCOMERS..].split_at(limits::LANE_NEWCOMERS * 2);
+    gone.iter().for_each(|child| sim.kill(*child));
+    for _ in 0..limits::LANE_NEWCOMERS / 2 {
+        assert_eq!(held(&sim), Some(limits::LANE_NEWCOMERS * 5));
+        sim.answer_next(link, b"$1\r\nb\r\n");
+    }
+    let part = limits::LANE_NEWCOMERS / 2;
+    for left in [9, 8, 7, 6, 5, 5] {
+        assert_eq!(held(&sim), Some(part * left));
+        sim.pass(1);
+    }
+    sim.thaw();
+    assert_eq!(held(&sim), Some(0));
+    assert!(left.iter().all(|child| sim.received(*child) == "$1 b"));
+}
