@@ -100,6 +100,11 @@ pub const HEAVY_MEMORY: u64 = 60_000;
 /// Bytes of replies that the requests of one child on a lane may be expected to have: while these pass, nothing behind them
 /// does.
 pub const CHILD_WINDOW: u32 = 1024 * 1024;
+/// Requests on a shared lane above which each child has at most `LANE_SHARE` of them: who has only one waits for all of them.
+/// So many for each millisecond that the upstream is away: fewer would leave it idle.
+pub const LANE_DEEP: usize = if cfg!(test) { 48 } else { 1024 };
+/// See [`LANE_DEEP`]. Twice what a turn runs: when half of them are answered, a turn follows.
+pub const LANE_SHARE: u32 = if cfg!(test) { 4 } else { 64 };
 /// Requests in flight of a child of which no reply is known.
 pub const WINDOW_FIRST: u32 = 4;
 /// Requests in flight beyond which nothing is counted: as many of the smallest replies fill `CHILD_WINDOW`.

@@ -422,11 +422,8 @@ impl Shared {
             self.end_lease_if_done(child);
         }
         match child.hold() {
-            Hold::InFlightMax => {
-                let max = child.in_flight_max(self.env.settings.child_in_flight_max);
-                if child.sent().in_flight() <= max * 3 / 4 {
-                    self.lift(child);
-                }
+            Hold::InFlightMax if child.sent().in_flight() <= self.in_flight_max(child) / 2 => {
+                self.lift(child);
             }
             // What is only overdue may be no hindrance, and has a timer if it is.
             Hold::OwnReplies if child.sent().in_flight() == 0 => self.lift(child),

@@ -11,7 +11,8 @@ use crate::core::keys::{GroupKey, LaneKey, LeaseKind};
 pub(crate) enum Hold {
     #[default]
     None,
-    /// `child_in_flight_max` of its requests are upstream.
+    /// As many of its requests are upstream as may be: `child_in_flight_max`, what its replies leave room for, or its share of
+    /// a deep lane.
     InFlightMax,
     /// Its earlier requests must be answered first: this one goes another way.
     OwnReplies,

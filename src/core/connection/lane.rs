@@ -84,6 +84,8 @@ pub(crate) struct LaneRecord {
     pub connected_at: Millis,
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
     pub last_reply: Millis,
+    /// Milliseconds that the fastest reply took: at least the way there and back.
+    pub fastest_reply: u32,
     /// When it was last given a request, or to a child.
     pub last_used: Millis,
     /// A reply has come on this connection: the upstream works, dialling again needs no delay.
@@ -362,7 +364,7 @@ impl Lane {
         self.set_state(LaneState::Ready { link });
         let record = &mut self.record;
         (record.upstream_id, record.connected_at, record.has_replied) = (id, now, false);
-        (record.last_reply, record.last_used) = (now, now);
+        (record.last_reply, record.last_used, record.fastest_reply) = (now, now, u32::MAX);
     }
 
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
@@ -476,6 +478,7 @@ impl Lane {
         let is_proven = self.withheld().is_empty();
         let slot = self.pop()?;
         self.record.has_replied = true;
+        self.record.fastest_reply = self.record.fastest_reply.min((now as u32).wrapping_sub(slot.stamp));
         let front_since = std::mem::replace(&mut self.front_since, now);
         Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
     }
@@ -520,6 +523,13 @@ impl Lane {
 
     pub(crate) fn depth(&self) -> usize {
         self.out.entries().len()
+    }
+
+    /// Whether so much stands on it that children have no more than a share of it.
+    #[inline]
+    pub(crate) fn is_deep(&self) -> bool {
+        let away = self.record.fastest_reply.max(1) as usize;
+        self.depth() >= limits::LANE_DEEP.saturating_mul(away)
     }
 
     pub(crate) fn has_written(&self) -> bool {

@@ -9,6 +9,7 @@ use crate::core::child::front::Progress;
 use crate::core::child::hold::Hold;
 use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
+use crate::core::connection::lane::Lane;
 use crate::core::keys::LeaseKind;
 use crate::core::notice::Notice;
 use crate::core::request::flow::{Flow, Roster};
@@ -262,13 +263,21 @@ impl Shared {
         if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
             return false;
         }
-        let in_flight_max = child.in_flight_max(self.env.settings.child_in_flight_max);
-        if child.sent().in_flight() >= in_flight_max {
+        if child.sent().in_flight() >= self.in_flight_max(child) {
             child.set_hold(Hold::InFlightMax);
         } else if child.outbox().unread() >= limits::CHILD_OUTPUT_PAUSE {
             child.hold_for_output();
         }
         child.hold() == Hold::None
+    }
+
+    /// How many of the child's requests may be in flight now.
+    #[inline]
+    pub(crate) fn in_flight_max(&self, child: &Child) -> u32 {
+        let max = child.in_flight_max(self.env.settings.child_in_flight_max);
+        let shares = child.sent().in_flight() > limits::LANE_SHARE / 2 && child.lease().is_none();
+        let deep = shares && self.connections.find(child.sent().lane()).is_some_and(Lane::is_deep);
+        if deep { max.min(limits::LANE_SHARE) } else { max }
     }
 
     fn hold(&mut self, child: &mut Child, hold: Hold) {

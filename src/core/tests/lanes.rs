@@ -383,3 +383,30 @@ fn newcomers_are_let_go_a_few_at_a_time() {
     assert_eq!(held(&sim), Some(0));
     assert!(left.iter().all(|child| sim.received(*child) == "$1 b"));
 }
+
+/// Whoever has one request waits for all that stand before it: on a deep lane nobody has more than a share.
+#[test]
+fn a_deep_lane_is_shared_evenly() {
+    let (mut sim, [alone, other, short]) = Sim::with(&[]);
+    let pipeline = "GET a\n".repeat(100);
+    for child in [alone, other, short, alone, other, short] {
+        sim.ask(child, &pipeline);
+    }
+    let link = sim.link(LaneRole::Shared);
+    let lane = sim.conns[&link].lane;
+    sim.silent.push(link);
+    sim.send(alone, &pipeline);
+    sim.send(other, &pipeline);
+    sim.send(short, "GET b");
+    let on_lane = |child| {
+        let key = sim.key(child);
+        let slots = sim.broker.shared.connections.find(lane).map(|lane| lane.out().entries().iter());
+        slots.into_iter().flatten().filter(|slot| slot.child == key).count()
+    };
+    let share = limits::LANE_SHARE as usize;
+    assert_eq!([alone, other, short].map(on_lane), [limits::LANE_DEEP, share, 1]);
+    sim.thaw();
+    assert_eq!(sim.received(short), "$1 b");
+    let all = ["$1 a"; 100].join(" ");
+    assert_eq!([sim.received(alone), sim.received(other)], [all.clone(), all]);
+}
