@@ -44,7 +44,8 @@ pub const STANDING_PATIENCE: u64 = 5_000;
 /// See [`STANDING_PATIENCE`].
 pub const STANDING_TAKES_MIN: u64 = 64 * 1024;
 /// Requests on one lane of children that have just come: how long the replies to them may be nobody knows. The others wait.
-pub const LANE_NEWCOMERS: usize = if cfg!(test) { 12 } else { 64 };
+/// So many for each millisecond that the upstream is away: fewer would leave it idle.
+pub const LANE_NEWCOMERS: usize = if cfg!(test) { 12 } else { 16 };
 /// Unread replies, bytes, above which a child's requests no longer run: it must read replies first.
 pub const CHILD_OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of requests still read from such a child. Clients write a whole pipeline before they read a reply; if the pipeline
@@ -101,7 +102,7 @@ pub const HEAVY_MEMORY: u64 = 60_000;
 /// does.
 pub const CHILD_WINDOW: u32 = 1024 * 1024;
 /// Requests on a shared lane above which each child has at most `LANE_SHARE` of them: who has only one waits for all of them.
-/// So many for each millisecond that the upstream is away: fewer would leave it idle.
+/// So many for each millisecond that the upstream is away, too.
 pub const LANE_DEEP: usize = if cfg!(test) { 48 } else { 1024 };
 /// See [`LANE_DEEP`]. Twice what a turn runs: when half of them are answered, a turn follows.
 pub const LANE_SHARE: u32 = if cfg!(test) { 4 } else { 64 };

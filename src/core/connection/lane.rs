@@ -84,8 +84,8 @@ pub(crate) struct LaneRecord {
     pub connected_at: Millis,
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
     pub last_reply: Millis,
-    /// Milliseconds that the fastest reply took: at least the way there and back.
-    pub fastest_reply: u32,
+    /// Milliseconds that the fastest reply took: at least the way there and back. None before the first one.
+    pub fastest_reply: Option<u32>,
     /// When it was last given a request, or to a child.
     pub last_used: Millis,
     /// A reply has come on this connection: the upstream works, dialling again needs no delay.
@@ -364,7 +364,7 @@ impl Lane {
         self.set_state(LaneState::Ready { link });
         let record = &mut self.record;
         (record.upstream_id, record.connected_at, record.has_replied) = (id, now, false);
-        (record.last_reply, record.last_used, record.fastest_reply) = (now, now, u32::MAX);
+        (record.last_reply, record.last_used, record.fastest_reply) = (now, now, None);
     }
 
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
@@ -478,7 +478,8 @@ impl Lane {
         let is_proven = self.withheld().is_empty();
         let slot = self.pop()?;
         self.record.has_replied = true;
-        self.record.fastest_reply = self.record.fastest_reply.min((now as u32).wrapping_sub(slot.stamp));
+        let took = (now as u32).wrapping_sub(slot.stamp);
+        self.record.fastest_reply = Some(self.record.fastest_reply.map_or(took, |least| least.min(took)));
         let front_since = std::mem::replace(&mut self.front_since, now);
         Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
     }
@@ -528,8 +529,7 @@ impl Lane {
     /// Whether so much stands on it that children have no more than a share of it.
     #[inline]
     pub(crate) fn is_deep(&self) -> bool {
-        let away = self.record.fastest_reply.max(1) as usize;
-        self.depth() >= limits::LANE_DEEP.saturating_mul(away)
+        self.depth() >= limits::LANE_DEEP.saturating_mul(self.away())
     }
 
     pub(crate) fn has_written(&self) -> bool {
@@ -548,11 +548,20 @@ impl Lane {
     /// Whether a newcomer has to wait until fewer requests of such are on the lane: each may have megabytes of a reply, which
     /// stand before everybody.
     pub(super) fn holds_newcomer(&mut self, child: ChildKey) -> bool {
-        let full = self.newcomers >= limits::LANE_NEWCOMERS;
+        let full = self.newcomers >= self.newcomers_max();
         if full {
             self.held.push_back(child);
         }
         full
+    }
+
+    fn newcomers_max(&self) -> usize {
+        limits::LANE_NEWCOMERS.saturating_mul(self.away())
+    }
+
+    /// Milliseconds to the upstream and back, as far as is known; at least one.
+    fn away(&self) -> usize {
+        self.record.fastest_reply.map_or(1, |took| took.max(1) as usize)
     }
 
     fn count_newcomers(&mut self) {
@@ -565,15 +574,16 @@ impl Lane {
         &self.held
     }
 
-    /// So many of those whom it holds back, the first ones.
-    pub(crate) fn take_held(&mut self, max: usize) -> impl Iterator<Item = ChildKey> {
-        self.held.drain(..max.min(self.held.len()))
+    /// Takes those whom it holds back, or as many of the first ones as it has room for, if each has one request.
+    pub(super) fn take_held(&mut self, all: bool) -> impl Iterator<Item = ChildKey> {
+        let count = if all { usize::MAX } else { self.newcomers_max() / 2 };
+        self.held.drain(..count.min(self.held.len()))
     }
 
     pub(super) fn has_room_for_held(&self) -> bool {
         !self.held.is_empty()
             && self.out.bytes().len() < self.held_window / 2
-            && self.newcomers <= limits::LANE_NEWCOMERS / 2
+            && self.newcomers <= self.newcomers_max() / 2
     }
 
     pub(super) fn outgoing(&self) -> &[u8] {

@@ -2,7 +2,6 @@
 //! of lanes to be written; never how a lane gets its connection.
 
 use crate::base::clock::Millis;
-use crate::base::limits;
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
 use crate::core::connection::canary::CANARY;
@@ -254,7 +253,7 @@ impl Connections {
     /// Children that wait for full lanes look at their requests afresh: there is another answer now.
     pub(crate) fn lift_all_held(&mut self, env: &mut Env) {
         for key in self.lanes.keys() {
-            let held = self.lanes.get_mut(key).map(|lane| lane.take_held(usize::MAX));
+            let held = self.lanes.get_mut(key).map(|lane| lane.take_held(true));
             lift(env, held.into_iter().flatten());
         }
     }
@@ -268,7 +267,7 @@ pub(super) fn account(env: &mut Env, lane: &mut Lane) {
 /// ones are let go with the next reply, and when time is told next.
 pub(super) fn let_held_go(env: &mut Env, key: LaneKey, lane: &mut Lane) {
     if lane.has_room_for_held() {
-        lift(env, lane.take_held(limits::LANE_NEWCOMERS / 2));
+        lift(env, lane.take_held(false));
         if lane.has_room_for_held() {
             env.timers.arm(env.now, Timer::Held(key));
         }

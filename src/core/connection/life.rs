@@ -202,7 +202,7 @@ impl Connections {
         self.capacity.leave(key, lane.role(), lane.state());
         self.pool_mut(lane.pool()).forget(key);
         env.memory -= lane.footprint();
-        lift(env, lane.take_held(usize::MAX));
+        lift(env, lane.take_held(true));
         // Replies that were overdue will not come any more: nothing has to wait for them.
         let overdue = lane.take_written().into_iter().chain(lane.take_all());
         for slot in overdue.filter(Slot::is_timed_out) {
