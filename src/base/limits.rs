@@ -37,8 +37,10 @@ pub const STANDING_SHORT: usize = 6;
 pub const STANDING_UNREAD: usize = BULK_MIN;
 /// Requests behind the reply that are looked at: where there are more, somebody's short one is among them.
 pub const STANDING_BEHIND: usize = 64;
-/// So many lanes for what is short may stand still at once, each with another in its place.
-pub const STANDING_LANES: usize = 4;
+/// So many lanes for what is short may be slow at once, each with another in its place.
+pub const SLOW_LANES: usize = 4;
+/// Bytes of one reply after which its lane is slow, if it is one for what is short: at a hundred megabytes a second, 40 ms.
+pub const SLOW_REPLY: usize = 4 * 1024 * 1024;
 /// Milliseconds in which whoever has a lane stand still must take `STANDING_TAKES_MIN` bytes.
 pub const STANDING_PATIENCE: u64 = 5_000;
 /// See [`STANDING_PATIENCE`].

@@ -108,6 +108,9 @@ impl Broker {
         let Some(large) = lane.note_large(part.len()) else { return false };
         if !is_last {
             let child = lane.front().filter(|_| large.passing == Passing::ToChild).map(|slot| slot.child);
+            if large.len >= limits::SLOW_REPLY {
+                self.shared.connections.keep_short_off(key);
+            }
             if let Some(child) = child.and_then(|child| self.children.get_mut(child)) {
                 self.shared.give_part(child, part);
                 let child = child.key();

@@ -90,6 +90,7 @@ impl Shared {
         if lane.lease().is_some() || lane.carries_bulk() {
             return true;
         }
+        let is_slow = lane.is_kept_from_others();
         let behind: Vec<Slot> =
             lane.out().entries().iter().skip(1).take(limits::STANDING_BEHIND + 1).copied().collect();
         // Nobody waits for what has no child.
@@ -98,7 +99,7 @@ impl Shared {
         };
         behind.len() <= limits::STANDING_BEHIND
             && behind.iter().all(&mut is_long)
-            && self.connections.kept_from_others() < limits::STANDING_LANES
+            && (is_slow || self.connections.kept_from_others() < limits::SLOW_LANES)
     }
 
     /// Whether so many eighths of `memory_max` are held, or more.

@@ -112,7 +112,7 @@ pub struct Lane {
     inbox: Inbox<ReplyScanner>,
     /// That reply, if it is taken in parts.
     large: Option<Large>,
-    /// It has stood still for a reader since it was idle last.
+    /// It has stood still for a reader, or carried a very long reply, since it was idle last.
     slow: bool,
     /// The replies withheld here are older than every slot in `out`.
     canaries: Canaries,
@@ -177,13 +177,13 @@ impl Lane {
         }
     }
 
-    /// It stands still for a reader, and may again: what is short keeps off it until it is idle.
+    /// What is short keeps off it until it is idle.
     pub(super) fn set_slow(&mut self) {
         self.slow = true;
     }
 
     /// Whether it takes no request that is expected to be short, though it is there for such.
-    pub(super) fn is_kept_from_others(&self) -> bool {
+    pub(crate) fn is_kept_from_others(&self) -> bool {
         self.slow && self.is_shared() && !self.carries_bulk()
     }
 

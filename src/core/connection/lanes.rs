@@ -2,10 +2,12 @@
 //! of lanes to be written; never how a lane gets its connection.
 
 use crate::base::clock::Millis;
+use crate::base::limits;
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
 use crate::core::connection::canary::CANARY;
 use crate::core::connection::lane::Lane;
+use crate::core::connection::role::Traffic;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::connection::standing::{Standing, StandingLanes};
 use crate::core::env::Env;
@@ -204,6 +206,14 @@ impl Connections {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.set_slow();
             self.standing.begin(key, why);
+        }
+    }
+
+    /// A very long reply passes on the lane: what is short goes elsewhere meanwhile, if not too many lanes are slow already.
+    pub(crate) fn keep_short_off(&mut self, key: LaneKey) {
+        let has_room = self.kept_from_others() < limits::SLOW_LANES;
+        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| has_room && lane.takes(Traffic::Ordinary)) {
+            lane.set_slow();
         }
     }
 

@@ -384,6 +384,38 @@ fn newcomers_are_let_go_a_few_at_a_time() {
     assert!(left.iter().all(|child| sim.received(*child) == "$1 b"));
 }
 
+/// Nobody could know how long the reply would be: those who come while it passes do not stand behind it.
+#[test]
+fn what_is_short_keeps_off_a_lane_with_a_very_long_reply() {
+    let (mut sim, [before, long, after]) = Sim::with(&[]);
+    for child in [before, after] {
+        (0..8).for_each(|_| assert_eq!(sim.ask(child, "GET a"), "$1 a"));
+    }
+    let link = sim.link(LaneRole::Shared);
+    sim.silent.push(link);
+    sim.send(long, "GET long");
+    sim.send(before, "GET b");
+    let part = vec![b'v'; 1 << 20];
+    sim.answer_next(link, format!("${}\r\n", 8 << 20).as_bytes());
+    (0..4).for_each(|_| sim.inject(link, &part));
+    assert_eq!(sim.ask(after, "GET c"), "$1 c");
+    assert_eq!(sim.links(LaneRole::Shared).len(), 2);
+    sim.send(before, "GET d");
+    (0..4).for_each(|_| sim.inject(link, &part));
+    sim.inject(link, b"\r\n");
+    sim.thaw();
+    assert_eq!(sim.received(before), "$1 b $1 d");
+    let lane = sim.conns[&link].lane;
+    assert!(
+        sim.broker
+            .shared
+            .connections
+            .find(lane)
+            .is_some_and(|lane| lane.is_idle() && !lane.is_kept_from_others())
+    );
+    assert_eq!(sim.ask(after, "GET e"), "$1 e");
+}
+
 /// Whoever has one request waits for all that stand before it: on a deep lane nobody has more than a share.
 #[test]
 fn a_deep_lane_is_shared_evenly() {

@@ -103,7 +103,7 @@ fn lanes_that_stand_still_are_few() {
     let (mut sim, [..], _, link) = asked();
     assert!(give(&mut sim, link) < REPLY);
     let mut standing = 1;
-    for _ in 0..limits::STANDING_LANES {
+    for _ in 0..limits::SLOW_LANES {
         let (known, slow) = (sim.child(), sim.child());
         for _ in 0..8 {
             assert_eq!(sim.ask(known, "GET a"), "$1 a");
@@ -118,5 +118,5 @@ fn lanes_that_stand_still_are_few() {
         sim.inject(next, b"v");
         standing += usize::from(stands_still(&sim, next));
     }
-    assert_eq!(standing, limits::STANDING_LANES);
+    assert_eq!(standing, limits::SLOW_LANES);
 }
