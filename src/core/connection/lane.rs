@@ -574,10 +574,14 @@ impl Lane {
         &self.held
     }
 
-    /// Takes those whom it holds back, or as many of the first ones as it has room for, if each has one request.
-    pub(super) fn take_held(&mut self, all: bool) -> impl Iterator<Item = ChildKey> {
-        let count = if all { usize::MAX } else { self.newcomers_max() / 2 };
-        self.held.drain(..count.min(self.held.len()))
+    pub(super) fn take_held(&mut self) -> impl Iterator<Item = ChildKey> {
+        self.held.drain(..)
+    }
+
+    /// As many of the first ones as it has room for, if each has one request.
+    pub(super) fn take_next_held(&mut self) -> impl Iterator<Item = ChildKey> {
+        let count = self.held.len().min(self.newcomers_max() / 2);
+        self.held.drain(..count)
     }
 
     pub(super) fn has_room_for_held(&self) -> bool {

@@ -79,7 +79,7 @@ impl Connections {
             self.want(env, key);
             return self.account(env, key);
         }
-        account(env, lane);
+        lane.account(&mut env.memory);
     }
 
     /// The same for many at once.
@@ -136,7 +136,7 @@ impl Connections {
     /// Brings the memory total up to date with a lane, which may have gone. Children that it held back go on.
     pub(crate) fn account(&mut self, env: &mut Env, key: LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
-            account(env, lane);
+            lane.account(&mut env.memory);
             let_held_go(env, key, lane);
         }
     }
@@ -162,7 +162,7 @@ impl Connections {
         // What was in them may have removed the lane.
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.inbox_mut().end(frames, &mut self.scanner, &mut env.spares);
-            account(env, lane);
+            lane.account(&mut env.memory);
             let_held_go(env, key, lane);
         }
     }
@@ -263,21 +263,17 @@ impl Connections {
     /// Children that wait for full lanes look at their requests afresh: there is another answer now.
     pub(crate) fn lift_all_held(&mut self, env: &mut Env) {
         for key in self.lanes.keys() {
-            let held = self.lanes.get_mut(key).map(|lane| lane.take_held(true));
+            let held = self.lanes.get_mut(key).map(Lane::take_held);
             lift(env, held.into_iter().flatten());
         }
     }
-}
-
-pub(super) fn account(env: &mut Env, lane: &mut Lane) {
-    lane.account(&mut env.memory);
 }
 
 /// Lets go as many as a lane has room for, if each has one request. Some of them may have nothing for it any more: the next
 /// ones are let go with the next reply, and when time is told next.
 pub(super) fn let_held_go(env: &mut Env, key: LaneKey, lane: &mut Lane) {
     if lane.has_room_for_held() {
-        lift(env, lane.take_held(false));
+        lift(env, lane.take_next_held());
         if lane.has_room_for_held() {
             env.timers.arm(env.now, Timer::Held(key));
         }

@@ -8,7 +8,7 @@ use crate::core::action::Action;
 use crate::core::connection::Connections;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::{Lane, LaneState};
-use crate::core::connection::lanes::{account, let_held_go, lift};
+use crate::core::connection::lanes::{let_held_go, lift};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::env::Env;
@@ -170,7 +170,7 @@ impl Connections {
         let Some(lane) = self.known_mut(key).filter(|lane| lane.is_counted()) else { return };
         let link = lane.link();
         lane.forget_connection();
-        account(env, lane);
+        lane.account(&mut env.memory);
         let_held_go(env, key, lane);
         self.change_state(key, LaneState::Dormant);
         self.capacity.changed = true;
@@ -202,7 +202,7 @@ impl Connections {
         self.capacity.leave(key, lane.role(), lane.state());
         self.pool_mut(lane.pool()).forget(key);
         env.memory -= lane.footprint();
-        lift(env, lane.take_held(true));
+        lift(env, lane.take_held());
         // Replies that were overdue will not come any more: nothing has to wait for them.
         let overdue = lane.take_written().into_iter().chain(lane.take_all());
         for slot in overdue.filter(Slot::is_timed_out) {
