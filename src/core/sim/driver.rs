@@ -55,7 +55,7 @@ impl Sim {
 
     /// What the reactor does after its reads: lets the core work and carries its work out.
     pub(super) fn turn(&mut self) -> bool {
-        let mut any = false;
+        let (mut any, mut steps) = (false, self.steps);
         self.broker.begin_turn();
         let mut late: Vec<LaneKey> = Vec::new();
         for conn in self.conns.values_mut() {
@@ -69,7 +69,7 @@ impl Sim {
         let mut children: Vec<ChildKey> = freed.collect();
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "a turn of the broker never ends");
-            self.run();
+            let has_time = self.run(&mut steps);
             self.arm_resumed();
             let mut moved = self.carry_out_actions();
             self.broker.take_dirty_lanes(&mut late);
@@ -80,26 +80,30 @@ impl Sim {
             children.drain(..).for_each(|child| self.flush_child(child));
             self.check_caps();
             self.note_crowd();
-            if !moved {
+            any |= moved;
+            if !moved || !has_time {
                 break;
             }
-            any = true;
         }
         any || self.broker.has_work()
     }
 
     /// Lets the broker go on with what it has put off. Replies that it had left may be the end of a connection, or its beginning.
-    fn run(&mut self) {
+    /// False if the turn has no time for more.
+    fn run(&mut self, steps: &mut usize) -> bool {
         let has_left = |conn: &Conn| self.broker.shared.connections.has_unread(conn.lane);
         let left =
             self.conns.iter().filter(|(_, conn)| has_left(conn)).map(|(link, conn)| (*link, conn.lane));
         let left: Vec<(usize, LaneKey)> = left.collect();
         let leaves = self.broker.shared.control.is_leaving();
-        while self.broker.run() {}
+        while *steps > 0 && self.broker.run() {
+            *steps -= 1;
+        }
         for (link, lane) in left {
             let is_control = self.conns.get(&link).is_some_and(|conn| conn.role == LaneRole::Control);
             self.note_end(link, lane, &[], is_control && leaves);
         }
+        *steps > 0
     }
 
     fn arm_resumed(&mut self) {

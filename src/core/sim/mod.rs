@@ -137,6 +137,8 @@ pub(super) struct Sim {
     room: usize,
     /// Sockets take no bytes.
     pub(super) full: bool,
+    /// Steps of what the broker has put off that a turn has time for.
+    pub(super) steps: usize,
     /// Connections of these roles execute nothing.
     pub(super) frozen: Vec<LaneRole>,
     /// These connections execute nothing.
@@ -184,6 +186,7 @@ impl Sim {
             dial_time: 0,
             room: usize::MAX,
             full: false,
+            steps: usize::MAX,
             frozen: Vec::new(),
             silent: Vec::new(),
             over_max: false,

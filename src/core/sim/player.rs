@@ -137,7 +137,10 @@ impl Player {
             _ => self.fault(),
         }
         self.sim.turn();
-        self.sim.check();
+        // What is put off is not told to everybody yet.
+        if self.sim.steps == usize::MAX || !self.sim.broker.has_work() {
+            self.sim.check();
+        }
         self.listen();
     }
 
@@ -261,7 +264,7 @@ impl Player {
             17 => self.leave(),
             18 => self.stall(),
             _ if self.rng.u8(..6) == 0 => self.drain(),
-            _ => {}
+            _ => self.sim.steps = [usize::MAX, 1, 3][self.chance_of("short turns").usize(..3)],
         }
     }
 
@@ -410,6 +413,7 @@ impl Player {
         self.sim.redis.weather.swift = true;
         let sim = &mut self.sim;
         (sim.full, sim.refuses, sim.dial_time, sim.room) = (false, false, 0, usize::MAX);
+        sim.steps = usize::MAX;
         sim.redis.early_unblocks = 0;
         sim.frozen.clear();
         sim.silent.clear();
