@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::limits;
+use crate::core::action::Action;
 use crate::core::connection::lane::Lane;
 
 #[test]
@@ -441,4 +442,22 @@ fn a_deep_lane_is_shared_evenly() {
     assert_eq!(sim.received(short), "$1 b");
     let all = ["$1 a"; 100].join(" ");
     assert_eq!([sim.received(alone), sim.received(other)], [all.clone(), all]);
+}
+
+/// The replies on the next connection could come before the errors for what was lost on the last one.
+#[test]
+fn nothing_is_connected_before_all_have_been_told() {
+    let (mut sim, [child]) = Sim::with(&[]);
+    (0..8).for_each(|_| assert_eq!(sim.ask(child, "GET a"), "$1 a"));
+    let link = sim.link(LaneRole::Shared);
+    let lane = sim.conns[&link].lane;
+    sim.silent.push(link);
+    sim.send(child, &"GET b\n".repeat(limits::NOTICES_STEP * 3));
+    sim.broker.lane_lost(lane, "lost");
+    let mut actions: Vec<Action> = Vec::new();
+    sim.broker.take_actions(&mut actions);
+    assert!(actions.is_empty() && sim.broker.has_work(), "{actions:?}");
+    while sim.broker.run() {}
+    sim.broker.take_actions(&mut actions);
+    assert!(actions.iter().any(|action| matches!(action, Action::Connect(_))), "{actions:?}");
 }
