@@ -109,7 +109,7 @@ impl Broker {
         if !is_last {
             let child = lane.front().filter(|_| large.passing == Passing::ToChild).map(|slot| slot.child);
             if large.len >= limits::SLOW_REPLY {
-                self.shared.connections.keep_short_off(key);
+                self.shared.connections.keep_short_off(&self.shared.env.settings, key);
             }
             if let Some(child) = child.and_then(|child| self.children.get_mut(child)) {
                 self.shared.give_part(child, part);

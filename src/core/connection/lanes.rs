@@ -3,11 +3,12 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::config::Settings;
 use crate::core::child::hold::Hold;
 use crate::core::connection::Connections;
 use crate::core::connection::canary::CANARY;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::role::Traffic;
+use crate::core::connection::role::{LaneRole, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::connection::standing::{Standing, StandingLanes};
 use crate::core::env::Env;
@@ -209,9 +210,11 @@ impl Connections {
         }
     }
 
-    /// A very long reply passes on the lane: what is short goes elsewhere meanwhile, if not too many lanes are slow already.
-    pub(crate) fn keep_short_off(&mut self, key: LaneKey) {
-        let has_room = self.kept_from_others() < limits::SLOW_LANES;
+    /// A very long reply passes on the lane: what is short goes elsewhere meanwhile, if another connection may be opened and
+    /// not too many lanes are slow already.
+    pub(crate) fn keep_short_off(&mut self, settings: &Settings, key: LaneKey) {
+        let has_room =
+            self.kept_from_others() < limits::SLOW_LANES && self.has_room(settings, LaneRole::Shared);
         if let Some(lane) = self.lanes.get_mut(key).filter(|lane| has_room && lane.takes(Traffic::Ordinary)) {
             lane.set_slow();
         }

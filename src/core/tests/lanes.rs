@@ -417,6 +417,25 @@ fn what_is_short_keeps_off_a_lane_with_a_very_long_reply() {
     assert_eq!(sim.ask(after, "GET e"), "$1 e");
 }
 
+/// A lane without a connection would be no better.
+#[test]
+fn what_is_short_stays_where_no_further_connection_may_be_opened() {
+    let (mut sim, [long, short]) = Sim::with(&[("upstream_connections_max", "8")]);
+    for db in 1..8 {
+        let other = sim.child();
+        sim.ask(other, &format!("SELECT {db}\nGET a"));
+    }
+    (0..8).for_each(|_| assert_eq!(sim.ask(short, "GET a"), "$1 a"));
+    let lane = sim.broker.children.get(sim.key(short)).map(|child| child.sent().lane()).expect("a lane");
+    let link = *sim.conns.iter().find(|(_, conn)| conn.lane == lane).expect("its connection").0;
+    sim.silent.push(link);
+    sim.send(long, "GET long");
+    sim.answer_next(link, format!("${}\r\n", 8 << 20).as_bytes());
+    (0..6).for_each(|_| sim.inject(link, &vec![b'v'; 1 << 20]));
+    let is_kept = sim.broker.shared.connections.find(lane).map(Lane::is_kept_from_others);
+    assert_eq!(is_kept, Some(false), "{:?}", sim.broker.shared.connections.capacity().counts());
+}
+
 /// Whoever has one request waits for all that stand before it: on a deep lane nobody has more than a share.
 #[test]
 fn a_deep_lane_is_shared_evenly() {
