@@ -91,6 +91,7 @@ impl Sim {
         let truth = &mut self.redis.ledger.truth;
         truth.set(Reason::Crowded, full || lent);
         truth.set(Reason::Down, !self.broker.upstream_is_up());
+        truth.set(Reason::Hurried, self.steps < usize::MAX);
         truth.subscriber = (settings.pubsub == Pubsub::Shared).then_some((0, 3));
         let table = shared.control_is_ready() && !shared.commands.is_confirmed() && !shared.commands.is_due();
         truth.asks_if_busy(table || shared.work.is_asking());

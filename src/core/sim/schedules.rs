@@ -53,7 +53,7 @@ fn schedules_that_once_broke_something() {
     // A subscriber that was sent away while it stood in a line, and was lent a lane after its end.
     play(15507);
     // A SUBSCRIBE that ended in BROKERDOWN, whose channel the next request then subscribed to.
-    play(203_975);
+    play(1383);
     // A lease that was left to its child when its request had been answered without it: the next pop ran at once.
     play(47_427);
     // Slots that had been told of a timeout, counted on when their connection had been given up.
@@ -61,7 +61,7 @@ fn schedules_that_once_broke_something() {
     // A pop that had been taken back, whose null came when its time was over and its list filled.
     play(43582);
     // An EXEC that went nowhere, behind which the leased lane still watched.
-    play(500_078);
+    play(4969);
 }
 
 /// Each was once taken for a failure, by a check that asked for more than is promised.

@@ -129,6 +129,8 @@ pub(super) struct Script {
     pub(super) error: Option<String>,
     /// It has left replies lying: what it is told may be old.
     pub(super) dawdles: bool,
+    /// When it was told something last: what it is told next may have been decided before, and have stood behind that.
+    told: u64,
 }
 
 impl Script {
@@ -174,6 +176,7 @@ impl Script {
                     if !self.gives_up {
                         self.reply(reply, ledger);
                     }
+                    self.told = ledger.truth.moment();
                 }
                 Ok(None) => break,
                 Err(why) => broken!(2, "{}: {why}", self.who()),
@@ -402,13 +405,14 @@ impl Script {
         let text = String::from_utf8_lossy(text);
         let bounds = ["transaction_max", "subscriptions", "the last write is busy"];
         let bounded = bounds.iter().any(|bound| text.contains(bound));
-        if bounded || self.dawdles || ledger.truth.held_since(Reason::Crowded, asked.moment) {
+        let unsure = [Reason::Crowded, Reason::Hurried];
+        if bounded || self.dawdles || unsure.iter().any(|why| ledger.truth.held_since(*why, asked.moment)) {
             return;
         }
         // Whoever subscribes waits for the connection that all of them share.
         let subscriber = ledger.truth.subscriber.filter(|_| asked.is_subscription());
         let of = subscriber.unwrap_or((self.db, self.proto));
-        let hidden = ledger.truth.hidden_reason(&text, asked.moment, of);
+        let hidden = ledger.truth.hidden_reason(&text, asked.moment.max(self.told), of);
         holds!(23, hidden.is_none(), "{} was told {text:?}, and not {hidden:?}", self.who());
     }
 

@@ -5,7 +5,7 @@ use super::ledger::Nonce;
 use crate::base::clock::Millis;
 use std::collections::HashMap;
 
-const REASONS: usize = 11;
+const REASONS: usize = Reason::Hurried as usize + 1;
 /// The broker may take the server for busy for so long after the script has ended: it asks again in its time.
 const BUSY_HEARD: Millis = 500;
 
@@ -31,6 +31,8 @@ pub(super) enum Reason {
     Crowded,
     /// The broker has no control connection.
     Down,
+    /// Turns are cut short: what a child is told may have been decided long before.
+    Hurried,
 }
 
 /// One blocking command that can be told from all others.
