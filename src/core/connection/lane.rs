@@ -555,8 +555,9 @@ impl Lane {
         full
     }
 
+    /// As many as there are while it has no connection: each has its own time to wait for that, and is told in it.
     fn newcomers_max(&self) -> usize {
-        limits::LANE_NEWCOMERS.saturating_mul(self.away())
+        if self.is_ready() { limits::LANE_NEWCOMERS.saturating_mul(self.away()) } else { usize::MAX }
     }
 
     /// Milliseconds to the upstream and back, as far as is known; at least one.

@@ -274,7 +274,7 @@ impl Connections {
 
 /// Lets go as many as a lane has room for, if each has one request. Some of them may have nothing for it any more: the next
 /// ones are let go with the next reply, and when time is told next.
-pub(super) fn let_held_go(env: &mut Env, key: LaneKey, lane: &mut Lane) {
+fn let_held_go(env: &mut Env, key: LaneKey, lane: &mut Lane) {
     if lane.has_room_for_held() {
         lift(env, lane.take_next_held());
         if lane.has_room_for_held() {

@@ -8,7 +8,7 @@ use crate::core::action::Action;
 use crate::core::connection::Connections;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::{Lane, LaneState};
-use crate::core::connection::lanes::{let_held_go, lift};
+use crate::core::connection::lanes::lift;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::env::Env;
@@ -170,9 +170,8 @@ impl Connections {
         let Some(lane) = self.known_mut(key).filter(|lane| lane.is_counted()) else { return };
         let link = lane.link();
         lane.forget_connection();
-        lane.account(&mut env.memory);
-        let_held_go(env, key, lane);
         self.change_state(key, LaneState::Dormant);
+        self.account(env, key);
         self.capacity.changed = true;
         if let Some(at) = env.actions.iter().position(|action| *action == Action::Connect(key)) {
             // The driver has not even begun to dial.

@@ -480,3 +480,21 @@ fn nothing_is_connected_before_all_have_been_told() {
     sim.broker.take_actions(&mut actions);
     assert!(actions.iter().any(|action| matches!(action, Action::Connect(_))), "{actions:?}");
 }
+
+/// Where there is no upstream all are told so in time, and not a few at a time.
+#[test]
+fn newcomers_are_told_together_that_there_is_no_upstream() {
+    let (mut sim, [first]) = Sim::with(&[("queue_timeout", "1s")]);
+    assert_eq!(sim.ask(first, "GET a"), "$1 a");
+    let link = sim.link(LaneRole::Shared);
+    sim.silent.push(link);
+    sim.refuses = true;
+    let newcomers: Vec<usize> = (0..limits::LANE_NEWCOMERS * 4).map(|_| sim.child()).collect();
+    let (before, after) = newcomers.split_at(limits::LANE_NEWCOMERS * 2);
+    before.iter().for_each(|child| sim.send(*child, "GET b"));
+    sim.lose(link);
+    after.iter().for_each(|child| sim.send(*child, "GET b"));
+    sim.pass(1500);
+    let told = newcomers.iter().filter(|child| sim.received(**child).contains("-BROKER")).count();
+    assert_eq!(told, newcomers.len());
+}
