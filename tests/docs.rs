@@ -172,7 +172,7 @@ fn line(row: &Row) -> String {
         (text, _) => format!("`{text}`"),
     };
     let allowed = match row.kind {
-        KeyKind::Url | KeyKind::Listen | KeyKind::Choice => code_words(&row.allowed()),
+        KeyKind::Url | KeyKind::Listen | KeyKind::Uids | KeyKind::Choice => code_words(&row.allowed()),
         KeyKind::Bytes => format!("{} to {}", size(row.min), size(row.max)),
         KeyKind::Milliseconds => format!("{} to {} ms", row.min, row.max),
         KeyKind::Count | KeyKind::Text | KeyKind::Password => row.allowed(),

@@ -99,6 +99,8 @@ pub enum Limit {
     LastWriteBusy { after_ms: u64 },
     /// No leased connection came free, and what is known of the cause.
     Lease { after_ms: u64, why: Shortage },
+    /// A process or user of this host has as many of something as the setting of this name allows it.
+    Holder { setting: &'static str, max: usize, holder: String, held: usize },
     /// No connection for subscriptions came free, and what is known of the cause.
     Subscriber { after_ms: u64, why: Shortage },
 }
@@ -206,6 +208,9 @@ impl fmt::Display for Limit {
             Limit::Transaction { max_bytes } => write!(f, "transaction_max is {max_bytes} bytes"),
             Limit::Subscriptions { max } => write!(f, "a child has at most {max} subscriptions"),
             Limit::Passwords { max } => write!(f, "{max} passwords of this user are in use"),
+            Limit::Holder { setting, max, holder, held } => {
+                write!(f, "{setting} is {max}: {holder} has {held}")
+            }
             Limit::LastWriteBusy { after_ms } => {
                 write!(f, "the connection that carried the last write is busy for {after_ms} ms")
             }

@@ -22,6 +22,11 @@ impl<T> Key<T> {
         self == Key::NONE
     }
 
+    /// Its place, by which it is named to people: no other object has it at the same time.
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
     /// The key as one number, for a poll token. Inverse of `from_bits`.
     pub fn to_bits(self) -> u64 {
         (u64::from(self.generation) << 32) | u64::from(self.index)

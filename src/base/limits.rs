@@ -247,6 +247,38 @@ pub const RESOLVE_INTERVAL: u64 = 1000;
 pub const RESOLVE_PATIENCE: u64 = 60_000;
 /// Milliseconds without a read after which a connection is read once more, if bytes may have been left behind.
 pub const QUIET_AFTER: u64 = 100;
+/// Processes without children that are remembered, so that one that connects for each request is not looked up each time.
+pub const PROCESSES_UNUSED: usize = if cfg!(test) { 8 } else { 1024 };
+/// Milliseconds for which they are remembered.
+pub const PROCESS_KEPT: u64 = 60_000;
+/// Milliseconds after which a pid that nobody had here may be another process: the kernel gives a pid again only after all
+/// others.
+pub const PID_REUSE_MIN: u64 = 1_000;
+/// Processes that wait to be looked up; the oldest beyond these stay without a name.
+pub const PROCESSES_WANTED: usize = if cfg!(test) { 4 } else { 16 * 1024 };
+/// Processes that are looked up in one turn: each costs some reads of /proc, about 50 microseconds.
+pub const LOOK_UPS_TURN: usize = 4;
+/// Kernel handles of processes that are kept until these have been looked up; what comes beyond is looked up without.
+pub const PROCESS_HANDLES: usize = 64;
+/// Milliseconds between two looks at whether the processes are still there.
+pub const PROCESSES_CHECKED: u64 = 1_000;
+/// How many of them are looked at in one turn, with one system call each.
+pub const PROCESSES_CHECKED_TURN: usize = 64;
+/// Bytes that one row of a console's table counts against its child's turn: looking it up and writing it.
+pub const ROW_COST: usize = 256;
+/// Suspected leaks that are kept in detail at a time; further ones are named in the log and counted.
+pub const LEAKS_KEPT: usize = 1024;
+/// Those that are over and are still shown.
+pub const LEAKS_PAST: usize = 128;
+/// In so many windows in a row a process has to grow before it is suspected; together they are `leak_threshold`.
+pub const GROWTH_WINDOWS: u64 = 3;
+/// So many unused connections of a process that grows are no coincidence.
+pub const GROWTH_UNUSED_MIN: u32 = 3;
+/// Children of `admin_listen` beyond `children_max`: whoever has to look into a full broker gets in.
+pub const ADMIN_CHILDREN: usize = 16;
+/// Milliseconds for which it is not asked again who writes on a busy connection: asking takes a few percent of a
+/// processor's time for a request (`transport::conn`).
+pub const WRITER_FRESH: u64 = 100;
 /// Further reads that ask for ancillary data after one that had some: more may follow soon.
 pub const ASKING_READS: u32 = 32;
 /// Log lines that one place in the code writes within `LOG_INTERVAL`; the others are counted and summed up in one

@@ -11,4 +11,5 @@ pub mod limits;
 pub mod log_limit;
 pub mod outgoing;
 pub mod pipeline;
+pub mod process;
 pub mod seed;

@@ -183,7 +183,7 @@ impl Client {
             return resolver.url().map_or(Peering::Elsewhere, Peering::At);
         }
         match self.net.links.get(&self.mux.main).map(|link| link.conn.stream().peer()) {
-            Some(Peer::Unix { pid, .. }) if pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
+            Some(Peer::Unix(peer)) if peer.pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
             _ => Peering::Elsewhere,
         }
     }
@@ -377,7 +377,7 @@ impl Client {
         if link.connecting.is_some() || !link.conn.unread() || self.net.unread.contains(&key) {
             return;
         }
-        let fill = link.conn.fill(&mut self.net.scratch);
+        let fill = link.conn.fill(&mut self.net.scratch, 0);
         if link.conn.unread() {
             self.net.unread.push(key);
         }

@@ -76,6 +76,22 @@ pub enum Route {
     Refused,
 }
 
+impl Route {
+    /// How a request is carried out, in a word.
+    pub(super) fn way_name(self) -> &'static str {
+        match self {
+            Route::Shared => "shared",
+            Route::Local(_) => "local",
+            Route::Transaction(_) => "transaction",
+            Route::Blocking(_) | Route::Dedicated | Route::Pin(_) => "lease",
+            Route::Replicas => "replicas",
+            Route::Subscribe(_) | Route::Count(_) => "subscribe",
+            Route::Control => "control",
+            Route::Refused => "refused",
+        }
+    }
+}
+
 /// Commands the broker answers itself.
 #[allow(missing_docs)] // Each is named after its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -171,6 +171,14 @@ impl Table {
         self.entry(id).map_or("", |entry| &entry.name)
     }
 
+    /// How its requests are carried out, in a word; none for an id of another table.
+    pub fn way_name(&self, id: CommandId) -> Option<&'static str> {
+        Some(match self.entry(id)?.base {
+            Base::Waits(_) => "lease",
+            Base::Fixed(route) => route.way_name(),
+        })
+    }
+
     /// A name under which a child may type a command: its own, unless that is renamed. None if no other is known.
     pub fn typed(&self, name: &str) -> Option<Vec<u8>> {
         let id = self.canonical(name)?;

@@ -204,3 +204,6 @@ mod tests {
         assert!(exec_aborted(NOAUTH).ends_with("of: NOAUTH Authentication required."));
     }
 }
+
+/// Above `children_max`, as Redis above `maxclients`.
+pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";

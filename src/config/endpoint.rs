@@ -14,6 +14,8 @@ use crate::base::error::{Error, Result};
 pub const SUN_PATH_MAX: usize = 107;
 /// Permissions of a Unix socket when its URL has no `mode=`: the owner and the group may connect.
 pub const SOCKET_MODE: u32 = 0o660;
+/// Bytes of a listener's label.
+const LABEL_MAX: usize = 64;
 /// The socket directory of a broker run by root.
 pub const RUN_DIR: &str = "/run/broker";
 
@@ -154,6 +156,8 @@ pub enum ListenUrl {
         path: PathBuf,
         /// Its options.
         access: AccessOptions,
+        /// What its children are called where the system does not know their process.
+        label: Option<String>,
     },
     /// `tcp://host:port?insecure=1`
     Tcp {
@@ -163,6 +167,8 @@ pub enum ListenUrl {
         port: u16,
         /// Allows an address beyond loopback, where every process that connects gets the broker's rights.
         insecure: bool,
+        /// What its children are called beside their address.
+        label: Option<String>,
     },
 }
 
@@ -178,7 +184,14 @@ impl ListenUrl {
 
     /// A Unix socket with a path and no options.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        ListenUrl::Unix { path: path.into(), access: AccessOptions::default() }
+        ListenUrl::Unix { path: path.into(), access: AccessOptions::default(), label: None }
+    }
+
+    /// What its children are called.
+    pub fn label(&self) -> Option<&str> {
+        match self {
+            ListenUrl::Unix { label, .. } | ListenUrl::Tcp { label, .. } => label.as_deref(),
+        }
     }
 
     /// Whether two URLs name the same address, so that only one of them can be bound. Options do not matter.
@@ -200,17 +213,18 @@ fn parse_listen_unix(text: &str) -> ParseResult<ListenUrl> {
     }
     let path = url.to_file_path().map_err(|()| "the path is not absolute, as in unix:///path")?;
     let path = check_path(&path)?;
-    let mut access = AccessOptions::default();
+    let (mut access, mut label) = (AccessOptions::default(), None);
     for (name, value) in url.query_pairs() {
         match &*name {
             "mode" => access.mode = Some(parse_mode(&value)?),
             "user" if !value.is_empty() => access.user = Some(value.into_owned()),
             "group" if !value.is_empty() => access.group = Some(value.into_owned()),
             "user" | "group" => return Err(format!("option \"{name}\" is empty")),
+            "label" => label = Some(parse_label(&value)?),
             _ => return Err(format!("unknown option {}", show(&name))),
         }
     }
-    Ok(ListenUrl::Unix { path, access })
+    Ok(ListenUrl::Unix { path, access, label })
 }
 
 /// `rest` is what follows `tcp:`. The `redis` scheme has the same syntax and a parser.
@@ -226,16 +240,26 @@ fn parse_listen_tcp(rest: &str) -> ParseResult<ListenUrl> {
     if !bare || !matches!(url.path(), "" | "/") {
         return Err("more than a host, a port and options".to_owned());
     }
-    let mut insecure = false;
+    let (mut insecure, mut label) = (false, None);
     for (name, value) in url.query_pairs() {
         match (&*name, &*value) {
             ("insecure", "1") => insecure = true,
             ("insecure", "0") => insecure = false,
             ("insecure", _) => return Err("insecure is neither 0 nor 1".to_owned()),
+            ("label", _) => label = Some(parse_label(&value)?),
             _ => return Err(format!("unknown option {}", show(&name))),
         }
     }
-    Ok(ListenUrl::Tcp { host: host.to_owned(), port, insecure })
+    Ok(ListenUrl::Tcp { host: host.to_owned(), port, insecure, label })
+}
+
+/// A name that needs no quotes in a log line, a table or a label of a metric.
+fn parse_label(text: &str) -> ParseResult<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.is_empty() || text.len() > LABEL_MAX || !text.bytes().all(plain) {
+        return Err(format!("label is not 1 to {LABEL_MAX} of letters, digits, '-', '_' and '.'"));
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_mode(text: &str) -> ParseResult<u32> {
@@ -262,10 +286,10 @@ fn check_path(path: &Path) -> ParseResult<PathBuf> {
 impl fmt::Display for ListenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListenUrl::Unix { path, access: AccessOptions { mode, user, group } } => {
+            ListenUrl::Unix { path, access: AccessOptions { mode, user, group }, label } => {
                 write!(f, "unix://{}", UrlPath(path))?;
                 let mode = mode.map(|mode| format!("{mode:04o}"));
-                let options = [("mode", &mode), ("user", user), ("group", group)];
+                let options = [("mode", &mode), ("user", user), ("group", group), ("label", label)];
                 let mut separator = '?';
                 for (name, value) in options {
                     if let Some(value) = value {
@@ -275,9 +299,11 @@ impl fmt::Display for ListenUrl {
                 }
                 Ok(())
             }
-            ListenUrl::Tcp { host, port, insecure } => {
+            ListenUrl::Tcp { host, port, insecure, label } => {
                 let option = if *insecure { "?insecure=1" } else { "" };
-                write!(f, "tcp://{}:{port}{option}", Host(host))
+                write!(f, "tcp://{}:{port}{option}", Host(host))?;
+                let separator = if *insecure { '&' } else { '?' };
+                label.iter().try_for_each(|label| write!(f, "{separator}label={label}"))
             }
         }
     }
@@ -329,7 +355,7 @@ impl fmt::Display for UrlPath<'_> {
 /// The text with everything that could be a password replaced by `***`, for errors about text that did not parse. Hides
 /// too much rather than too little: a mistyped URL may have its password anywhere.
 pub(super) fn mask(text: &str) -> String {
-    const SHOWN_OPTIONS: &[&str] = &["db", "mode", "user", "group", "insecure"];
+    const SHOWN_OPTIONS: &[&str] = &["db", "mode", "user", "group", "insecure", "label"];
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['@', ':', '?', '=']) => (&text[..scheme.len() + 3], rest),
         _ => ("", text),
@@ -457,6 +483,8 @@ mod tests {
             "tcp://127.0.0.1:0",
             "tcp://localhost:6379",
             "tcp://[::]:6379?insecure=1",
+            "tcp://[::]:6379?insecure=1&label=web-1.a_b",
+            "unix:///a?mode=0600&label=jobs",
         ] {
             assert_eq!(listen(url).to_string(), url);
         }
@@ -475,6 +503,7 @@ mod tests {
             ("unix:///a?mode=8 unix:///a?mode=1777 unix:///a?mode=+6", "octal"),
             ("unix:///a?user=", "\"user\" is empty"),
             ("unix:///a?insecure=1", "unknown option \"insecure\""),
+            ("unix:///a?label= unix:///a?label=a%20b tcp://h:1?label=%22", "label is not 1 to 64"),
             ("unix:///a#b", "%23"),
             (&long, "the path has 108 bytes; the system takes 107"),
             ("tcp://h", "no port"),

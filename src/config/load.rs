@@ -84,6 +84,13 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
             let texts = items.iter().map(|item| item.get_ref().as_str());
             texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
         }
+        DeValue::Array(items) if row.kind == KeyKind::Uids => {
+            let texts = items.iter().map(|item| match item.get_ref() {
+                DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str()),
+                other => other.as_str(),
+            });
+            texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
+        }
         _ => None,
     }
 }

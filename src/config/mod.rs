@@ -54,6 +54,11 @@ impl Settings {
                  connection as it was, and monitor, shutdown, client|pause, client|unpause"
             )));
         }
+        if let value::AdminListen::At(admin) = &self.admin_listen
+            && self.listen.iter().any(|listen| listen.same_place(admin))
+        {
+            return Err(Error::config(format!("admin_listen = \"{admin}\": named in listen, too")));
+        }
         for (index, listen) in self.listen.iter().enumerate() {
             if self.listen[..index].iter().any(|other| other.same_place(listen)) {
                 return Err(Error::config(format!("listen = \"{listen}\": named twice")));
@@ -179,14 +184,14 @@ mod tests {
     fn separate_credentials_stand_above_the_url_and_a_username_needs_a_password() {
         let mut settings = Settings::default();
         assert_eq!(settings.upstream_resolved().unwrap(), None);
-        settings.set("upstream", "redis://u:old@h").unwrap();
+        settings.set("upstream", "redis://u:f0rmer@h").unwrap();
         settings.set("upstream_username", "v").unwrap();
-        settings.set("upstream_password", "new").unwrap();
+        settings.set("upstream_password", "n3xt").unwrap();
         let upstream = settings.upstream_resolved().unwrap().unwrap();
         assert_eq!(upstream.username.as_deref(), Some("v"));
-        assert_eq!(upstream.password.as_ref().map(Secret::expose), Some("new"));
+        assert_eq!(upstream.password.as_ref().map(Secret::expose), Some("n3xt"));
         let debug = format!("{settings:?}{upstream:?}");
-        assert!(!debug.contains("old") && !debug.contains("new"), "{debug}");
+        assert!(!debug.contains("f0rmer") && !debug.contains("n3xt"), "{debug}");
         settings.unset("upstream_password").unwrap();
         settings.set("upstream", "redis://u@h").unwrap();
         let error = settings.upstream_resolved().unwrap_err().to_string();

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
 use super::value::{
-    Auth, Integrity, LogFormat, LogLevel, OnSubscriberLoss, Ping, Pubsub, Transactions, Value, show,
+    AdminListen, Auth, Integrity, LeakAction, LogFormat, LogLevel, OnSubscriberLoss, Ping, Pubsub,
+    Transactions, Value, show,
 };
 use crate::base::error::{Error, Result};
 
@@ -30,6 +31,8 @@ pub enum KeyKind {
     Listen,
     /// A list of command names; `min` and `max` bound its length.
     Commands,
+    /// A list of numeric user ids; `min` and `max` bound its length.
+    Uids,
 }
 
 /// All that is known about one key.
@@ -93,9 +96,11 @@ impl Row {
             KeyKind::Text | KeyKind::Password => format!("text of at most {max} bytes"),
             KeyKind::Url => "redis://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
             KeyKind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
+            KeyKind::Uids => format!("up to {max} user ids such as \"33\", separated by commas"),
+            KeyKind::Listen if max == 1 => "unix:///path[?mode=0600&user=name&group=name] or none".to_owned(),
             KeyKind::Listen => format!(
-                "up to {max} of unix:///path[?mode=0660&user=name&group=name], \
-                 tcp://host:port[?insecure=1]"
+                "up to {max} of unix:///path[?mode=0660&user=name&group=name&label=text], \
+                 tcp://host:port[?insecure=1&label=text]"
             ),
         }
     }
@@ -240,6 +245,12 @@ settings! {
     upstream_lifetime: u64 = "0", Milliseconds(0, MONTH), RELOAD;
     /// Children connected at the same time; above it a new one gets an error and is closed.
     children_max: usize = "10000", Count(1, 1_000_000), RELOAD;
+    /// Children of one process of this host; above it a new one gets an error and is closed; 0: off.
+    children_per_process_max: usize = "0", Count(0, 1_000_000), RELOAD;
+    /// Children of one user of this host; above it a new one gets an error and is closed; 0: off.
+    children_per_uid_max: usize = "0", Count(0, 1_000_000), RELOAD;
+    /// Leases for transactions and sessions of one process of this host, then BROKERLIMIT; 0: off.
+    leases_per_process_max: usize = "0", Count(0, 100_000), RELOAD;
     /// Unanswered requests of one child; at the limit the child is not read.
     child_in_flight_max: usize = "1024", Count(1, 1_000_000), RELOAD;
     /// Bytes of one request, with 64KiB more for its length lines, and (64MiB at least) of all requests of a child that reads no replies; above it the child gets an error and is closed.
@@ -259,6 +270,15 @@ settings! {
     idle_child_timeout: u64 = "0", Milliseconds(0, MONTH), RELOAD;
     /// A child that leaves a MULTI or WATCH open this long is closed; 0: never.
     idle_transaction_timeout: u64 = "60000", Milliseconds(0, DAY), RELOAD;
+    /// What stands unused for this long is reported as a suspected leak; 0: never.
+    leak_threshold: u64 = "30000", Milliseconds(0, DAY), RELOAD;
+    /// Suspected leaks: report them, or also close the children that have them.
+    leak_action: LeakAction = "report", Choice(0, 0), RELOAD;
+    /// Where the verbs of the console are heard, beside ordinary requests: a unix:// URL; none: nowhere. The program's
+    /// default is a socket with mode 0600 beside its first listener, named like it with .admin at the end.
+    admin_listen: AdminListen = "", Listen(0, 1), FIXED;
+    /// User ids that may use the console beside root and the broker's own.
+    admin_uids: Vec<u32> = "", Uids(0, 64), RELOAD;
     /// shared: MULTI is queued in the broker and written whole to a lane that transactions share; leased: it gets a leased lane.
     transactions: Transactions = "shared", Choice(0, 0), RELOAD;
     /// shared: one upstream subscription per channel; leased: each subscriber gets a leased lane.

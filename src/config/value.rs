@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::endpoint::{ListenUrl, Secret, Upstream};
+use super::endpoint::{AccessOptions, ListenUrl, SUN_PATH_MAX, Secret, Upstream};
 use super::table::{KeyKind, Row};
 
 pub(super) type ParseResult<T> = std::result::Result<T, String>;
@@ -98,6 +98,14 @@ choices! {
         Sampled = "sampled",
         /// Behind every request; no reply is passed to a child before its canary has matched.
         Always = "always",
+    }
+
+    /// What becomes of a child that is suspected of a leak.
+    LeakAction {
+        /// It is named in the log, in metrics and in the console.
+        Report = "report",
+        /// It is closed as well.
+        Close = "close",
     }
 
     /// The lowest severity that is logged.
@@ -294,6 +302,71 @@ impl Value for Vec<ListenUrl> {
 
     fn text(&self, _row: &Row) -> String {
         self.iter().map(ListenUrl::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Where the verbs of the console are heard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AdminListen {
+    /// As the program decides; a loop in another program has none.
+    #[default]
+    Default,
+    /// Nowhere.
+    None,
+    /// On a Unix socket.
+    At(ListenUrl),
+}
+
+impl AdminListen {
+    /// The socket beside a listener: its owner alone may connect.
+    pub fn beside(first: &ListenUrl) -> Self {
+        let ListenUrl::Unix { path, .. } = first else { return AdminListen::None };
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".admin");
+        if beside.len() > SUN_PATH_MAX {
+            return AdminListen::None;
+        }
+        let access = AccessOptions { mode: Some(0o600), ..AccessOptions::default() };
+        AdminListen::At(ListenUrl::Unix { path: beside.into(), access, label: None })
+    }
+}
+
+impl Value for AdminListen {
+    fn parse(_row: &Row, text: &str) -> ParseResult<Self> {
+        match text.trim() {
+            "" => Ok(AdminListen::Default),
+            "none" => Ok(AdminListen::None),
+            text => match ListenUrl::parse(text)? {
+                ListenUrl::Tcp { .. } => {
+                    Err("the verbs of the console are heard on unix:// alone".to_owned())
+                }
+                url => Ok(AdminListen::At(url)),
+            },
+        }
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        match self {
+            AdminListen::Default => String::new(),
+            AdminListen::None => "none".to_owned(),
+            AdminListen::At(url) => url.to_string(),
+        }
+    }
+}
+
+/// User ids, separated by commas or blanks.
+impl Value for Vec<u32> {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
+        let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+        let list: Option<Vec<u32>> = words.map(|word| word.parse().ok()).collect();
+        match list.ok_or("not user ids")? {
+            list if list.len() as u64 > row.max => Err("too many".to_owned()),
+            list => Ok(list),
+        }
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        self.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
     }
 }
 

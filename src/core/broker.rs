@@ -3,8 +3,11 @@
 //! actions. Finds the child or lane that an event is about, once, and hands it on; does no I/O and reads no clock.
 
 use crate::base::clock::Millis;
+use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::base::outgoing::Outgoing;
+use crate::base::process::UnixCredentials;
+use crate::command::texts;
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::child::children::Children;
@@ -22,6 +25,22 @@ use crate::core::standing::LaneReading;
 use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::resp::{Frames, Scanner};
+use std::sync::Arc;
+
+/// A child that is about to be one.
+#[derive(Debug, Clone)]
+pub struct Newcomer {
+    /// How it reaches the broker.
+    pub kind: ChildKind,
+    /// What it is called in the log.
+    pub peer: Arc<str>,
+    /// Who has connected it, where the system knows.
+    pub who: Option<UnixCredentials>,
+    /// What its listener is called.
+    pub label: Option<Arc<str>>,
+    /// The driver's handle.
+    pub link: usize,
+}
 
 /// The broker's state. See ARCHITECTURE.md for the line of one request through it.
 #[derive(Debug)]
@@ -165,20 +184,36 @@ impl Broker {
 
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
     pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<ChildKey> {
+        self.child_admit(Newcomer { kind, peer: peer.into(), who: None, label: None, link }).ok()
+    }
+
+    /// The same of a child of which more is known. The error is to be told to it.
+    pub fn child_admit(&mut self, newcomer: Newcomer) -> Result<ChildKey, Failure> {
+        let Newcomer { kind, peer, who, label, link } = newcomer;
+        let capped = who.filter(|_| kind == ChildKind::Socket).and_then(|who| self.shared.child_cap(who));
         let env = &mut self.shared.env;
-        if self.children.len() >= env.settings.children_max {
+        let spared = if kind == ChildKind::Admin { limits::ADMIN_CHILDREN } else { 0 };
+        if self.children.len() >= env.settings.children_max + spared {
             env.counters.children_refused += 1;
             self.children.refuse(env.settings.children_max, env.now);
-            return None;
+            return Err(texts::MAX_CLIENTS.into());
+        }
+        if let Some(limit) = capped {
+            env.counters.children_refused += 1;
+            return Err(self.shared.refuse_for_cap(limit, who));
         }
         env.counters.children_opened += 1;
         self.next_id += 1;
         let session = Session::new(self.next_id, env.upstream.db);
-        let key = self.children.insert(Child::new(session, Origin::new(kind, peer.into()), link, env.now));
+        let origin = Origin::new(kind, peer).with_label(label);
+        let key = self.children.insert(Child::new(session, origin, link, env.now));
         if let Some(child) = self.children.known_mut(key) {
             self.shared.become_first_user(child);
+            if let Some(who) = who {
+                self.shared.identify(child, who);
+            }
         }
-        Some(key)
+        Ok(key)
     }
 
     /// Bytes have arrived from a child.
@@ -227,6 +262,7 @@ impl Broker {
                 Roster::Unblock => self.unblock(key, &request),
                 Roster::List => self.list(key, &request),
                 Roster::Exec => self.fill_in(key),
+                Roster::Console => self.run_console(key, &request),
             };
             let Some(child) = self.children.known_mut(key) else { return };
             asked = self.shared.go_on(child, frames, flow, len);
@@ -279,6 +315,8 @@ impl Broker {
         self.shared.release_claim(&mut child);
         self.shared.env.memory -= child.footprint();
         self.shared.users.leave(child.user(), self.shared.env.now);
+        self.shared.forget_leak(&child);
+        self.shared.forget_identity(&mut child);
         self.shared.env.actions.push(Action::CloseChild { link: child.link() });
         if let Some(lease) = child.lease() {
             self.shared.abandon_lease(lease.lane);

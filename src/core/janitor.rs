@@ -61,6 +61,13 @@ impl Shared {
         }
     }
 
+    /// Unless the last pass is still under way.
+    fn begin_timeouts(&mut self) {
+        if self.env.sweeps.begin_once(Sweep::Timeouts) {
+            self.processes.begin_count();
+        }
+    }
+
     fn overdue(&self, child: &Child) -> Option<&'static str> {
         let settings = &self.env.settings;
         let over = |since: u64, limit: u64| limit > 0 && self.env.now.saturating_sub(since) >= limit;
@@ -83,6 +90,9 @@ impl Shared {
     pub(crate) fn end_if_overdue(&mut self, child: &mut Child) -> bool {
         let overdue = self.overdue(child);
         if let Some(setting) = overdue {
+            if setting == "idle_child_timeout" {
+                self.note_idle(child);
+            }
             CloseReason::TimedOut(setting).log(child);
             self.close(child);
         }
@@ -156,7 +166,8 @@ impl Broker {
         self.shared.check_stalls();
         self.shared.close_idle_lanes();
         self.shared.replace_old_lanes();
-        self.shared.env.sweeps.begin(Sweep::Timeouts);
+        self.shared.begin_timeouts();
+        self.shared.processes.forget_unused(self.shared.env.now);
         self.close_standing_still();
         self.shared.end_abandoned_users();
         self.shared.ask_default_again();
@@ -167,6 +178,7 @@ impl Broker {
             self.shared.env.spares.clear();
             self.shared.env.timers.shrink();
             self.children.shrink();
+            self.shared.processes.shrink();
         }
         let held = self.shared.env.held() + self.children.own_bytes();
         self.trim.check(held, self.shared.env.now);

@@ -10,6 +10,9 @@ pub enum ChildName {}
 /// What the keys of lanes name.
 #[derive(Debug)]
 pub enum LaneName {}
+/// What the keys of processes name.
+#[derive(Debug)]
+pub enum ProcessName {}
 #[derive(Debug)]
 pub(crate) enum TopicName {}
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(crate) enum GroupName {}
 pub type ChildKey = Key<ChildName>;
 /// Names a lane for as long as it lives, and nothing afterwards.
 pub type LaneKey = Key<LaneName>;
+/// Names a process of this host for as long as it is remembered.
+pub type ProcessKey = Key<ProcessName>;
 pub(crate) type TopicKey = Key<TopicName>;
 /// Names a group of children that wait for the same element.
 pub(crate) type GroupKey = Key<GroupName>;
@@ -43,6 +48,15 @@ impl LeaseKind {
             LeaseKind::Blocking => settings.leases_blocking_max,
             LeaseKind::Transaction => settings.leases_transaction_max,
             LeaseKind::Session => settings.leases_session_max,
+        }
+    }
+
+    /// In tables and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            LeaseKind::Blocking => "blocking",
+            LeaseKind::Transaction => "transaction",
+            LeaseKind::Session => "session",
         }
     }
 

@@ -6,6 +6,8 @@ use crate::base::clock::Millis;
 use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
 use crate::core::env::{Env, Turn};
+use crate::core::host::leaks::Leaks;
+use crate::core::host::processes::Processes;
 use crate::core::intake::Intake;
 use crate::core::lease::groups::Groups;
 use crate::core::lease::leases::Leases;
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) hubs: Hubs,
     pub(crate) intake: Intake,
     pub(crate) work: Work,
+    pub(crate) processes: Processes,
+    pub(crate) leaks: Leaks,
 }
 
 impl Shared {
@@ -50,6 +54,8 @@ impl Shared {
             hubs: Hubs::default(),
             intake: Intake::default(),
             work: Work::default(),
+            processes: Processes::default(),
+            leaks: Leaks::default(),
         }
     }
 }

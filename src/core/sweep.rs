@@ -22,7 +22,9 @@ impl Shared {
                 self.close(child);
                 true
             }
-            Sweep::Timeouts => self.end_if_overdue(child),
+            Sweep::Timeouts => {
+                self.end_if_overdue(child) || self.look_for_leak(child) || self.look_for_growth(child)
+            }
             Sweep::SettingsChanged => self.shorten_wait(child),
             Sweep::UpstreamAnswers => self.wake_upstream_waiter(child),
             Sweep::UserRefused(user) => self.end_child_of(child, *user),
@@ -42,6 +44,7 @@ impl Shared {
                 self.subscribers_were_lost(*user, *loss, *closes, done.met);
             }
             Sweep::HubTopics(user) => self.env.sweeps.begin(Sweep::HubReady(*user)),
+            Sweep::Timeouts => self.look_at_processes(),
             _ => {}
         }
         true

@@ -59,6 +59,15 @@ impl Sweeps {
         }
     }
 
+    /// Unless one that is to do just the same is under way or stands in line. Whether it begins.
+    pub(crate) fn begin_once(&mut self, sweep: Sweep) -> bool {
+        let begins = !self.line.iter().any(|other| other.sweep == sweep);
+        if begins {
+            self.begin(sweep);
+        }
+        begins
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.line.is_empty()
     }

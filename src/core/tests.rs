@@ -620,3 +620,12 @@ fn a_drain_ends_every_kind_of_child() {
     assert_eq!(closed(&sim), 7);
     assert!(sim.broker.is_drained());
 }
+
+/// A broker with a child in each of some states, for the tables of the console.
+pub(super) fn broker_for_tables() -> super::Broker {
+    let (mut sim, [a, b, c]) = Sim::with(&[]);
+    sim.ask(a, "WATCH k\nGET k");
+    sim.ask(b, "SUBSCRIBE c");
+    sim.ask(c, "BLPOP x 0");
+    sim.broker
+}

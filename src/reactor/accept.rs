@@ -16,6 +16,7 @@ use crate::transport::listener::Listener;
 use crate::transport::stream::Stream;
 use mio::{Registry, Token};
 use std::io;
+use std::sync::Arc;
 
 /// A listener in the loop.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct PolledListener {
     listener: Listener,
     /// Its URL in the settings.
     pub(super) asked: ListenUrl,
+    /// What its children are.
+    kind: ChildKind,
     pub(super) token: Token,
     /// An edge has arrived, and accept has not yet returned that no connection waits.
     pub(super) pending: bool,
@@ -34,11 +37,24 @@ pub(super) struct PolledListener {
 
 impl PolledListener {
     /// `number` is one that no listener of the loop has had.
-    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> error::Result<PolledListener> {
+    pub(super) fn open(
+        url: &ListenUrl,
+        kind: ChildKind,
+        registry: &Registry,
+        number: usize,
+    ) -> error::Result<PolledListener> {
         let listener = Listener::bind(url)?;
         let token = reserved(FIRST_LISTENER + number);
         listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
-        Ok(PolledListener { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
+        Ok(PolledListener {
+            listener,
+            asked: url.clone(),
+            kind,
+            token,
+            pending: false,
+            pause: None,
+            short: false,
+        })
     }
 
     /// Warns if children need no password here. Called for listeners in use, not for those given up again.
@@ -51,6 +67,11 @@ impl PolledListener {
                 self.url()
             );
         }
+    }
+
+    /// Whether it is one of `listen`.
+    pub(super) fn is_for_children(&self) -> bool {
+        self.kind == ChildKind::Socket
     }
 
     pub(super) fn apply(&mut self, url: &ListenUrl) -> error::Result<()> {
@@ -121,7 +142,8 @@ impl Loop {
             match listener.listener.accept() {
                 Ok(stream) => {
                     listener.pause = None;
-                    if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
+                    let (kind, label) = (listener.kind, listener.asked.label().map(Arc::from));
+                    if let Err((stream, why)) = self.admit(stream, kind, label) {
                         refuse(&stream, &why);
                     }
                     self.pace.step(StepKind::Accept);
@@ -159,6 +181,7 @@ impl Loop {
             hands_over: false,
             read_lately: false,
             watched: false,
+            knows_writer: false,
         };
         let key = self.links.insert(link);
         self.links_peak = self.links_peak.max(self.links.len());

@@ -2,15 +2,20 @@
 //! with one inherited socket can open more without a path on disk. Accepts nothing.
 
 use super::{Link, Loop, Owner};
+use crate::base::clock::Millis;
 use crate::base::error::Error;
+use crate::base::failure::Failure;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::{ChildKey, ChildKind};
+use crate::core::{ChildKey, ChildKind, Newcomer};
+use crate::resp::encode;
 use crate::transport::conn::Fill;
 use crate::transport::stream::{Peer, Stream};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+use std::borrow::Cow;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// The error that Redis sends before it closes, too.
 const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -32,12 +37,12 @@ impl Handed {
         self.left == 0
     }
 
-    pub(super) fn fill(&mut self, link: &mut Link, buffer: &mut [u8]) -> Fill {
+    pub(super) fn fill(&mut self, link: &mut Link, buffer: &mut [u8], now: Millis) -> Fill {
         if !link.hands_over {
-            return link.conn.fill(buffer);
+            return link.conn.fill(buffer, now);
         }
         let before = self.fds.len();
-        let fill = link.conn.fill_and_take(buffer, &mut self.fds);
+        let fill = link.conn.fill_and_take(buffer, &mut self.fds, now);
         self.left = self.left.saturating_sub(self.fds.len() - before);
         fill
     }
@@ -57,23 +62,32 @@ impl Loop {
         // The caller's mistake, unlike the other reasons.
         let unfit = |(socket, why): (OwnedFd, String)| (socket, Error::config(why).within(ATTEMPT));
         let stream = Stream::adopt(socket).map_err(unfit)?;
-        let admitted = self.admit(stream, ChildKind::Adopted);
-        admitted.map(drop).map_err(|(stream, error)| (stream.into(), error.within(ATTEMPT)))
+        let admitted = self.admit(stream, ChildKind::Adopted, None);
+        admitted.map(drop).map_err(|(stream, why)| (stream.into(), why.error.within(ATTEMPT)))
     }
 
-    pub(super) fn admit(&mut self, stream: Stream, kind: ChildKind) -> Result<Key<Link>, (Stream, Error)> {
+    /// Makes it a child of that kind, of a listener that is called so.
+    pub(super) fn admit(
+        &mut self,
+        stream: Stream,
+        kind: ChildKind,
+        label: Option<Arc<str>>,
+    ) -> Result<Key<Link>, (Stream, NotAdmitted)> {
         let peer = stream.peer();
-        let Some(child) = self.core.child_open(kind, &peer.to_string(), usize::MAX) else {
-            let max = self.core.settings().children_max;
-            return Err((stream, Error::limit(format!("children_max is {max}"))));
+        let who = if let Peer::Unix(who) = peer { Some(who) } else { None };
+        let newcomer = Newcomer { kind, peer: peer.to_string().into(), who, label, link: usize::MAX };
+        let child = match self.core.child_admit(newcomer) {
+            Ok(child) => child,
+            Err(failure) => {
+                return Err((stream, NotAdmitted::of(&failure, self.core.settings().children_max)));
+            }
         };
-        if let Peer::Unix { pid, uid } = peer {
-            self.core.set_child_process(child, uid, pid);
-        }
+        self.note_wanted(kind.is_accepted().then_some(&stream));
         match self.add_link(stream, Owner::Child(child)) {
             Ok(key) => {
                 self.core.set_child_link(child, super::link_of(key));
                 let link = self.links.get_mut(key).expect("just inserted");
+                link.conn.learn_writers(kind.is_accepted());
                 link.hands_over = kind == ChildKind::Adopted && matches!(link.conn.stream(), Stream::Unix(_));
                 Ok(key)
             }
@@ -86,7 +100,7 @@ impl Loop {
                 } else {
                     Error::refused("cannot watch it", &error)
                 };
-                Err((stream, error))
+                Err((stream, NotAdmitted::system(error)))
             }
         }
     }
@@ -105,18 +119,41 @@ impl Loop {
                 let _ = stream.shutdown();
                 continue;
             }
-            match self.admit(stream, ChildKind::Adopted) {
+            match self.admit(stream, ChildKind::Adopted, None) {
                 Ok(key) => newcomers.push(key),
-                Err((stream, error)) => refuse(&stream, &error),
+                Err((stream, why)) => refuse(&stream, &why),
             }
         }
     }
 }
 
-/// Sends the error that Redis sends, and closes the socket for every copy.
-pub(super) fn refuse(stream: &Stream, why: &Error) {
-    log::debug!("a child was refused: {why}");
+/// Why a socket does not become a child: what is told to a program that hands it over, and to the child itself.
+#[derive(Debug)]
+pub(super) struct NotAdmitted {
+    error: Error,
+    reply: Cow<'static, [u8]>,
+}
+
+impl NotAdmitted {
+    fn of(failure: &Failure, children_max: usize) -> NotAdmitted {
+        let mut reply = Vec::new();
+        encode::error(&mut reply, failure.line());
+        let error = match failure {
+            Failure::Limited(limit) => Error::limit(limit.to_string()),
+            _ => Error::limit(format!("children_max is {children_max}")),
+        };
+        NotAdmitted { error, reply: reply.into() }
+    }
+
+    fn system(error: Error) -> NotAdmitted {
+        NotAdmitted { error, reply: Cow::Borrowed(REFUSAL) }
+    }
+}
+
+/// Sends the child its error, and closes the socket for every copy.
+pub(super) fn refuse(stream: &Stream, why: &NotAdmitted) {
+    log::debug!("a child was refused: {}", why.error);
     // A new socket has room for it; a peer that has gone does not need it.
-    let _ = rustix::net::send(stream, REFUSAL, SendFlags::NOSIGNAL);
+    let _ = rustix::net::send(stream, &why.reply, SendFlags::NOSIGNAL);
     let _ = stream.shutdown();
 }

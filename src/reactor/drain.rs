@@ -105,9 +105,10 @@ impl Loop {
         if !self.core.takes_bytes(child) {
             return false;
         }
-        let fill = self.handed.fill(link, &mut self.scratch);
+        let fill = self.handed.fill(link, &mut self.scratch, self.told);
         let full = matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
         let more = full || link.conn.unread();
+        self.note_writer(key, child);
         self.child_filled(child, fill);
         self.take_handed(child, newcomers);
         more

@@ -11,6 +11,7 @@ mod quiet;
 mod reload;
 mod stats;
 mod turn;
+mod who;
 
 use crate::base::clock::{Clock, Millis};
 use crate::base::error::{Error, Result};
@@ -37,13 +38,14 @@ use pace::Pace;
 pub use pace::StepKind;
 use quiet::Quiet;
 pub use reload::Prepared;
-use reload::required_upstream;
+use reload::{listeners_of, required_upstream};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use who::Lookups;
 
 /// When `Loop::run` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,8 @@ struct Link {
     /// It was read since the last check of `quiet`.
     read_lately: bool,
     watched: bool,
+    /// The core believes that it knows who has written what was read last.
+    knows_writer: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -146,6 +150,7 @@ pub struct Loop {
     work: turn::WorkLists,
     pace: Pace,
     draining: Draining,
+    lookups: Lookups,
     closed: bool,
     maker: Maker,
 }
@@ -190,7 +195,7 @@ impl Loop {
     /// these addresses would notice. An existing listener at an address is not a failure.
     pub fn check(settings: &Settings) -> Result<()> {
         read_settings(settings)?;
-        settings.listen.iter().try_for_each(Listener::check)?;
+        listeners_of(settings).into_iter().try_for_each(|(url, _)| Listener::check(url))?;
         settings.warn_of_files();
         Ok(())
     }
@@ -203,13 +208,15 @@ impl Loop {
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let open = |(number, url)| PolledListener::open(url, poll.registry(), number);
-        let listeners: Vec<_> = settings.listen.iter().enumerate().map(open).collect::<Result<_>>()?;
+        let open = |(number, (url, kind))| PolledListener::open(url, kind, poll.registry(), number);
+        let listeners: Vec<_> =
+            listeners_of(&settings).into_iter().enumerate().map(open).collect::<Result<_>>()?;
         listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
         core.take_accounts(accounts);
+        core.set_own_uid(rustix::process::geteuid().as_raw());
         Ok(Loop {
             _held: held,
             core,
@@ -237,6 +244,7 @@ impl Loop {
             work: turn::WorkLists::default(),
             pace: Pace::default(),
             draining: Draining::default(),
+            lookups: Lookups::default(),
             closed: false,
             maker: Maker::here(),
         })
@@ -244,7 +252,7 @@ impl Loop {
 
     /// The URL of each listener, with the port that the system chose.
     pub fn listeners(&self) -> Vec<String> {
-        self.listeners.iter().map(PolledListener::url).collect()
+        self.listeners.iter().filter(|one| one.is_for_children()).map(PolledListener::url).collect()
     }
 
     /// Runs turns. `Ok(false)` when the loop has drained or was closed. An error is one of the poll itself;

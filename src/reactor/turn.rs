@@ -100,6 +100,7 @@ impl Loop {
             self.accept_pending();
         }
         self.settle();
+        self.look_up_processes();
         (self.turning, self.woken) = (false, false);
         self.pace.end_turn();
         if self.core.is_drained() && !self.draining.is_under_way() {
@@ -114,7 +115,8 @@ impl Loop {
     }
 
     pub(super) fn timeout(&self) -> Option<Millis> {
-        if self.unsettled || self.draining.is_under_way() || !self.work.are_empty() {
+        let waiting = !self.work.are_empty() || self.lookups.is_waiting();
+        if self.unsettled || self.draining.is_under_way() || waiting {
             return Some(0);
         }
         let now = self.clock.now();
@@ -235,7 +237,7 @@ impl Loop {
         if link.hands_over && self.handed.is_full() {
             return self.list(key);
         }
-        let fill = self.handed.fill(link, &mut self.scratch);
+        let fill = self.handed.fill(link, &mut self.scratch, self.told);
         let (more, hung_up) = (link.conn.unread(), link.conn.hung_up());
         if more {
             self.list(key);
@@ -243,6 +245,7 @@ impl Loop {
         self.note_read(key);
         match owner {
             Owner::Child(child) => {
+                self.note_writer(key, child);
                 self.child_filled(child, fill);
                 self.take_handed(child, &mut Vec::new());
             }

@@ -5,14 +5,21 @@
 //! message with ancillary data (SCM_RIGHTS, credentials) ends a read, which the kernel reports if asked. Asking costs almost
 //! as much as the read that is saved, so a `thrifty` connection asks only when it has reason to, and is read again after a
 //! time without input. And urgent data (MSG_OOB) ends a read at its mark; the poll reports it.
+//!
+//! Where a connection `learns_writers`, each read is the bytes of one process, and those reads that ask say of which
+//! (SCM_CREDENTIALS): some at the beginning, the first after a pause, then one in every `WRITER_FRESH`.
 
 use super::stream::Stream;
+use crate::base::clock::Millis;
 use crate::base::fds::Held;
 use crate::base::limits;
+use crate::base::process::UnixCredentials;
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use nix::sys::socket::MsgFlags;
 use rustix::io::{Errno, retry_on_intr};
+use rustix::net::sockopt;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
 };
@@ -39,8 +46,14 @@ pub struct Conn {
     urgent: bool,
     /// How many further reads ask for ancillary data; `None` means all.
     asking: Option<u32>,
-    /// The last read was short and did not ask.
+    /// The last read was short, and something other than an empty socket may have made it so.
     doubtful: bool,
+    /// Its reads say who has written, if they ask.
+    learns_writers: bool,
+    /// When a read last asked who has written.
+    asked_at: Millis,
+    /// Who has written the bytes of the last read; none if it did not ask, or the system did not say.
+    writer: Option<UnixCredentials>,
     ended: bool,
 }
 
@@ -82,6 +95,9 @@ impl Conn {
             urgent: false,
             asking: None,
             doubtful: false,
+            learns_writers: false,
+            asked_at: 0,
+            writer: None,
             ended: false,
         }
     }
@@ -89,6 +105,24 @@ impl Conn {
     /// The same for many short reads. While it is doubtful, the owner calls `look_again` after a time without input.
     pub fn thrifty(stream: Stream) -> Conn {
         Conn { asking: Some(limits::ASKING_READS), ..Conn::new(stream) }
+    }
+
+    /// From now on reads may say who has written what they have read. Only Unix sockets do; of what was sent before, the
+    /// system may not know it.
+    /// A socket that was accepted has the option of its listener (`is_set`).
+    pub fn learn_writers(&mut self, is_set: bool) {
+        let is_unix = matches!(self.stream, Stream::Unix(_));
+        self.learns_writers = is_unix && (is_set || sockopt::set_socket_passcred(&self.stream, true).is_ok());
+    }
+
+    /// Who has written the bytes of the last read; none if it did not ask, or the system did not say.
+    pub fn writer(&self) -> Option<UnixCredentials> {
+        self.writer
+    }
+
+    /// Whether reads say who has written.
+    pub fn learns(&self) -> bool {
+        self.learns_writers
     }
 
     /// Registers it with the poll. A `connecting` one is also watched for writable, which reports the outcome;
@@ -165,18 +199,21 @@ impl Conn {
 
     /// One read. Call again while `unread`, but not before all other connections had a turn. The system closes descriptors
     /// that arrive with the bytes.
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
+    pub fn fill(&mut self, buffer: &mut [u8], now: Millis) -> Fill {
         let size = buffer.len();
         let is_unix = matches!(self.stream, Stream::Unix(_));
-        let asks = is_unix && self.asking != Some(0);
+        let asks = is_unix && (self.asking != Some(0) || self.is_writer_stale(now));
+        self.writer = None;
         let outcome = match asks {
+            true if self.learns_writers => self.receive_and_learn(buffer, now),
             true => receive(&self.stream, buffer, &mut RecvAncillaryBuffer::default()),
             false => {
                 retry_on_intr(|| rustix::io::read(&self.stream, &mut *buffer)).map(|count| (count, false))
             }
         };
         let short = matches!(outcome, Ok((count, _)) if 0 < count && count < size);
-        self.doubtful = is_unix && !asks && short;
+        // A read ends where another process has written, too.
+        self.doubtful = is_unix && short && (!asks || self.learns_writers);
         let cut_short = matches!(outcome, Ok((_, true)));
         self.asking = self.asking.map(|left| match cut_short {
             true => limits::ASKING_READS,
@@ -185,25 +222,67 @@ impl Conn {
         self.note(outcome.map(|(count, _)| count), size, cut_short)
     }
 
+    #[inline]
+    fn is_writer_stale(&self, now: Millis) -> bool {
+        self.learns_writers && now.saturating_sub(self.asked_at) >= limits::WRITER_FRESH
+    }
+
+    fn receive_and_learn(&mut self, buffer: &mut [u8], now: Millis) -> Result<(usize, bool), Errno> {
+        self.asked_at = now;
+        let read = receive_from(&self.stream, buffer, MsgFlags::empty())?;
+        self.writer = read.writer.filter(|writer| !is_nobody(*writer));
+        Ok((read.bytes, read.truncated))
+    }
+
     /// As `fill`, and appends descriptors that arrive with the bytes to `taken`: at most
     /// `limits::HANDED_READ`; the system closes the rest.
-    pub fn fill_and_take(&mut self, buffer: &mut [u8], taken: &mut Vec<OwnedFd>) -> Fill {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(limits::HANDED_READ))];
+    pub fn fill_and_take(&mut self, buffer: &mut [u8], taken: &mut Vec<OwnedFd>, now: Millis) -> Fill {
+        self.writer = None;
+        let hides = (self.asking != Some(0) || self.is_writer_stale(now)) && self.peek_at_writer(now);
+        if hides {
+            let _ = sockopt::set_socket_passcred(&self.stream, false);
+        }
+        const CREDENTIALS: usize = rustix::cmsg_space!(ScmCredentials(1));
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(limits::HANDED_READ)) + CREDENTIALS];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let size = buffer.len();
         let outcome = receive(&self.stream, buffer, &mut control);
+        if hides {
+            let _ = sockopt::set_socket_passcred(&self.stream, true);
+        }
         let mut cut_short = false;
         for message in control.drain() {
-            cut_short = true;
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                taken.extend(fds);
+            // UnixCredentials are not looked at: where they are wanted they have been peeked at.
+            match message {
+                RecvAncillaryMessage::ScmRights(fds) => {
+                    cut_short = true;
+                    taken.extend(fds);
+                }
+                _ => cut_short |= !self.learns_writers,
             }
         }
+        self.asking =
+            self.asking.map(|left| if cut_short { limits::ASKING_READS } else { left.saturating_sub(1) });
+        self.doubtful = self.learns_writers && matches!(outcome, Ok((count, _)) if 0 < count && count < size);
         let truncated = matches!(outcome, Ok((_, true)));
         if truncated {
             log::debug!("descriptors handed over were lost: too many at once, or too many open here");
         }
         self.note(outcome.map(|(count, _)| count), size, cut_short || truncated)
+    }
+
+    /// Learns who has written what the next read returns: a read that takes descriptors has no value for the credentials
+    /// of a process that cannot be seen. Whether that is who has written: then the read must not be told of them.
+    fn peek_at_writer(&mut self, now: Millis) -> bool {
+        if !self.learns_writers {
+            return false;
+        }
+        self.asked_at = now;
+        let peeked = receive_from(&self.stream, &mut [0], MsgFlags::MSG_PEEK);
+        let writer = peeked.ok().and_then(|read| read.writer);
+        self.writer = writer.filter(|writer| !is_nobody(*writer));
+        writer.is_some_and(|writer| writer.pid == 0)
     }
 
     /// Decides what follows from a read into a buffer of `size`. `cut_short`: ancillary data ended the read.
@@ -270,6 +349,52 @@ impl Conn {
     }
 }
 
+/// Bytes of a control message with credentials, and where its parts are: a `cmsghdr` (length, level, type), a `ucred`.
+const CREDENTIALS_LEN: usize = size_of::<libc::cmsghdr>() + size_of::<libc::ucred>();
+
+/// Room for the credentials of a writer and for nothing else: the system closes descriptors that come along.
+#[repr(align(8))]
+struct CredentialsBuffer([u8; CREDENTIALS_LEN.next_multiple_of(size_of::<usize>())]);
+
+struct ReadOnce {
+    bytes: usize,
+    /// Descriptors came along, and there was no room for them.
+    truncated: bool,
+    writer: Option<UnixCredentials>,
+}
+
+fn receive_from(stream: &Stream, buffer: &mut [u8], flags: MsgFlags) -> Result<ReadOnce, Errno> {
+    let mut control = CredentialsBuffer([0; _]);
+    let fd = stream.as_fd().as_raw_fd();
+    let (bytes, truncated) = loop {
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+        match nix::sys::socket::recvmsg::<()>(fd, &mut parts, Some(&mut control.0), flags) {
+            Ok(message) => break (message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC)),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(Errno::from_raw_os_error(error as i32)),
+        }
+    };
+    Ok(ReadOnce { bytes, truncated, writer: credentials_in(&control.0) })
+}
+
+fn credentials_in(control: &[u8]) -> Option<UnixCredentials> {
+    let word = |at: usize| control.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes);
+    let len = usize::from_ne_bytes(control.get(..size_of::<usize>())?.try_into().ok()?);
+    let header = size_of::<usize>();
+    let is_them = len == CREDENTIALS_LEN
+        && word(header)? == libc::SOL_SOCKET
+        && word(header + 4)? == libc::SCM_CREDENTIALS;
+    let (pid, uid, gid) = (word(header + 8)?, word(header + 12)?, word(header + 16)?);
+    is_them.then_some(UnixCredentials { pid, uid: uid as u32, gid: gid as u32 })
+}
+
+/// Whether these are what the system says of bytes that came before anybody wanted to know.
+fn is_nobody(writer: UnixCredentials) -> bool {
+    const OVERFLOW_ID: u32 = 65534;
+    writer == UnixCredentials { pid: 0, uid: OVERFLOW_ID, gid: OVERFLOW_ID }
+}
+
 /// A read that asks for ancillary data: returns how many bytes, and whether data arrived that `control` has no room for.
 fn receive(
     stream: &Stream,
@@ -318,7 +443,7 @@ mod tests {
     }
 
     fn fill(conn: &mut Conn, buffer: &mut [u8], take: bool) -> Fill {
-        if take { conn.fill_and_take(buffer, &mut Vec::new()) } else { conn.fill(buffer) }
+        if take { conn.fill_and_take(buffer, &mut Vec::new(), 0) } else { conn.fill(buffer, 0) }
     }
 
     #[test]
@@ -327,12 +452,12 @@ mod tests {
         far.write_all(b"12345").unwrap();
         assert_eq!(observe(&mut poll, &mut conn), 1);
         let mut buffer = [0; 4];
-        assert!(matches!(conn.fill(&mut buffer), Fill::Bytes(4)));
+        assert!(matches!(conn.fill(&mut buffer, 0), Fill::Bytes(4)));
         assert!(conn.unread(), "the edge is used up, a byte is left");
         assert_eq!(observe(&mut poll, &mut conn), 0);
-        assert!(matches!(conn.fill(&mut buffer), Fill::Bytes(1)));
+        assert!(matches!(conn.fill(&mut buffer, 0), Fill::Bytes(1)));
         assert!(!conn.unread());
-        assert!(matches!(conn.fill(&mut buffer), Fill::Empty));
+        assert!(matches!(conn.fill(&mut buffer, 0), Fill::Empty));
     }
 
     /// Bytes and the end of file in one edge: a short read must not be the last.
@@ -344,9 +469,9 @@ mod tests {
         observe(&mut poll, &mut conn);
         assert!(conn.hung_up());
         let mut buffer = [0; 64];
-        assert!(matches!(conn.fill(&mut buffer), Fill::Bytes(3)));
+        assert!(matches!(conn.fill(&mut buffer, 0), Fill::Bytes(3)));
         assert!(conn.unread());
-        assert!(matches!(conn.fill(&mut buffer), Fill::End));
+        assert!(matches!(conn.fill(&mut buffer, 0), Fill::End));
         observe(&mut poll, &mut conn);
         assert!(!conn.unread(), "an end is read once");
     }
@@ -378,7 +503,7 @@ mod tests {
         let error = conn.flush_some(poll.registry(), b"x", &mut 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         conn.hang();
-        assert!(matches!(conn.fill(&mut [0; 8]), Fill::End));
+        assert!(matches!(conn.fill(&mut [0; 8], 0), Fill::End));
         observe(&mut poll, &mut conn);
         conn.close(poll.registry());
     }
@@ -459,6 +584,76 @@ mod tests {
             assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(1)) && conn.unread());
             assert_eq!(read_on(&mut conn, take), b"");
         }
+    }
+
+    /// Another process writes to the socket that this one has connected.
+    fn write_as_another(far: &std::os::unix::net::UnixStream, text: &str) -> i32 {
+        let mut writer = std::process::Command::new("printf");
+        let stdout = OwnedFd::from(far.try_clone().unwrap());
+        let mut writer = writer.arg(text).stdout(stdout).spawn().unwrap();
+        let pid = writer.id() as i32;
+        assert!(writer.wait().unwrap().success());
+        pid
+    }
+
+    #[test]
+    fn who_writes_is_known_of_each_read_that_asks() {
+        let me = std::process::id() as i32;
+        let writer_of = |conn: &Conn| conn.writer().map(|who| who.pid);
+        for take in [false, true] {
+            let (mut poll, conn, mut far) = pair();
+            let mut conn = Conn { asking: Some(1), ..conn };
+            far.write_all(b"?").unwrap();
+            conn.learn_writers(false);
+            assert!(conn.learns());
+            observe(&mut poll, &mut conn);
+            assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(1)));
+            assert_eq!(writer_of(&conn), None, "it was sent before anybody wanted to know");
+            conn.look_again();
+            far.write_all(b"a").unwrap();
+            let other = write_as_another(&far, "b");
+            observe(&mut poll, &mut conn);
+            assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(1)));
+            assert_eq!(writer_of(&conn), Some(me));
+            assert!(conn.is_doubtful(), "a read ends where another has written");
+            conn.look_again();
+            assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(1)));
+            assert_eq!(writer_of(&conn), Some(other));
+        }
+    }
+
+    #[test]
+    fn a_busy_connection_is_asked_now_and_then() {
+        let (mut poll, conn, mut far) = pair();
+        let mut conn = Conn { asking: Some(0), ..conn };
+        conn.learn_writers(false);
+        let mut asked = Vec::new();
+        for now in 1..=3 * limits::WRITER_FRESH {
+            far.write_all(b"x").unwrap();
+            observe(&mut poll, &mut conn);
+            assert!(matches!(conn.fill(&mut [0; 64], now), Fill::Bytes(1)));
+            asked.extend(conn.writer().map(|_| now));
+        }
+        assert_eq!(asked, [1, 2, 3].map(|times| times * limits::WRITER_FRESH));
+    }
+
+    /// Descriptors that nobody wants do not come in, with or without credentials.
+    #[test]
+    fn descriptors_are_closed_where_none_are_wanted() {
+        let (mut poll, mut conn, far) = pair();
+        conn.learn_writers(false);
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        send_with_descriptor(&far, b"a");
+        let before = open();
+        observe(&mut poll, &mut conn);
+        assert!(matches!(conn.fill(&mut [0; 64], 0), Fill::Bytes(1)) && conn.unread());
+        assert_eq!(conn.writer().map(|who| who.pid), Some(std::process::id() as i32));
+        // Other tests open and close some meanwhile; a leak would be one for each message.
+        (0..100).for_each(|_| {
+            send_with_descriptor(&far, b"a");
+            conn.fill(&mut [0; 64], 0);
+        });
+        assert!(open() < before + 90);
     }
 
     #[test]

@@ -37,6 +37,10 @@ pub struct Listener {
 
 impl Listener {
     fn new(socket: Socket, url: String, files: Option<(SocketFile, OwnFile)>) -> io::Result<Listener> {
+        if files.is_some() {
+            // Before anything is sent: what is sent without it has no writer.
+            socket.set_passcred(true)?;
+        }
         socket.listen(LISTEN_BACKLOG)?;
         Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), files })
     }
@@ -44,8 +48,8 @@ impl Listener {
     /// Binds and listens. Resolves names and touches the file system, blocking.
     pub fn bind(url: &ListenUrl) -> Result<Listener> {
         match url {
-            ListenUrl::Unix { path, access } => bind_unix(path, access, Path::new(RUN_DIR)),
-            ListenUrl::Tcp { host, port, insecure } => {
+            ListenUrl::Unix { path, access, .. } => bind_unix(path, access, Path::new(RUN_DIR)),
+            ListenUrl::Tcp { host, port, insecure, .. } => {
                 allowed_addresses(host, *port, *insecure).and_then(bind_tcp)
             }
         }
@@ -56,8 +60,8 @@ impl Listener {
     /// listening and every step that a listening broker would notice.
     pub fn check(url: &ListenUrl) -> Result<()> {
         match url {
-            ListenUrl::Unix { path, access } => check_unix(path, access, Path::new(RUN_DIR)),
-            ListenUrl::Tcp { host, port, insecure } => {
+            ListenUrl::Unix { path, access, .. } => check_unix(path, access, Path::new(RUN_DIR)),
+            ListenUrl::Tcp { host, port, insecure, .. } => {
                 allowed_addresses(host, *port, *insecure).and_then(check_tcp)
             }
         }
@@ -91,7 +95,9 @@ impl Listener {
             ListenUrl::Unix { access, .. } => {
                 self.files.iter().try_for_each(|(file, _)| file.set_access(access))
             }
-            ListenUrl::Tcp { host, port, insecure } => allowed_addresses(host, *port, *insecure).map(drop),
+            ListenUrl::Tcp { host, port, insecure, .. } => {
+                allowed_addresses(host, *port, *insecure).map(drop)
+            }
         }
         .map_err(naming(url))
     }

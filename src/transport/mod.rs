@@ -3,6 +3,7 @@
 
 pub mod conn;
 pub mod listener;
+pub mod process;
 pub mod resolver;
 pub mod stream;
 pub mod wake;

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use super::process::peer_of;
+use crate::base::process::UnixCredentials;
 use mio::net::{TcpStream, UnixStream};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketType, getpeername, shutdown, sockopt};
@@ -130,9 +132,7 @@ impl Stream {
     /// The peer, as far as the system knows it.
     pub fn peer(&self) -> Peer {
         match self {
-            Stream::Unix(stream) => sockopt::socket_peercred(stream).map_or(Peer::Unknown, |peer| {
-                Peer::Unix { pid: peer.pid.as_raw_nonzero().get(), uid: peer.uid.as_raw() }
-            }),
+            Stream::Unix(stream) => peer_of(stream).map_or(Peer::Unknown, Peer::Unix),
             Stream::Tcp(stream) => stream.peer_addr().map_or(Peer::Unknown, Peer::Tcp),
         }
     }
@@ -142,22 +142,18 @@ impl Stream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this host, as it was when it connected.
-    Unix {
-        /// Its process id in the broker's own pid namespace.
-        pid: i32,
-        /// Its effective user.
-        uid: u32,
-    },
+    Unix(UnixCredentials),
     /// A network address.
     Tcp(SocketAddr),
-    /// Already gone, or in a pid namespace that the broker cannot see.
+    /// Already gone.
     Unknown,
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Peer::Unix { pid, uid } => write!(f, "pid {pid} uid {uid}"),
+            Peer::Unix(UnixCredentials { pid: 0, uid, .. }) => write!(f, "uid {uid}"),
+            Peer::Unix(UnixCredentials { pid, uid, .. }) => write!(f, "pid {pid} uid {uid}"),
             Peer::Tcp(address) => address.fmt(f),
             Peer::Unknown => f.write_str("unknown"),
         }
@@ -172,9 +168,11 @@ mod tests {
     #[test]
     fn a_unix_peer_is_known_by_pid_and_uid() {
         let (a, _b) = UnixStream::pair().unwrap();
-        let me = Peer::Unix { pid: std::process::id() as i32, uid: rustix::process::geteuid().as_raw() };
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let me = Peer::Unix(UnixCredentials { pid: std::process::id() as i32, uid, gid });
         assert_eq!(Stream::Unix(a).peer(), me);
         assert_eq!(me.to_string(), format!("pid {} uid {}", std::process::id(), rustix::process::geteuid()));
+        assert_eq!(Peer::Unix(UnixCredentials { pid: 0, uid, gid }).to_string(), format!("uid {uid}"));
         assert_eq!(Peer::Unknown.to_string(), "unknown");
     }
 

@@ -42,7 +42,7 @@ fn as_toml(rows: &[Row]) -> String {
 fn toml_value(row: &Row) -> String {
     let is_number = !row.default.is_empty() && row.default.bytes().all(|byte| byte.is_ascii_digit());
     match row.kind {
-        KeyKind::Listen => "[]".to_owned(),
+        KeyKind::Listen | KeyKind::Uids => "[]".to_owned(),
         KeyKind::Count | KeyKind::Bytes | KeyKind::Milliseconds if is_number => row.default.to_owned(),
         // No default contains a character that TOML would have to escape.
         _ => format!("\"{}\"", row.default),

@@ -8,6 +8,7 @@ use crate::shared::{PASSWORD_VARIABLE, files, say};
 use crate::signals::Signals;
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::default_listen;
+use broker::config::value::AdminListen;
 use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of_mode};
 use broker::ffi::heap;
 use broker::reactor::Loop;
@@ -116,6 +117,9 @@ fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
         let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
         let is_root = rustix::process::geteuid().is_root();
         settings.listen.push(default_listen(is_root, runtime_dir.as_deref())?);
+    }
+    if settings.admin_listen == AdminListen::Default {
+        settings.admin_listen = settings.listen.first().map_or(AdminListen::None, AdminListen::beside);
     }
     if args.dev {
         // It overrides an upstream of the file; a private Redis has no password.

@@ -114,7 +114,7 @@ impl Children {
         }
         self.refused_told_at = Some(now);
         let (refused, count) = (std::mem::take(&mut self.refused), self.len());
-        let holders = describe(self.iter().map(|(_, child)| child.origin().holder()));
+        let holders = describe(self.iter().map(|(_, child)| child.origin().holder()), &|_| None);
         log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
     }
 

@@ -21,6 +21,7 @@ pub(crate) enum CloseReason<'a> {
     ArgumentTooLong { len_bytes: u64, setting: &'static str, max_bytes: u64 },
     RequestRefused(&'a str),
     SubscriptionRefused,
+    Leak(&'a str),
     Killed { by: &'a str },
 }
 
@@ -72,6 +73,7 @@ impl CloseReason<'_> {
             CloseReason::SubscriptionRefused => {
                 log::warn!("its subscription is refused now: closing child {label}");
             }
+            CloseReason::Leak(kind) => log::warn!("leak_action: closing child {label}, {kind}"),
             CloseReason::Killed { by } => log::info!("child {by} has closed child {label}"),
         }
     }

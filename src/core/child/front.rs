@@ -5,12 +5,14 @@ use crate::base::clock::Millis;
 use crate::core::child::filling::Filling;
 use crate::core::child::hold::{Answer, Wait};
 use crate::core::child::listing::Listing;
+use crate::core::console::showing::Showing;
 
 /// A reply that takes more than one turn to make.
 #[derive(Debug)]
 enum Making {
     Listing(Listing),
     Filling(Filling),
+    Showing(Showing),
 }
 
 /// How far the request at the front is, where it is not to be looked at afresh.
@@ -142,6 +144,15 @@ impl Front {
         if let Making::Listing(listing) = *self.making.take()? { Some(listing) } else { None }
     }
 
+    /// It is a SHOW of the console, of which so much is made.
+    pub(crate) fn keep_showing(&mut self, showing: Showing) {
+        self.making = Some(Box::new(Making::Showing(showing)));
+    }
+
+    pub(crate) fn take_showing(&mut self) -> Option<Showing> {
+        if let Making::Showing(showing) = *self.making.take()? { Some(showing) } else { None }
+    }
+
     pub(crate) fn killing_mut(&mut self) -> &mut Option<Box<Killing>> {
         &mut self.killing
     }
@@ -165,6 +176,7 @@ impl Front {
         match self.making.as_deref() {
             None => 0,
             Some(Making::Listing(listing)) => size_of::<Making>() + listing.footprint(),
+            Some(Making::Showing(showing)) => size_of::<Making>() + showing.footprint(),
             Some(Making::Filling(filling)) => size_of::<Making>() + filling.footprint(),
         }
     }

@@ -28,6 +28,8 @@ use crate::core::child::origin::Origin;
 use crate::core::child::outbox::Outbox;
 use crate::core::child::sent::Sent;
 use crate::core::child::session::Session;
+use crate::core::host::leaks::LeakKind;
+use crate::core::host::usage::Usage;
 use crate::core::keys::{AccountId, ChildKey, LaneKey, LeaseKind, PoolKey, UserId};
 use crate::core::pubsub::counted::{Counted, CountedLine};
 use crate::core::pubsub::own::{OwnSubscriptions, SharedSubscriptions};
@@ -83,6 +85,17 @@ pub struct Child {
     claim: Option<Box<InputClaim>>,
     /// Bytes it has ever sent.
     sent_bytes: u64,
+    /// Requests of it that were run.
+    requests: u64,
+    /// Bytes it had taken at the last look, when it was last seen to have taken some, and since when it has taken nothing of
+    /// what there is.
+    taken: u64,
+    taken_at: Millis,
+    stuck_since: Option<Millis>,
+    /// What it is suspected of.
+    leak: Option<LeakKind>,
+    /// What it had done when it was last counted for another process.
+    credited: Usage,
     ahead: ReadAhead,
     outbox: Outbox,
     sent: Sent,
@@ -105,7 +118,7 @@ pub struct Child {
 
 impl Child {
     pub(crate) fn new(session: Session, origin: Origin, link: usize, now: Millis) -> Self {
-        Child { session, origin, link, opened: now, last_request: now, ..Child::default() }
+        Child { session, origin, link, opened: now, last_request: now, taken_at: now, ..Child::default() }
     }
 
     pub(crate) fn key(&self) -> ChildKey {
@@ -297,6 +310,18 @@ impl Child {
         self.sent_bytes
     }
 
+    /// One of its requests has been run.
+    #[inline]
+    pub(crate) fn count_request(&mut self) {
+        self.requests += 1;
+    }
+
+    /// What it has done so far.
+    pub(crate) fn usage(&self) -> Usage {
+        let bytes_out = self.outbox.output().consumed();
+        Usage { requests: self.requests, bytes_in: self.sent_bytes, bytes_out }
+    }
+
     pub(crate) fn ahead_mut(&mut self) -> &mut ReadAhead {
         &mut self.ahead
     }
@@ -449,8 +474,51 @@ impl Child {
         &self.origin
     }
 
-    pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
-        self.origin.set_process(uid, pid);
+    /// Looks whether it takes what it is given.
+    pub(crate) fn note_taken(&mut self, now: Millis) {
+        let taken = self.outbox.output().consumed();
+        let has_taken = taken != self.taken;
+        if has_taken {
+            (self.taken, self.taken_at) = (taken, now);
+        }
+        if has_taken || self.outbox.output().is_empty() {
+            self.stuck_since = None;
+        } else {
+            self.stuck_since.get_or_insert(now);
+        }
+    }
+
+    /// Since when it takes nothing of what there is.
+    pub(crate) fn stuck_since(&self) -> Option<Millis> {
+        self.stuck_since
+    }
+
+    /// When it was last seen to have taken something.
+    pub(crate) fn taken_at(&self) -> Millis {
+        self.taken_at
+    }
+
+    pub(crate) fn leak(&self) -> Option<LeakKind> {
+        self.leak
+    }
+
+    pub(crate) fn set_leak(&mut self, leak: Option<LeakKind>) {
+        self.leak = leak;
+    }
+
+    /// What it has done since it is counted for the present process.
+    pub(crate) fn uncredited(&self) -> Usage {
+        self.usage().since(&self.credited)
+    }
+
+    pub(crate) fn take_uncredited(&mut self) -> Usage {
+        let usage = self.uncredited();
+        self.credited = self.usage();
+        usage
+    }
+
+    pub(crate) fn origin_mut(&mut self) -> &mut Origin {
+        &mut self.origin
     }
 
     pub(crate) fn label(&self) -> String {

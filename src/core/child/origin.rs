@@ -1,6 +1,8 @@
 //! Where children come from: over which way, from which address, user and process of the host. Sums up who holds most
 //! of something scarce; decides nothing.
 
+use crate::base::process::UnixCredentials;
+use crate::core::keys::ProcessKey;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,19 +17,54 @@ pub enum ChildKind {
     Local,
     /// A connected descriptor handed over by the embedding program.
     Adopted,
+    /// A connection accepted from `admin_listen`.
+    Admin,
+}
+
+impl ChildKind {
+    /// Whether it may be the one that a process of this host has connected itself.
+    pub fn is_accepted(self) -> bool {
+        matches!(self, ChildKind::Socket | ChildKind::Admin)
+    }
 }
 
 /// How many are named; the others are one number.
 const NAMED: usize = 3;
 
+/// Who has written what is in a child's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Writer {
+    /// Nothing has said so yet.
+    #[default]
+    Unknown,
+    /// The last to say so; there may be bytes of another process.
+    Last(UnixCredentials),
+    /// All of it is this one's.
+    Sure(UnixCredentials),
+}
+
+impl Writer {
+    pub(crate) fn last(self) -> Option<UnixCredentials> {
+        match self {
+            Writer::Unknown => None,
+            Writer::Last(who) | Writer::Sure(who) => Some(who),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origin {
     kind: ChildKind,
-    /// As which user of this host it connected; known of unix sockets alone.
-    uid: Option<u32>,
-    /// Which process of this host it was when it connected, in the broker's own pid namespace.
-    pid: Option<i32>,
+    /// Who has connected it, or made the pair of sockets that it is one end of; known of unix sockets alone.
+    connector: Option<UnixCredentials>,
+    writer: Writer,
+    /// The process that it is counted for: who writes, or as long as that is not known who has connected.
+    process: ProcessKey,
+    /// Who has connected, if that is another process.
+    connected_by: ProcessKey,
     peer: Arc<str>,
+    /// What its listener is called.
+    label: Option<Arc<str>>,
 }
 
 /// To whom a child belongs.
@@ -43,12 +80,62 @@ impl Origin {
         Origin { kind, peer, ..Origin::default() }
     }
 
-    pub(crate) fn set_process(&mut self, uid: u32, pid: i32) {
-        (self.uid, self.pid) = (Some(uid), Some(pid));
+    pub(crate) fn with_label(self, label: Option<Arc<str>>) -> Self {
+        Origin { label, ..self }
     }
 
+    pub(crate) fn kind(&self) -> ChildKind {
+        self.kind
+    }
+
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    pub(crate) fn connector(&self) -> Option<UnixCredentials> {
+        self.connector
+    }
+
+    pub(crate) fn set_connector(&mut self, who: UnixCredentials) {
+        self.connector = Some(who);
+    }
+
+    pub(crate) fn writer(&self) -> Writer {
+        self.writer
+    }
+
+    pub(crate) fn set_writer(&mut self, writer: Writer) {
+        self.writer = writer;
+    }
+
+    /// The process that it is counted for.
+    pub(crate) fn process(&self) -> ProcessKey {
+        self.process
+    }
+
+    pub(crate) fn set_process(&mut self, process: ProcessKey) {
+        self.process = process;
+    }
+
+    /// Who has connected it, if that is not the process that it is counted for.
+    pub(crate) fn connected_by(&self) -> ProcessKey {
+        self.connected_by
+    }
+
+    pub(crate) fn set_connected_by(&mut self, process: ProcessKey) {
+        self.connected_by = process;
+    }
+
+    /// Who it is counted for: the last known to have written, or else who has connected.
+    pub(crate) fn user(&self) -> Option<UnixCredentials> {
+        self.writer.last().or(self.connector)
+    }
+
+    /// The user of this host with whose rights its requests are run. Of an adopted socket, the one who has made it is
+    /// seldom the one who uses it.
     pub(crate) fn uid(&self) -> Option<u32> {
-        self.uid
+        let connector = self.connector.filter(|_| self.kind.is_accepted());
+        self.writer.last().or(connector).map(|who| who.uid)
     }
 
     pub(crate) fn peer(&self) -> &str {
@@ -67,16 +154,19 @@ impl Origin {
 
     /// To whom the child belongs, and the process.
     pub(crate) fn holder(&self) -> (Holder<'_>, Option<i32>) {
-        match (self.kind, self.uid) {
+        match (self.kind, self.user()) {
             (ChildKind::Local, _) => (Holder::Program, None),
-            (_, Some(uid)) => (Holder::Uid(uid), self.pid),
+            (_, Some(who)) => (Holder::Uid(who.uid), (who.pid != 0).then_some(who.pid)),
             (_, None) => (Holder::Address(self.address()), None),
         }
     }
 }
 
-/// `uid 1000: 250 (249 of pid 4242), uid 33: 6 (6 of pid 77)`.
-pub(crate) fn describe<'a>(held: impl Iterator<Item = (Holder<'a>, Option<i32>)>) -> String {
+/// `uid 1000: 250 (249 of pid 4242, web), uid 33: 6 (6 of pid 77)`. `name` knows what processes are called.
+pub(crate) fn describe<'a>(
+    held: impl Iterator<Item = (Holder<'a>, Option<i32>)>,
+    name: &dyn Fn(i32) -> Option<&'a str>,
+) -> String {
     let mut by_process: HashMap<(Holder<'_>, Option<i32>), usize> = HashMap::new();
     for holder in held {
         *by_process.entry(holder).or_default() += 1;
@@ -98,7 +188,10 @@ pub(crate) fn describe<'a>(held: impl Iterator<Item = (Holder<'a>, Option<i32>)>
             Holder::Address(address) => write!(text, "{comma}{address}: {total}"),
         };
         if let Some(pid) = pid {
-            let _ = write!(text, " ({most} of pid {pid})");
+            let _ = match name(*pid).filter(|name| *name != "?") {
+                Some(name) => write!(text, " ({most} of pid {pid}, {name})"),
+                None => write!(text, " ({most} of pid {pid})"),
+            };
         }
     }
     let others: usize = ranked.iter().skip(NAMED).map(|(_, (total, _))| total).sum();
@@ -118,9 +211,11 @@ mod tests {
         let of = |address, count| std::iter::repeat_n((Holder::Address(address), None), count);
         let held = uid(33, 7, 6).chain(uid(1000, 1, 1)).chain(uid(1000, 4242, 249)).chain(of("10.0.0.1", 3));
         assert_eq!(
-            describe(held.chain(of("10.0.0.2", 1)).chain(std::iter::once((Holder::Program, None)))),
-            "uid 1000: 250 (249 of pid 4242), uid 33: 6 (6 of pid 7), 10.0.0.1: 3, others: 2"
+            describe(held.chain(of("10.0.0.2", 1)).chain(std::iter::once((Holder::Program, None))), &|pid| {
+                (pid == 7).then_some("web")
+            }),
+            "uid 1000: 250 (249 of pid 4242), uid 33: 6 (6 of pid 7, web), 10.0.0.1: 3, others: 2"
         );
-        assert_eq!(describe(std::iter::empty()), "nobody");
+        assert_eq!(describe(std::iter::empty(), &|_| None), "nobody");
     }
 }

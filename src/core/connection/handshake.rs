@@ -16,6 +16,14 @@ pub(crate) struct Greeting {
     pub id: i64,
 }
 
+impl Greeting {
+    /// A field of it that is text.
+    pub(crate) fn text(&self, field: &str) -> Option<String> {
+        let found = self.pairs.iter().find(|(name, _)| name == field)?;
+        value::text(&found.1)
+    }
+}
+
 /// By which names the upstream knows the commands of a greeting: `rename-command` may have moved them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CommandNames<'a> {

@@ -166,6 +166,16 @@ impl Lane {
         matches!(self.role, RoleData::Shared { .. })
     }
 
+    /// Whether a very long reply passes on it.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// Since when its first slot is the first.
+    pub(crate) fn front_since(&self) -> Millis {
+        self.front_since
+    }
+
     pub(crate) fn is_detached(&self) -> bool {
         matches!(self.role, RoleData::Shared { detached: true, .. })
     }
@@ -240,7 +250,8 @@ impl Lane {
         if let RoleData::Lease { lease, .. } = &mut self.role { lease.as_mut() } else { None }
     }
 
-    pub(crate) fn lend(&mut self, to: LeaseState, now: Millis) {
+    pub(crate) fn lend(&mut self, mut to: LeaseState, now: Millis) {
+        to.begin(now);
         debug_assert!(self.lease().is_none(), "lent twice");
         self.record.last_used = now;
         if let RoleData::Lease { lease, .. } = &mut self.role {
@@ -570,7 +581,6 @@ impl Lane {
         self.newcomers = self.out.entries().iter().filter(new).count();
     }
 
-    #[cfg(test)]
     pub(crate) fn held(&self) -> &VecDeque<ChildKey> {
         &self.held
     }

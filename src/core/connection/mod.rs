@@ -139,6 +139,16 @@ impl Pool {
         &self.key
     }
 
+    /// Whether it serves nobody any more.
+    pub(crate) fn is_free(&self) -> bool {
+        self.key == PoolKey::FREE
+    }
+
+    /// Why the last attempt to connect failed.
+    pub(crate) fn refusal_text(&self) -> Option<&str> {
+        self.refusal.as_ref().map(|refusal| refusal.text.as_str())
+    }
+
     fn forget(&mut self, lane: LaneKey) {
         self.shared.retain(|shared| *shared != lane);
         self.blocks.retain(|blocks| *blocks != lane);

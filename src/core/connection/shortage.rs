@@ -8,6 +8,7 @@ use crate::core::child::Child;
 use crate::core::child::hold::Wait;
 use crate::core::child::origin::{Origin, describe};
 use crate::core::connection::LastRefusal;
+use crate::core::host::processes::Process;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, UserId};
 use crate::core::lease::state::Tenant;
 use crate::core::shared::Shared;
@@ -134,7 +135,7 @@ impl Shared {
     }
 
     fn lease_holders(&mut self, kind: LeaseKind) -> String {
-        let (connections, groups) = (&self.connections, &self.groups);
+        let (connections, groups, processes) = (&self.connections, &self.groups, &self.processes);
         let find = || {
             let leases = connections.lanes().filter_map(|(key, lane)| Some((key, lane.lease()?)));
             let of_kind = leases.filter(|(_, lease)| lease.kind() == kind && !lease.is_over());
@@ -142,7 +143,7 @@ impl Shared {
                 Tenant::Child { origin, .. } => Some(origin),
                 Tenant::Group(group) | Tenant::Look(group) => groups.get(*group)?.origin_at(key),
             });
-            describe(origins.map(Origin::holder))
+            describe(origins.map(Origin::holder), &|pid| processes.by_pid(pid).map(Process::name))
         };
         self.leases.holders(kind, self.env.now, find)
     }

@@ -354,7 +354,7 @@ impl Shared {
             self.leases.leave(kind, ticket);
         }
         for (index, ticket) in wanted.into_iter().enumerate() {
-            let demand = Demand { tenant: Tenant::Group(key), pool };
+            let demand = Demand { tenant: Tenant::Group(key), pool, since: self.env.now };
             if bare && index == 0 {
                 self.leases.join(kind, ticket, demand);
             } else {

@@ -240,7 +240,6 @@ impl Group {
         oldest.map(|(ticket, waiter)| (*ticket, waiter.arrived.max(self.bare_since)))
     }
 
-    #[cfg(test)]
     pub(crate) fn children(&self) -> impl Iterator<Item = ChildKey> {
         self.waiting.values().map(|waiter| waiter.child)
     }

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub(super) struct Demand {
     pub(super) tenant: Tenant,
     pub(super) pool: PoolId,
+    /// When it came.
+    pub(super) since: Millis,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,22 @@ impl Leases {
     pub(crate) fn waiting_alone(&self, kind: LeaseKind) -> usize {
         let alone = |demand: &&Demand| matches!(demand.tenant, Tenant::Child { .. });
         self.queue(kind).urgent.values().filter(alone).count()
+    }
+
+    /// How many wait, for anything but a blocking command, that are of one kind.
+    pub(crate) fn waiting_of(&self, is_meant: impl Fn(&Tenant) -> bool) -> usize {
+        let kinds = [LeaseKind::Transaction, LeaseKind::Session];
+        let demands = kinds.into_iter().flat_map(|kind| self.queue(kind).urgent.values());
+        demands.filter(|demand| is_meant(&demand.tenant)).count()
+    }
+
+    /// How many wait for a lease of this pool, and since when the first of them.
+    pub(crate) fn waiting_in(&self, pool: PoolId) -> (usize, Option<Millis>) {
+        let all = self.queues.iter().flat_map(|queue| queue.urgent.values());
+        let since = all.filter(|demand| demand.pool == pool).map(|demand| demand.since);
+        since.fold((0, None), |(count, first), since| {
+            (count + 1, Some(first.map_or(since, |first: Millis| first.min(since))))
+        })
     }
 
     /// How many of them have no lease at all.
@@ -170,7 +188,7 @@ mod tests {
     #[test]
     fn who_has_no_lease_goes_first_then_arrival() {
         let (mut leases, kind) = (Leases::default(), LeaseKind::Blocking);
-        let demand = || Demand { tenant: Tenant::nobody(), pool: PoolId(0) };
+        let demand = || Demand { tenant: Tenant::nobody(), pool: PoolId(0), since: 0 };
         let lease = leases.begin(Tenant::nobody(), kind);
         leases.join_for_more(kind, 1, demand());
         leases.join_for_more(kind, 2, demand());

@@ -22,7 +22,11 @@ impl Shared {
         let Some(group) = self.groups.get_mut(key) else { return };
         let pool = group.pool();
         group.set_look(Some(ticket));
-        self.leases.join(LeaseKind::Transaction, ticket, Demand { tenant: Tenant::Look(key), pool });
+        self.leases.join(
+            LeaseKind::Transaction,
+            ticket,
+            Demand { tenant: Tenant::Look(key), pool, since: self.env.now },
+        );
         self.connections.mark_changed();
     }
 

@@ -1,6 +1,7 @@
 //! A lease in force, kept in its lane: which child or group has the lane to itself, what for, and what the upstream has still to
 //! answer about it. The counts that go with it are `lease::leases`', which alone begins and ends one.
 
+use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::core::child::Child;
 use crate::core::child::origin::Origin;
@@ -62,6 +63,7 @@ pub(crate) enum Change {
 pub(crate) struct LeaseState {
     tenant: Tenant,
     kind: LeaseKind,
+    since: Millis,
     /// The child has changed the connection, and keeps it until it has changed that back, or goes.
     kept: bool,
     watching: bool,
@@ -74,7 +76,26 @@ pub(crate) struct LeaseState {
 
 impl LeaseState {
     pub(super) fn new(tenant: Tenant, kind: LeaseKind) -> Self {
-        LeaseState { tenant, kind, kept: false, watching: false, change: None, unblocking: 0, over: false }
+        LeaseState {
+            tenant,
+            kind,
+            since: 0,
+            kept: false,
+            watching: false,
+            change: None,
+            unblocking: 0,
+            over: false,
+        }
+    }
+
+    /// It is lent now.
+    pub(crate) fn begin(&mut self, now: Millis) {
+        self.since = now;
+    }
+
+    /// When it was lent.
+    pub(crate) fn since(&self) -> Millis {
+        self.since
     }
 
     pub(crate) fn tenant(&self) -> &Tenant {

@@ -21,12 +21,13 @@ impl Shared {
         if child.is_under_way() {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
+        self.check_lease_cap(child, kind).map_err(|failure| self.reject(child, failure))?;
         let (pool, earlier) = (child.pool_key(), child.front().wait());
         let pool = self.connections.pool_of(pool);
         self.connections.keep_warm(pool);
         let ticket = earlier.map_or_else(|| self.leases.ticket(), |wait| wait.ticket);
         let arrived = earlier.map_or(self.env.now, |wait| wait.arrived);
-        self.leases.join(kind, ticket, Demand { tenant: Tenant::of(child), pool });
+        self.leases.join(kind, ticket, Demand { tenant: Tenant::of(child), pool, since: arrived });
         *child.front_mut().wait_mut() = Some(Wait { ticket, arrived, ..Wait::new(kind, self.env.now) });
         child.set_hold(Hold::LeaseQueue);
         self.pump_leases();

@@ -119,6 +119,16 @@ pub(super) struct Audience {
     pub(super) listeners: i64,
 }
 
+/// A topic as an operator sees it.
+#[derive(Debug)]
+pub(crate) struct AboutTopic<'a> {
+    pub(crate) user: UserId,
+    pub(crate) kind: &'static str,
+    pub(crate) name: &'a [u8],
+    pub(crate) listeners: usize,
+    pub(crate) state: &'static str,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Hubs {
     by_user: HashMap<UserId, Hub>,
@@ -146,6 +156,27 @@ pub(super) struct Delivery {
 impl Hubs {
     pub(super) fn live<'a>(&'a mut self, connections: &'a mut Connections, env: &'a mut Env) -> LiveHubs<'a> {
         LiveHubs { hubs: self, connections, env }
+    }
+
+    /// Every topic there is.
+    pub(crate) fn topic_keys(&self) -> Vec<TopicKey> {
+        self.topics.keys()
+    }
+
+    pub(crate) fn about(&self, key: TopicKey) -> Option<AboutTopic<'_>> {
+        let topic = self.topics.get(key)?;
+        let kind = match topic.family {
+            Family::Channel => "channel",
+            Family::Pattern => "pattern",
+            Family::Shard => "shard",
+        };
+        let state = match topic {
+            topic if topic.is_on() => "on",
+            topic if topic.wanted => "joining",
+            _ => "leaving",
+        };
+        let (user, name, listeners) = (topic.user, &*topic.name, topic.subscribers.len());
+        Some(AboutTopic { user, kind, name, listeners, state })
     }
 
     /// The lane for the user's subscriptions, once there was a need of one.

@@ -46,6 +46,10 @@ pub(crate) struct Commands {
     put_off_at: Option<Millis>,
     /// What the upstream calls the commands of `SENT`, where `rename-command` is known to have moved them.
     renamed: HashMap<&'static str, Vec<u8>>,
+    /// Requests of children by the number of their command in the table.
+    calls: Vec<u64>,
+    /// The same by name, of those that the present table does not have.
+    calls_before: HashMap<Box<str>, u64>,
 }
 
 impl Commands {
@@ -56,6 +60,43 @@ impl Commands {
 
     pub(crate) fn name(&self, id: CommandId) -> &str {
         self.table.as_ref().map_or("", |table| table.name(id))
+    }
+
+    /// A request of a child was run.
+    #[inline]
+    pub(crate) fn note_call(&mut self, id: CommandId) {
+        if let Some(calls) = self.calls.get_mut(usize::from(id)) {
+            *calls += 1;
+        }
+    }
+
+    pub(crate) fn calls(&self, id: CommandId) -> u64 {
+        self.calls.get(usize::from(id)).copied().unwrap_or_default()
+    }
+
+    /// Those that were called.
+    pub(crate) fn called(&self) -> impl Iterator<Item = CommandId> {
+        (0..).zip(&self.calls).filter(|(_, calls)| **calls > 0).map(|(id, _)| id)
+    }
+
+    /// The table's numbers are about to mean nothing: calls are kept by name.
+    fn keep_calls(&mut self) {
+        let Some(table) = &self.table else { return };
+        for (id, calls) in (0..).zip(std::mem::take(&mut self.calls)).filter(|(_, calls)| *calls > 0) {
+            *self.calls_before.entry(table.name(id).into()).or_default() += calls;
+        }
+    }
+
+    /// The table has other numbers, or more of them.
+    fn number_calls(&mut self) {
+        let Some(table) = &self.table else { return };
+        self.calls.resize(table.ids().len(), 0);
+        if self.calls_before.is_empty() {
+            return;
+        }
+        for id in table.ids() {
+            self.calls[usize::from(id)] += self.calls_before.remove(table.name(id)).unwrap_or_default();
+        }
     }
 
     pub(crate) fn is_confirmed(&self) -> bool {
@@ -110,7 +151,9 @@ impl Commands {
             if loading.confirms.is_none() {
                 return Some(Ok(Loaded::Commands));
             }
+            self.keep_calls();
             self.table = self.loading.take().map(|loading| loading.table);
+            self.number_calls();
             self.confirmed = true;
             self.learn_names();
             return Some(Ok(Loaded::Table));
@@ -133,6 +176,7 @@ impl Commands {
         if known {
             self.learn_names();
         }
+        self.number_calls();
         known
     }
 
@@ -171,6 +215,7 @@ impl Commands {
     }
 
     pub(crate) fn forget(&mut self) {
+        self.keep_calls();
         (self.table, self.loading) = (None, None);
         self.renamed.clear();
     }

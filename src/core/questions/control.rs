@@ -202,7 +202,7 @@ impl Control {
         self.leaving = false;
     }
 
-    pub(super) fn down_since(&self) -> Option<Millis> {
+    pub(crate) fn down_since(&self) -> Option<Millis> {
         (!self.up).then_some(self.down_since)
     }
 

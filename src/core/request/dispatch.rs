@@ -9,6 +9,7 @@ use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::role::{LaneRole, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::console::parse::is_console;
 use crate::core::keys::LaneKey;
 use crate::core::questions::control::Question;
 use crate::core::request::flow::{Decided, Flow};
@@ -40,7 +41,13 @@ impl Shared {
             }
             None => {}
         }
-        let Some(table) = self.commands.table() else { return self.without_table(child, request) };
+        let Some(table) = self.commands.table() else {
+            return if is_console(request) {
+                self.console(child, request)
+            } else {
+                self.without_table(child, request)
+            };
+        };
         let verdict = table.classify(request);
         child.set_last_command(if let Verdict::Known(known) = &verdict { Some(known.id) } else { None });
         match verdict {
@@ -49,6 +56,7 @@ impl Shared {
                 self.close(child);
                 Flow::Gone
             }
+            Verdict::Unknown if is_console(request) => self.console(child, request),
             Verdict::Unknown => self.look_up(child, request),
             Verdict::UnknownSubcommand => self.reject(child, texts::unknown_subcommand(request)),
             Verdict::Known(known) => {

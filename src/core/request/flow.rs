@@ -27,6 +27,8 @@ pub(crate) enum Roster {
     Unblock,
     /// An EXEC whose reply is filled in.
     Exec,
+    /// A command of the console.
+    Console,
 }
 
 /// What became of a request that found what it needs, or did not.

@@ -102,7 +102,7 @@ impl Shared {
                 let max_bytes = self.env.settings.memory_max / 2;
                 let refused = self.reject(child, Failure::Limited(Limit::Request { max_bytes }));
                 debug_assert_eq!(refused, Flow::Done);
-                self.env.counters.requests += 1;
+                self.count_request(child);
                 self.front_is_done(child);
             }
             Err(error) => self.not_a_request(child, error),

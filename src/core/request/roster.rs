@@ -131,6 +131,12 @@ impl Shared {
         self.ask(Question::UnblockFor { unblock, id });
     }
 
+    /// The last command of a child, as CLIENT LIST shows it.
+    pub(crate) fn last_command_name(&self, child: &Child) -> &str {
+        let table = self.commands.table();
+        table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id))
+    }
+
     /// One line of CLIENT LIST, with the fields of Redis 7.0 in their order.
     pub(crate) fn line(&self, child: &Child, lines: &mut String) {
         let session = child.session();
@@ -142,8 +148,7 @@ impl Shared {
         let (flags, (sub, psub, ssub)) = (flags(child), child.subscription_counts());
         let (multi, multi_mem) = (session.transaction.depth(), session.transaction.footprint());
         let (qbuf, obl, total) = (child.inbox().len(), child.outbox().output().len(), child.measure());
-        let table = self.commands.table();
-        let cmd = table.zip(child.last_command()).map_or("NULL", |(table, id)| table.name(id));
+        let cmd = self.last_command_name(child);
         let _ = writeln!(
             lines,
             "id={id} addr={addr} laddr={LOCAL_ADDRESS} fd={fd} name={name} age={age} idle={idle} \
@@ -155,13 +160,6 @@ impl Shared {
 }
 
 impl Broker {
-    /// Says as which user and process of this host a child connected, where the system knows.
-    pub fn set_child_process(&mut self, key: ChildKey, uid: u32, pid: i32) {
-        if let Some(child) = self.children.get_mut(key) {
-            child.set_process(uid, pid);
-        }
-    }
-
     /// CLIENT LIST, as much of it as the child's turn has room for.
     pub(crate) fn list(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };

@@ -40,7 +40,7 @@ impl Shared {
     ) -> Option<ForBroker> {
         match flow {
             Flow::Done => {
-                self.env.counters.requests += 1;
+                self.count_request(child);
                 self.front_is_done(child);
                 child.charge(len);
                 frames.done(len);
@@ -226,6 +226,7 @@ impl Shared {
         match child.front().progress() {
             Progress::None => {}
             Progress::Answered => {
+                self.count_request(child);
                 self.front_is_done(child);
                 return (Flow::Done, len);
             }
@@ -238,7 +239,7 @@ impl Shared {
         };
         let flow = self.dispatch(child, &request, rest);
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
-            self.env.counters.requests += 1;
+            self.count_request(child);
             self.front_is_done(child);
             if child.outbox().holds_pushes() {
                 let more = if let Flow::DoneThrough(more) = flow { more } else { 0 };
@@ -249,6 +250,16 @@ impl Shared {
         let Some(lent) = lent else { return (flow, len) };
         self.env.request = None;
         (flow, frames.take_back(lent, len))
+    }
+
+    /// One request of the child has been run.
+    #[inline]
+    pub(crate) fn count_request(&mut self, child: &mut Child) {
+        self.env.counters.requests += 1;
+        child.count_request();
+        if let Some(id) = child.last_command() {
+            self.commands.note_call(id);
+        }
     }
 
     #[inline(never)]

@@ -55,7 +55,12 @@ impl Shared {
         {
             return match self.shared_lane_for(child, last, block.bytes.len()) {
                 Ok(lane) => {
-                    child.set_last_command(block.commands.last().map(|(id, _)| *id));
+                    // Whoever has run this request counts the last of them.
+                    for (id, _) in &block.commands[..block.commands.len() - 1] {
+                        child.set_last_command(Some(*id));
+                        self.count_request(child);
+                    }
+                    child.set_last_command(Some(last));
                     let counts = std::mem::take(&mut block.counts);
                     let exec = if counts.is_empty() { SlotKind::Relay } else { SlotKind::Exec };
                     if exec == SlotKind::Exec {

@@ -60,7 +60,7 @@ impl SocketPath {
 }
 
 fn tcp(host: &str, insecure: bool) -> ListenUrl {
-    ListenUrl::Tcp { host: host.to_owned(), port: 0, insecure }
+    ListenUrl::Tcp { host: host.to_owned(), port: 0, insecure, label: None }
 }
 
 /// A socket file nobody listens on, as a killed process leaves it.
@@ -78,7 +78,7 @@ fn a_unix_child_is_accepted_with_its_pid_and_the_files_go_with_the_listener() {
     let mut child = StdUnix::connect(place.path()).unwrap();
     let stream = listener.accept().unwrap();
     let peer = stream.peer();
-    assert!(matches!(peer, Peer::Unix { pid, .. } if pid as u32 == std::process::id()), "{peer}");
+    assert!(matches!(peer, Peer::Unix(who) if who.pid as u32 == std::process::id()), "{peer}");
     let mut byte = [0];
     assert_eq!(rustix::io::read(&stream, &mut byte), Err(Errno::AGAIN));
     child.write_all(b"x").unwrap();
@@ -124,7 +124,7 @@ fn a_taken_tcp_port_is_named() {
     let first = Listener::bind(&tcp("127.0.0.1", false)).unwrap();
     let url = first.url();
     let port = url.rsplit(':').next().unwrap().parse().unwrap();
-    let second = ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false };
+    let second = ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None };
     let error = Listener::bind(&second).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{url}: cannot listen on 127.0.0.1:{port}: ")), "{error}");
     drop(first);
@@ -285,6 +285,7 @@ fn owner_and_group_are_set_or_the_failure_leaves_nothing() {
     let with = |user: &str, group: &str| ListenUrl::Unix {
         path: place.path(),
         access: AccessOptions { mode: None, user: Some(user.to_owned()), group: Some(group.to_owned()) },
+        label: None,
     };
     let (uid, gid) = (rustix::process::geteuid().to_string(), rustix::process::getegid().to_string());
     let listener = Listener::bind(&with(&uid, &gid)).unwrap();
@@ -423,6 +424,7 @@ fn permissions_never_go_through_a_name_that_has_changed() {
     let url = ListenUrl::Unix {
         path: place.path(),
         access: AccessOptions { mode: Some(0o666), ..AccessOptions::default() },
+        label: None,
     };
     let error = listener.apply(&url).unwrap_err().to_string();
     assert!(error.ends_with("another file is in the socket's place; it was not touched"), "{error}");
@@ -447,7 +449,8 @@ fn a_check_disturbs_no_broker() {
 
     let taken = Listener::bind(&tcp("127.0.0.1", false)).unwrap();
     let port = taken.url().rsplit(':').next().unwrap().parse().unwrap();
-    Listener::check(&ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false }).unwrap();
+    Listener::check(&ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None })
+        .unwrap();
     for url in [tcp("192.0.2.1", true), tcp("0.0.0.0", false), tcp("localhost.invalid", true)] {
         assert_eq!(Listener::check(&url).unwrap_err(), Listener::bind(&url).unwrap_err());
     }

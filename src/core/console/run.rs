@@ -1,0 +1,267 @@
+//! Carries out console commands: who may, what is shown, in pieces as long as a child's turn, and the verbs. Other children
+//! wait for none of it.
+
+use crate::base::failure::{Failure, Limit};
+use crate::base::limits;
+use crate::command::texts;
+use crate::core::broker::Broker;
+use crate::core::child::Child;
+use crate::core::child::ChildKind;
+use crate::core::child::closing::CloseReason;
+use crate::core::child::origin::Writer;
+use crate::core::child::outbox::Frame;
+use crate::core::console::cell::{Cell, header, line};
+use crate::core::console::parse::{NAME, Query, Statement, parse};
+use crate::core::console::showing::{RowKey, Showing};
+use crate::core::console::tables::TABLES;
+use crate::core::keys::ChildKey;
+use crate::core::request::flow::{Flow, Roster};
+use crate::core::shared::Shared;
+use crate::resp::{Request, encode};
+
+/// Settings that `SET` changes; all others want a reload.
+const SETTABLE: [&str; 2] = ["log_level", "log_areas"];
+
+const HELP: &[&str] = &[
+    "BROKER SHOW table [WHERE column value] [SORT column [REVERSE]] [LIMIT number]",
+    "    value may be >number or <number; more conditions follow behind AND; numbers are sorted from the largest on.",
+    "BROKER KILL CHILD id             (on admin_listen) closes a child.",
+    "BROKER SET log_level level       (on admin_listen) until the next reload or restart.",
+    "BROKER SET log_areas area=level,...",
+    "BROKER HELP",
+    "Tables:",
+];
+
+impl Shared {
+    /// A request that is the console's. What is about other children the broker carries out.
+    pub(crate) fn console(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
+        if child.session().transaction.is_open() {
+            return self.reject(child, "ERR BROKER is not allowed in transactions");
+        }
+        if child.session().proto == 2 && child.is_subscribed() {
+            return self.reject(child, texts::subscriber_context(NAME));
+        }
+        if !child.is_authenticated() {
+            return self.reject(child, texts::NOAUTH);
+        }
+        let statement = match self.permit_console(child).and_then(|()| parse(request)) {
+            Ok(statement) => statement,
+            Err(text) => return self.reject(child, text),
+        };
+        if !statement.is_look()
+            && let Err(text) = self.permit_verbs(child)
+        {
+            return self.reject(child, text);
+        }
+        Flow::Roster(Roster::Console)
+    }
+
+    /// Who may look: the broker's own user, root, `admin_uids`; by who has written the request, not who has connected.
+    fn permit_console(&self, child: &Child) -> Result<(), String> {
+        if child.origin().kind() == ChildKind::Local {
+            return Ok(());
+        }
+        let refused = texts::refused(NAME);
+        let uid = match child.origin().writer() {
+            Writer::Sure(who) => who.uid,
+            Writer::Last(_) => {
+                return Err(format!(
+                    "{refused}: who has sent it among other requests is not known; send it again"
+                ));
+            }
+            Writer::Unknown => {
+                return Err(format!("{refused}: it is for users of this host, over a unix:// socket"));
+            }
+        };
+        let settings = &self.env.settings;
+        match uid == 0 || Some(uid) == self.env.own_uid || settings.admin_uids.contains(&uid) {
+            true => Ok(()),
+            false => Err(format!(
+                "{refused}: it is for root, the broker's own user and admin_uids, not for uid {uid}"
+            )),
+        }
+    }
+
+    fn permit_verbs(&self, child: &Child) -> Result<(), String> {
+        match child.origin().kind() {
+            ChildKind::Admin | ChildKind::Local => Ok(()),
+            ChildKind::Socket | ChildKind::Adopted => Err(format!(
+                "{}: what changes something is heard on admin_listen alone",
+                texts::refused(NAME)
+            )),
+        }
+    }
+
+    /// Lines of text, as an array.
+    fn answer_lines<'a>(&mut self, child: &mut Child, lines: impl ExactSizeIterator<Item = &'a str>) -> Flow {
+        let mut reply = Vec::new();
+        encode::array_header(&mut reply, lines.len());
+        lines.for_each(|line| encode::bulk(&mut reply, line.as_bytes()));
+        self.answer(child, &reply);
+        Flow::Done
+    }
+
+    fn help(&mut self, child: &mut Child) -> Flow {
+        let tables: Vec<_> =
+            TABLES.iter().map(|table| format!("    {:<10} {}", table.name, table.doc)).collect();
+        let lines: Vec<&str> = HELP.iter().copied().chain(tables.iter().map(String::as_str)).collect();
+        self.answer_lines(child, lines.into_iter())
+    }
+
+    fn set(&mut self, child: &mut Child, key: &str, value: &str) -> Flow {
+        if !SETTABLE.contains(&key) {
+            let text = format!("ERR BROKER SET takes {}; other settings want a reload", SETTABLE.join(", "));
+            return self.reject(child, text);
+        }
+        match self.env.settings.set(key, value) {
+            Ok(()) => {
+                self.env.settings_changed += 1;
+                log::info!("child {} has set {key} = {value}", child.label());
+                self.answer_ok(child)
+            }
+            Err(error) => self.reject(child, format!("ERR {error}")),
+        }
+    }
+
+    /// The whole reply to a SHOW, whose lines are made.
+    fn answer_table(&mut self, child: &mut Child, query: &Query, showing: Showing) -> Flow {
+        if child.session().is_muted() {
+            return Flow::Done;
+        }
+        let mut head = Vec::new();
+        if child.session().proto == 3 {
+            encode::array_header(&mut head, showing.rows);
+        } else {
+            encode::array_header(&mut head, showing.rows + 1);
+            encode::bulk(&mut head, header(query.table.columns).as_bytes());
+        }
+        let len = showing.body.len();
+        let body = self.env.fragments.fragment(showing.body, 0..len);
+        for frame in [Frame::of(&head), Frame::shared(&body)] {
+            child.outbox_mut().answer(frame, &mut self.env.spares);
+        }
+        self.mark_child(child);
+        Flow::Done
+    }
+}
+
+impl Broker {
+    /// Says as which user the broker runs: it may use the console.
+    pub fn set_own_uid(&mut self, uid: u32) {
+        self.shared.env.own_uid = Some(uid);
+    }
+
+    /// How often a setting was changed by the console.
+    pub fn settings_changed(&self) -> u64 {
+        self.shared.env.settings_changed
+    }
+
+    pub(crate) fn run_console(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
+        let statement = parse(request);
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+        match statement {
+            Ok(Statement::Help) => self.shared.help(child),
+            Ok(Statement::Set(name, value)) => self.shared.set(child, &name, &value),
+            Ok(Statement::KillChild(id)) => self.kill_child(key, id),
+            Ok(Statement::Show(query)) => self.show(key, &query),
+            Err(text) => self.shared.reject(child, text),
+        }
+    }
+
+    fn kill_child(&mut self, key: ChildKey, id: u64) -> Flow {
+        let named = i64::try_from(id).ok().and_then(|id| self.children.by_id(id));
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+        let (is_own, label) = (named == Some(key), child.label());
+        let Some(named) = named else { return self.shared.reject(child, texts::NO_SUCH_CLIENT) };
+        let flow = self.shared.answer_ok(child);
+        if is_own {
+            self.shared.finish_at_request(child);
+        } else if let Some(other) = self.children.get_mut(named).filter(|other| !other.is_closed()) {
+            CloseReason::Killed { by: &label }.log(other);
+            self.shared.close(other);
+        }
+        flow
+    }
+
+    /// SHOW, as much of it as the child's turn has room for.
+    fn show(&mut self, key: ChildKey, query: &Query) -> Flow {
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+        let (kept, mut credit) = (child.front_mut().take_showing(), child.credit());
+        let proto = child.session().proto;
+        let mut showing = kept.unwrap_or_else(|| Showing::new((query.table.keys)(self)));
+        let made = self.show_on(&mut showing, query, proto, &mut credit);
+        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+        child.spend((child.credit() - credit) as usize);
+        match made {
+            Ok(true) => self.shared.answer_table(child, query, showing),
+            Ok(false) => {
+                child.front_mut().keep_showing(showing);
+                Flow::More
+            }
+            Err(failure) => self.shared.reject(child, failure),
+        }
+    }
+
+    /// Makes it go on until it is done, which it returns, or `credit` is used up.
+    fn show_on(
+        &self,
+        showing: &mut Showing,
+        query: &Query,
+        proto: u8,
+        credit: &mut i64,
+    ) -> Result<bool, Failure> {
+        let max_bytes = self.shared.env.settings.child_output_max;
+        while showing.rows < query.limit {
+            if *credit <= 0 {
+                return Ok(false);
+            }
+            *credit -= limits::ROW_COST as i64;
+            if let Some(key) = showing.next() {
+                let cells = (query.table.row)(self, key);
+                match (query.order, cells) {
+                    (_, Some(cells)) if !query.means(&cells) => {}
+                    (None, cells) => add_row(showing, query, key, cells.as_deref(), proto),
+                    (Some(order), Some(mut cells)) => {
+                        showing.sort_in(cells.swap_remove(order.column), key);
+                    }
+                    (Some(_), None) => {}
+                }
+            } else if let Some(key) = showing.next_sorted(query.order.is_some_and(|order| order.turned)) {
+                add_row(showing, query, key, (query.table.row)(self, key).as_deref(), proto);
+            } else {
+                return Ok(true);
+            }
+            if showing.body.len() > max_bytes {
+                return Err(Failure::Limited(Limit::ChildOutput { max_bytes }));
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// One line, or one map; of what has gone, that it has.
+fn add_row(showing: &mut Showing, query: &Query, key: RowKey, cells: Option<&[Cell]>, proto: u8) {
+    const GONE: &str = "gone";
+    let columns = query.table.columns;
+    let body = &mut showing.body;
+    match cells {
+        None if query.has_conditions() => return,
+        None if proto == 3 => {
+            encode::map_header(body, 2, proto);
+            encode::bulk(body, columns[0].name.as_bytes());
+            key.name().encode(body);
+            encode::bulk(body, b"state");
+            encode::bulk(body, GONE.as_bytes());
+        }
+        None => encode::bulk(body, line(columns, &[key.name(), GONE.into()]).as_bytes()),
+        Some(cells) if proto == 3 => {
+            encode::map_header(body, columns.len(), proto);
+            for (column, cell) in columns.iter().zip(cells) {
+                encode::bulk(body, column.name.as_bytes());
+                cell.encode(body);
+            }
+        }
+        Some(cells) => encode::bulk(body, line(columns, cells).as_bytes()),
+    }
+    showing.rows += 1;
+}

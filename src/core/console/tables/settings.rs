@@ -1,0 +1,89 @@
+//! `BROKER SHOW COMMANDS`, `MEMORY`, `CONFIG`, `VERSION`: what is run, what it holds, how it is set up.
+
+use super::{ShowTable, columns, numbers};
+use crate::config::rows;
+use crate::core::broker::Broker;
+use crate::core::console::cell::Cell;
+use crate::core::console::showing::RowKey;
+
+pub(super) const COMMANDS: ShowTable = ShowTable {
+    name: "COMMANDS",
+    doc: "One row for each command of the server that was called: how often, and which way it goes.",
+    columns: columns! {
+        command: 20, "Its name.";
+        calls: 12, "Requests of children so far.";
+        way: 12, "shared, local, transaction, lease, replicas, subscribe, control, refused.";
+    },
+    keys: |broker| broker.shared.commands.called().map(|id| RowKey::Number(id.into())).collect(),
+    row: |broker, key| {
+        let RowKey::Number(number) = key else { return None };
+        let (id, commands) = (u16::try_from(number).ok()?, &broker.shared.commands);
+        let way = commands.table()?.way_name(id)?;
+        Some(vec![commands.name(id).into(), commands.calls(id).into(), way.into()])
+    },
+};
+
+/// What holds memory, and how much.
+type MemoryHolder = (&'static str, &'static str, fn(&Broker) -> usize);
+
+static HOLDERS: &[MemoryHolder] = &[
+    ("queues", "All queues of children and lanes: what memory_max bounds.", |broker| {
+        broker.shared.env.held()
+    }),
+    ("copied", "Of these, what stands in queues of their own.", |broker| broker.shared.env.memory),
+    ("shared", "Of these, long values that several queues may share.", |broker| {
+        broker.shared.env.fragments.held()
+    }),
+    ("children", "The children themselves, without what they hold.", |broker| broker.children.own_bytes()),
+    ("lanes_output", "Requests that Redis has not taken.", Broker::lanes_output),
+    ("groups", "Blocking commands that groups wait with.", |broker| broker.shared.groups.footprint()),
+    ("memory_max", "The setting.", |broker| broker.shared.env.settings.memory_max),
+];
+
+pub(super) const MEMORY: ShowTable = ShowTable {
+    name: "MEMORY",
+    doc: "Bytes of memory, by what holds them.",
+    columns: columns! {
+        what: 14, "What holds them.";
+        bytes: 14, "How many.";
+        meaning: 60, "In words.";
+    },
+    keys: |_| numbers(HOLDERS.len()),
+    row: |broker, key| {
+        let RowKey::Number(at) = key else { return None };
+        let (name, meaning, read) = HOLDERS.get(at as usize)?;
+        Some(vec![(*name).into(), read(broker).into(), Cell::words(meaning)])
+    },
+};
+
+pub(super) const CONFIG: ShowTable = ShowTable {
+    name: "CONFIG",
+    doc: "Every setting in force. Passwords are not shown.",
+    columns: columns! {
+        key: 28, "Its name.";
+        value: 24, "In force now.";
+        default: 16, "What it is if it is not set.";
+        reloadable: 10, "Whether it may change while the broker runs.";
+    },
+    keys: |_| numbers(rows().len()),
+    row: |broker, key| {
+        let RowKey::Number(at) = key else { return None };
+        let row = rows().get(at as usize)?;
+        let value = broker.shared.env.settings.get_text(row.key);
+        Some(vec![row.key.into(), value.into(), row.default.into(), row.reloadable.into()])
+    },
+};
+
+pub(super) const VERSION: ShowTable = ShowTable {
+    name: "VERSION",
+    doc: "The broker itself.",
+    columns: columns! {
+        name: 8, "broker.";
+        version: 8, "Its version.";
+        uptime_ms: 12, "Since the loop was created.";
+    },
+    keys: |_| numbers(1),
+    row: |broker, _| {
+        Some(vec!["broker".into(), env!("CARGO_PKG_VERSION").into(), Cell::from(broker.shared.env.now)])
+    },
+};

@@ -1,0 +1,459 @@
+//! The processes of this host that children belong to: what is known of each, and what its children add up to. Owns the
+//! table; whoever drives the core looks them up (`wanted`) and tells when one has ended. Reads no /proc.
+
+use crate::base::clock::Millis;
+use crate::base::key::Arena;
+use crate::base::limits;
+use crate::base::process::{ProcessFacts, UnixCredentials};
+use crate::core::host::usage::Usage;
+use crate::core::keys::{ProcessKey, ProcessName};
+use std::collections::{HashMap, VecDeque};
+
+/// What is known of a process beside its numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Knowledge {
+    /// It is being looked up.
+    #[default]
+    NotYet,
+    /// /proc says nothing of it.
+    Nothing,
+    Facts(ProcessFacts),
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    who: UnixCredentials,
+    known: Knowledge,
+    /// Children that are counted for it, and those that it has connected and another one uses.
+    children: usize,
+    connected: usize,
+    /// What its children have done, as of the last look at them.
+    done: Usage,
+    first_seen: Millis,
+    /// Since when nobody is of it.
+    unused_since: Millis,
+    /// When it was found to have ended.
+    ended_at: Option<Millis>,
+    growth: Growth,
+}
+
+/// How the number of a process' children has changed of late.
+#[derive(Debug, Default)]
+struct Growth {
+    /// When the present window began, and how many there were then.
+    window_began: Millis,
+    children_then: usize,
+    /// When the first of the windows in which it has grown began, and how many they are.
+    begun: Millis,
+    windows: u64,
+    /// Of its children from before that, those that were counted in the present pass, and the unused ones.
+    old: u32,
+    unused: u32,
+}
+
+impl Growth {
+    /// A window may be over.
+    fn look(&mut self, children: usize, now: Millis, window: Millis) {
+        if self.window_began + window > now {
+            return;
+        }
+        if children <= self.children_then {
+            (self.windows, self.begun) = (0, now);
+        } else {
+            self.windows += 1;
+        }
+        (self.window_began, self.children_then) = (now, children);
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.windows >= limits::GROWTH_WINDOWS
+            && self.unused >= limits::GROWTH_UNUSED_MIN
+            && self.unused >= self.old.div_ceil(2)
+    }
+}
+
+impl Process {
+    pub(crate) fn who(&self) -> UnixCredentials {
+        self.who
+    }
+
+    pub(crate) fn facts(&self) -> Option<&ProcessFacts> {
+        if let Knowledge::Facts(facts) = &self.known { Some(facts) } else { None }
+    }
+
+    /// Its children now.
+    pub(crate) fn children(&self) -> usize {
+        self.children
+    }
+
+    /// What its children have done, as of the last look at them.
+    pub(crate) fn done(&self) -> &Usage {
+        &self.done
+    }
+
+    pub(crate) fn first_seen(&self) -> Millis {
+        self.first_seen
+    }
+
+    /// Of its children from before it began to grow, how many there are, and how many were unused since.
+    pub(crate) fn old_children(&self) -> (u32, u32) {
+        (self.growth.old, self.growth.unused)
+    }
+
+    pub(crate) fn ended_at(&self) -> Option<Millis> {
+        self.ended_at
+    }
+
+    fn is_unused(&self) -> bool {
+        self.children == 0 && self.connected == 0
+    }
+
+    /// What its program is called, as far as is known: the last part of its path, or the name that it gives itself.
+    pub(crate) fn name(&self) -> &str {
+        let Some(facts) = self.facts() else { return "?" };
+        let file = facts.exe.as_deref().and_then(|exe| exe.rsplit('/').next());
+        file.filter(|file| !file.is_empty()).unwrap_or(&facts.comm)
+    }
+
+    /// Whether the name is what the process says of itself, since nobody may look at its program.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.facts().is_some_and(|facts| facts.exe.is_none())
+    }
+
+    /// Its unit of systemd, its container, or else its control group.
+    pub(crate) fn unit(&self) -> &str {
+        self.facts().and_then(|facts| facts.cgroup.as_deref()).map_or("", unit_of)
+    }
+}
+
+/// The part of a control group's path that an operator knows it by: the deepest service, scope or container in it. The
+/// root says nothing.
+fn unit_of(path: &str) -> &str {
+    let is_container = |part: &str| part.len() >= 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope") || is_container(part);
+    path.rsplit('/').find(is_unit).unwrap_or(if path == "/" { "" } else { path })
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Processes {
+    arena: Arena<Process, ProcessName>,
+    /// The one that has this pid now.
+    by_pid: HashMap<i32, ProcessKey>,
+    /// Children of each user.
+    by_uid: HashMap<u32, usize>,
+    /// To be looked up.
+    wanted: VecDeque<(ProcessKey, i32)>,
+    /// Those that nobody is of any more, by when that began. They are kept for a while: programs that connect for each
+    /// request would be looked up each time.
+    unused: VecDeque<(Millis, ProcessKey)>,
+}
+
+impl Processes {
+    pub(crate) fn get(&self, key: ProcessKey) -> Option<&Process> {
+        self.arena.get(key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ProcessKey, &Process)> {
+        self.arena.iter()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Where a look at each goes on: the next of them from this place in the table.
+    pub(crate) fn from(&self, index: usize) -> Option<(usize, ProcessKey)> {
+        self.arena.from(index)
+    }
+
+    /// How many children a user has.
+    pub(crate) fn children_of_uid(&self, uid: u32) -> usize {
+        self.by_uid.get(&uid).copied().unwrap_or_default()
+    }
+
+    /// How many children the process has that has this pid now.
+    pub(crate) fn children_of_pid(&self, pid: i32) -> usize {
+        self.by_pid.get(&pid).and_then(|key| self.get(*key)).map_or(0, Process::children)
+    }
+
+    pub(crate) fn by_pid(&self, pid: i32) -> Option<&Process> {
+        self.by_pid.get(&pid).and_then(|key| self.get(*key))
+    }
+
+    /// The process of these credentials; none where it cannot be seen.
+    pub(crate) fn find(&mut self, who: UnixCredentials, now: Millis) -> ProcessKey {
+        if who.pid == 0 {
+            return ProcessKey::default();
+        }
+        let found = self.by_pid.get(&who.pid).copied();
+        let fresh = |process: &&Process| {
+            let unused_for = now.saturating_sub(process.unused_since);
+            process.ended_at.is_none() && !(process.is_unused() && unused_for >= limits::PID_REUSE_MIN)
+        };
+        match found.filter(|key| self.arena.get(*key).as_ref().is_some_and(fresh)) {
+            Some(key) => {
+                if let Some(process) = self.arena.get_mut(key) {
+                    process.who = who;
+                }
+                key
+            }
+            None => self.begin(who, now),
+        }
+    }
+
+    fn begin(&mut self, who: UnixCredentials, now: Millis) -> ProcessKey {
+        let process = Process {
+            who,
+            known: Knowledge::NotYet,
+            children: 0,
+            connected: 0,
+            done: Usage::default(),
+            first_seen: now,
+            unused_since: now,
+            ended_at: None,
+            growth: Growth { window_began: now, begun: now, ..Growth::default() },
+        };
+        let key = self.arena.insert(process);
+        self.by_pid.insert(who.pid, key);
+        self.wanted.push_back((key, who.pid));
+        if self.wanted.len() > limits::PROCESSES_WANTED
+            && let Some((left_out, _)) = self.wanted.pop_front()
+        {
+            self.told(left_out, None);
+        }
+        key
+    }
+
+    /// Takes the next process that is to be looked up, and its pid.
+    pub(crate) fn next_wanted(&mut self) -> Option<(ProcessKey, i32)> {
+        self.wanted.pop_front()
+    }
+
+    /// What /proc says of it.
+    pub(crate) fn told(&mut self, key: ProcessKey, facts: Option<ProcessFacts>) {
+        if let Some(process) = self.arena.get_mut(key) {
+            process.known = facts.map_or(Knowledge::Nothing, Knowledge::Facts);
+        }
+    }
+
+    /// There is no such process any more.
+    pub(crate) fn ended(&mut self, key: ProcessKey, now: Millis) {
+        if let Some(process) = self.arena.get_mut(key) {
+            process.ended_at.get_or_insert(now);
+        }
+    }
+
+    /// What a child of it has done.
+    pub(crate) fn credit(&mut self, key: ProcessKey, usage: &Usage) {
+        if *usage != Usage::default()
+            && let Some(process) = self.arena.get_mut(key)
+        {
+            process.done.add(usage);
+        }
+    }
+
+    /// When a process began to grow, if it may still do so: its children from before that are counted.
+    pub(crate) fn growth_of(&self, key: ProcessKey) -> Option<Millis> {
+        self.get(key).filter(|process| process.growth.windows > 0).map(|process| process.growth.begun)
+    }
+
+    pub(crate) fn count_old(&mut self, key: ProcessKey, is_unused: bool) {
+        if let Some(process) = self.arena.get_mut(key) {
+            process.growth.old += 1;
+            process.growth.unused += u32::from(is_unused);
+        }
+    }
+
+    /// All children were counted: those processes that have grown for long enough while older connections were unused.
+    pub(crate) fn growing(&mut self, now: Millis, window: Millis) -> Vec<ProcessKey> {
+        let mut suspects = Vec::new();
+        for key in self.arena.keys() {
+            let Some(process) = self.arena.get_mut(key) else { continue };
+            process.growth.look(process.children, now, window);
+            if process.growth.is_suspect() {
+                suspects.push(key);
+            }
+        }
+        suspects
+    }
+
+    /// Whether it still grows.
+    pub(crate) fn grows(&self, key: ProcessKey) -> bool {
+        self.get(key).is_some_and(|process| process.growth.windows >= limits::GROWTH_WINDOWS)
+    }
+
+    /// A pass over all children begins.
+    pub(crate) fn begin_count(&mut self) {
+        self.arena.values_mut().for_each(|process| (process.growth.old, process.growth.unused) = (0, 0));
+    }
+
+    /// A child is counted for this process, of this user.
+    pub(crate) fn join(&mut self, key: ProcessKey, uid: u32) {
+        *self.by_uid.entry(uid).or_default() += 1;
+        if let Some(process) = self.arena.get_mut(key) {
+            process.children += 1;
+        }
+    }
+
+    /// It is so no longer, and has done this meanwhile.
+    pub(crate) fn leave(&mut self, key: ProcessKey, uid: u32, usage: &Usage, now: Millis) {
+        if let Some(count) = self.by_uid.get_mut(&uid) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_uid.remove(&uid);
+            }
+        }
+        if let Some(process) = self.arena.get_mut(key) {
+            process.children -= 1;
+            process.done.add(usage);
+        }
+        self.note_unused(key, now);
+    }
+
+    /// A child that this process has connected is used by another one.
+    pub(crate) fn keep(&mut self, key: ProcessKey) {
+        if let Some(process) = self.arena.get_mut(key) {
+            process.connected += 1;
+        }
+    }
+
+    /// That child has gone.
+    pub(crate) fn let_go(&mut self, key: ProcessKey, now: Millis) {
+        if let Some(process) = self.arena.get_mut(key) {
+            process.connected -= 1;
+        }
+        self.note_unused(key, now);
+    }
+
+    fn note_unused(&mut self, key: ProcessKey, now: Millis) {
+        let Some(process) = self.arena.get_mut(key).filter(|process| process.is_unused()) else { return };
+        process.unused_since = now;
+        self.unused.push_back((now, key));
+        self.forget_unused(now);
+    }
+
+    /// Forgets those that nobody has been of for a while, or of which there are too many.
+    pub(crate) fn forget_unused(&mut self, now: Millis) {
+        while let Some((since, key)) = self.unused.front().copied() {
+            let is_over = since + limits::PROCESS_KEPT <= now || self.unused.len() > limits::PROCESSES_UNUSED;
+            let still =
+                self.get(key).is_some_and(|process| process.is_unused() && process.unused_since == since);
+            if still && !is_over {
+                return;
+            }
+            self.unused.pop_front();
+            if still {
+                self.remove(key);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: ProcessKey) {
+        let Some(process) = self.arena.remove(key) else { return };
+        let pid = process.who.pid;
+        if self.by_pid.get(&pid) == Some(&key) {
+            self.by_pid.remove(&pid);
+        }
+    }
+
+    pub(crate) fn shrink(&mut self) {
+        self.arena.shrink();
+        self.by_pid.shrink_to_fit();
+        self.by_uid.shrink_to_fit();
+        self.wanted.shrink_to_fit();
+        self.unused.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(pid: i32) -> UnixCredentials {
+        UnixCredentials { pid, uid: 33, gid: 33 }
+    }
+
+    fn facts(exe: Option<&str>, cgroup: Option<&str>) -> ProcessFacts {
+        let text = |text: &str| text.to_owned();
+        ProcessFacts {
+            comm: text("claims"),
+            exe: exe.map(text),
+            cgroup: cgroup.map(text),
+            started: 1,
+            is_exact: true,
+        }
+    }
+
+    #[test]
+    fn children_are_counted_by_process_and_by_user() {
+        let mut processes = Processes::default();
+        let (a, b) = (processes.find(who(7), 0), processes.find(who(8), 0));
+        assert_eq!(processes.find(who(7), 5), a);
+        for key in [a, a, b] {
+            processes.join(key, 33);
+        }
+        assert_eq!((processes.children_of_pid(7), processes.children_of_uid(33)), (2, 3));
+        let usage = Usage { requests: 4, ..Usage::default() };
+        processes.leave(a, 33, &usage, 9);
+        assert_eq!((processes.children_of_pid(7), processes.children_of_uid(33)), (1, 2));
+        assert_eq!(processes.get(a).unwrap().done().requests, 4);
+        assert!(processes.find(who(0), 0).is_none());
+    }
+
+    #[test]
+    fn a_pid_that_comes_again_after_a_while_is_another_process() {
+        let mut processes = Processes::default();
+        let first = processes.find(who(7), 0);
+        processes.join(first, 33);
+        processes.leave(first, 33, &Usage::default(), 100);
+        assert_eq!(processes.find(who(7), 100 + limits::PID_REUSE_MIN - 1), first);
+        let second = processes.find(who(7), 100 + limits::PID_REUSE_MIN);
+        assert_ne!(second, first);
+        processes.join(second, 33);
+        processes.ended(second, 0);
+        assert_ne!(processes.find(who(7), 1), second, "that one has ended");
+        processes.forget_unused(100 + limits::PROCESS_KEPT);
+        assert!(processes.get(first).is_none() && processes.get(second).is_some());
+    }
+
+    #[test]
+    fn what_is_unused_or_wanted_is_bounded() {
+        let mut processes = Processes::default();
+        for pid in 1..=(2 * limits::PROCESSES_UNUSED as i32) {
+            let key = processes.find(who(pid), 0);
+            processes.join(key, 33);
+            processes.leave(key, 33, &Usage::default(), 0);
+        }
+        assert_eq!(processes.len(), limits::PROCESSES_UNUSED);
+        assert!(processes.wanted.len() <= limits::PROCESSES_WANTED);
+        assert_eq!(processes.by_pid.len(), processes.len());
+    }
+
+    #[test]
+    fn names_are_those_of_the_program_or_are_claimed() {
+        let mut processes = Processes::default();
+        let key = processes.find(who(7), 0);
+        assert_eq!(processes.next_wanted(), Some((key, 7)));
+        assert_eq!(processes.get(key).unwrap().name(), "?");
+        processes.told(key, Some(facts(Some("/usr/bin/web"), Some("/system.slice/web.service/sub"))));
+        let process = processes.get(key).unwrap();
+        assert_eq!((process.name(), process.unit(), process.is_claimed()), ("web", "web.service", false));
+        processes.told(key, Some(facts(None, None)));
+        let process = processes.get(key).unwrap();
+        assert_eq!((process.name(), process.unit(), process.is_claimed()), ("claims", "", true));
+    }
+
+    #[test]
+    fn a_unit_is_the_deepest_that_has_a_name() {
+        let id = "0123456789abcdef".repeat(4);
+        for (path, unit) in [
+            ("/user.slice/user-1.slice/session-3.scope", "session-3.scope"),
+            ("/system.slice/docker-abc.scope", "docker-abc.scope"),
+            (&format!("/docker/{id}"), &*id),
+            ("/", ""),
+            ("/plain/group", "/plain/group"),
+        ] {
+            assert_eq!(unit_of(path), unit);
+        }
+    }
+}
