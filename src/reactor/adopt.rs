@@ -115,7 +115,7 @@ impl Loop {
 
 /// Sends the error that Redis sends, and closes the socket for every copy.
 pub(super) fn refuse(stream: &Stream, why: &Error) {
-    log::debug!("a child was refused: {why}");
+    log::debug!(peer = stream.peer().to_string().as_str(); "a child was refused: {why}");
     // A new socket has room for it; a peer that has gone does not need it.
     let _ = rustix::net::send(stream, REFUSAL, SendFlags::NOSIGNAL);
     let _ = stream.shutdown();

@@ -51,6 +51,10 @@ impl Origin {
         self.uid
     }
 
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
     pub(crate) fn peer(&self) -> &str {
         &self.peer
     }
