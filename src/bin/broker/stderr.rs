@@ -7,10 +7,11 @@ use broker::base::log_limit::{LogLine, count_dropped};
 use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use rustix::net::{SendFlags, send};
 use rustix::termios::tcgetsid;
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Bytes of lines that may be queued, so that a reader may pause for a while without losing lines.
@@ -30,10 +31,11 @@ enum WriteMode {
     Own,
     /// With MSG_DONTWAIT.
     Socket,
-    /// Directly: a regular file has no reader to wait for, and a full disk is an error.
+    /// Directly: a regular file has no reader to wait for, and a full disk is an error. A disk that hangs is not seen.
     File,
     /// Another user's pipe or terminal, which cannot be opened again: it is polled for room first, and gets pieces of this
-    /// many bytes. Another writer may take the room in between; then the write blocks.
+    /// many bytes. Another writer may take the room in between; then the kernel refuses the write. It blocks if the
+    /// kernel is too old to refuse it, or if this is a terminal.
     Asking(usize),
 }
 
@@ -164,10 +166,20 @@ impl Stderr {
                 if asked[0].revents().is_empty() {
                     return Err(Errno::AGAIN);
                 }
-                rustix::io::write(&self.fd, &bytes[..bytes.len().min(piece)])
+                let piece = &bytes[..bytes.len().min(piece)];
+                match write_at_once(&self.fd, piece) {
+                    Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => rustix::io::write(&self.fd, piece),
+                    outcome => outcome,
+                }
             }
         }
     }
+}
+
+/// A write that is refused where it would block, whatever the mode of the open file.
+fn write_at_once(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+    // What has no position has that one.
+    pwritev2(fd, &[IoSlice::new(bytes)], u64::MAX, ReadWriteFlags::NOWAIT)
 }
 
 /// How to write to `fd`; the descriptor to use for it.
@@ -261,6 +273,18 @@ mod tests {
         let mut stderr = Stderr::new(writer.try_clone().unwrap().into());
         (stderr.fd, stderr.way) = (writer.into(), WriteMode::Asking(PIPE_PIECE));
         check(reader, stderr);
+    }
+
+    /// Another writer has taken the room.
+    #[test]
+    fn a_write_that_would_block_is_refused() {
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let mut others = Stderr::new(writer.try_clone().unwrap().into());
+        while !others.is_behind() {
+            put(&mut others, &"x".repeat(PIPE_PIECE - 1));
+        }
+        let refused = write_at_once(&writer.into(), b"x");
+        assert!(matches!(refused, Err(Errno::AGAIN | Errno::OPNOTSUPP)), "{refused:?}");
     }
 
     #[test]
