@@ -444,9 +444,10 @@ unsigned int broker_fork_count(void);
 
 /**
  * Sets the log callback of the whole process. Without one, and with a NULL `cb`, nothing is logged. Lines less
- * important than `level` (BROKER_LOG_*) are dropped. Each kind of line is logged at most ten times in ten seconds; one
- * line with the number of suppressed ones follows, with the next line or call. Set it before the program has threads
- * and handles: another thread may still be passing a line to the previous callback.
+ * important than `level` (BROKER_LOG_*) are dropped. Each kind of line is logged at most ten times in ten seconds about
+ * one child, and at most 30 times about all children of one process or address; one line with the number of suppressed
+ * ones follows, with the next line or call. Set it before the program has threads and handles: another thread may still
+ * be passing a line to the previous callback.
  *
  * BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program already has a logger of Rust's `log` crate.
  */

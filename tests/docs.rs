@@ -45,6 +45,24 @@ queue_timeout = \"500ms\"
 ";
 
 const CONFIG_TAIL: &str = "
+## What is logged
+
+`log_areas` gives areas of the broker a level of their own, in both directions: `upstream=debug,child=error`. The area of
+a line is the part of the broker that it comes from; `log_format = \"json\"` shows it. A line of level `trace` is never
+left out. Of every other kind of line, ten are logged in ten seconds about one child, 30 about all children of one process
+or network address, and 100 about all of them; beyond that a process or address that has had none still has one. A line at
+the end of the ten seconds says how many were left out, and about how many peers.
+
+With `json`, each line is one object with `time`, `level`, `area` and `message`, and, where the line is about a child,
+`child` (its CLIENT ID), `pid`, `uid` and `peer`, as far as they are known. With `journal`, the same is sent to
+`/run/systemd/journal/socket` as the fields `MESSAGE`, `PRIORITY`, `BROKER_AREA`, `BROKER_CHILD`, `BROKER_PID`,
+`BROKER_UID` and `BROKER_PEER`, together with `CODE_FILE`, `CODE_LINE` and `SYSLOG_IDENTIFIER=broker`:
+`journalctl BROKER_PID=4242` shows the lines about one process. Without that socket, the broker writes lines such as
+`<4>text` to standard error.
+
+The broker never waits for standard error or the journal. Lines that find no room (256 KiB wait for standard error) are
+dropped, and a line says how many as soon as there is room again.
+
 ## Where children connect
 
 A unix socket has the permissions of its URL (0660 by default) before any process can connect. Its directory must
@@ -175,7 +193,7 @@ fn line(row: &Row) -> String {
         KeyKind::Url | KeyKind::Listen | KeyKind::Uids | KeyKind::Choice => code_words(&row.allowed()),
         KeyKind::Bytes => format!("{} to {}", size(row.min), size(row.max)),
         KeyKind::Milliseconds => format!("{} to {} ms", row.min, row.max),
-        KeyKind::Count | KeyKind::Text | KeyKind::Password => row.allowed(),
+        KeyKind::Count | KeyKind::Text | KeyKind::Password | KeyKind::Areas => row.allowed(),
         KeyKind::Commands => row.allowed().replace('|', "\\|"),
     };
     format!("| `{}` | {default} | {allowed} | {} |\n", row.key, row.doc)

@@ -1,5 +1,5 @@
-//! The broker among the other processes of its host: signals, its log and whoever reads it, what it shows of
-//! passwords, whom it lets in without a word, and what children send besides bytes.
+//! The broker among the other processes of its host: signals, what it shows of passwords, whom it lets in without a word,
+//! and what children send besides bytes.
 
 use std::fs;
 use std::io::{IoSlice, Read, Write};
@@ -9,11 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::support::broker::BINARY;
-use crate::support::raw::pipeline;
-use crate::support::{Broker, PATIENCE, Raw, Redis, request, upstream_clients, wait_until};
+use crate::support::{Broker, PATIENCE, Raw, Redis, Running, request, upstream_clients, wait_until};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -134,111 +133,6 @@ fn a_drain_waits_for_the_end_of_a_transaction() {
     watcher.expect("EXEC", "*1\r\n+OK\r\n");
     assert!(watcher.is_closed());
     assert_eq!(broker.wait_exit(PATIENCE).code(), Some(0));
-}
-
-// ---- the log ------------------------------------------------------------------------------------------
-
-/// A child cannot fill a disk by what is refused.
-#[test]
-#[cfg_attr(direct, ignore = "about the broker itself")]
-fn a_child_cannot_flood_the_log() {
-    let redis = Redis::start();
-    let mut broker = Broker::start(&redis, &[("log_level", "debug")]);
-    let mut raw = broker.connect();
-    raw.expect("PING", "+PONG\r\n");
-    let before = broker.log().lines().count();
-    for _ in 0..20 {
-        raw.write(&pipeline(&["MONITOR"; 100]));
-        (0..100).for_each(|_| assert!(raw.read_text().starts_with('-')));
-    }
-    // Another line, logged behind all of those.
-    send(&broker, Signal::HUP);
-    wait_until("it says so", || broker.log().contains("SIGHUP"));
-    let lines = broker.log().lines().count() - before;
-    assert!((2..=40).contains(&lines), "{lines} lines:\n{}", broker.log());
-    assert!(broker.log().contains("refused 'monitor'"));
-    // How many there were is said in any case.
-    broker.term();
-    broker.wait_exit(PATIENCE);
-    let told = |line: &str| {
-        let (count, rest) = line.split_once(" and ")?.1.split_once(" more like this ")?;
-        rest.contains("refused 'monitor'").then(|| count.parse::<usize>().ok()).flatten()
-    };
-    let written = |log: &str| log.lines().filter(|line| line.contains(" refused 'monitor'")).count();
-    wait_until("all are accounted for", || {
-        let log = broker.log();
-        let summed: Vec<usize> = log.lines().filter_map(told).collect();
-        written(&log) - summed.len() + summed.iter().sum::<usize>() == 2000
-    });
-}
-
-/// A broker whose standard error is `stderr`, on a socket in `directory`.
-fn start_with_stderr(redis: &Redis, directory: &Path, stderr: Stdio) -> Running {
-    let socket = directory.join("b.sock");
-    let listen = format!("unix://{}", socket.display());
-    let child = Command::new(BINARY)
-        .args(["serve", "--listen", &listen, "--upstream", &redis.url(), "--set", "log_level=debug"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .expect("start the broker");
-    let running = Running(child);
-    wait_until("it listens", || Raw::try_unix(&socket).is_ok());
-    running
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Nobody reads its standard error, which is full from the start; then somebody does.
-#[test]
-#[cfg_attr(direct, ignore = "about the broker itself")]
-fn a_log_that_nobody_reads_holds_nobody_up() {
-    let redis = Redis::start();
-    let place = tempfile::tempdir().expect("a directory");
-    let (mut pipe_reader, mut pipe_writer) = std::io::pipe().expect("a pipe");
-    let (mut socket_reader, mut socket_writer) = UnixStream::pair().expect("a socket pair");
-    fill(&mut pipe_writer);
-    fill(&mut socket_writer);
-    let cases: [(&str, &mut dyn Read, Stdio); 2] = [
-        ("pipe", &mut pipe_reader, pipe_writer.into()),
-        ("socket", &mut socket_reader, std::os::fd::OwnedFd::from(socket_writer).into()),
-    ];
-    for (name, reader, stderr) in cases {
-        let directory = place.path().join(name);
-        fs::create_dir(&directory).expect("a directory");
-        let _broker = start_with_stderr(&redis, &directory, stderr);
-        let (mut loud, mut polite) =
-            (Raw::unix(&directory.join("b.sock")), Raw::unix(&directory.join("b.sock")));
-        for _ in 0..100 {
-            assert!(loud.ask("MONITOR").starts_with('-'));
-        }
-        polite.expect("SET k v", "+OK\r\n");
-        polite.expect("GET k", "$1\r\nv\r\n");
-        let (mut text, mut piece) = (Vec::new(), [0; 4096]);
-        while !String::from_utf8_lossy(&text).contains("refused 'monitor'") {
-            let count = reader.read(&mut piece).expect("read what it logs");
-            assert_ne!(count, 0, "{name}: {}", String::from_utf8_lossy(&text));
-            text.extend_from_slice(&piece[..count]);
-        }
-    }
-}
-
-/// Writes until nothing more goes in.
-fn fill(writer: &mut (impl Write + AsFd)) {
-    rustix::io::ioctl_fionbio(writer.as_fd(), true).expect("non-blocking");
-    // From large to small: a socket takes small ones after it has refused large ones.
-    for size in [4096, 64, 1] {
-        while writer.write(&vec![b'.'; size]).is_ok() {}
-    }
-    rustix::io::ioctl_fionbio(writer.as_fd(), false).expect("blocking");
 }
 
 // ---- secrets and doors --------------------------------------------------------------------------------

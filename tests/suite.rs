@@ -51,6 +51,7 @@ mod upkeep;
 mod demo;
 mod host;
 mod lifecycle;
+mod log;
 mod reload;
 
 // The library.

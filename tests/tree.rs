@@ -6,6 +6,7 @@ mod circles;
 mod docs;
 mod header;
 mod layers;
+mod log_areas;
 mod man;
 mod mutants;
 mod names;

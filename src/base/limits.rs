@@ -281,9 +281,19 @@ pub const ADMIN_CHILDREN: usize = 16;
 pub const WRITER_FRESH: u64 = 100;
 /// Further reads that ask for ancillary data after one that had some: more may follow soon.
 pub const ASKING_READS: u32 = 32;
-/// Log lines that one place in the code writes within `LOG_INTERVAL`; the others are counted and summed up in one
-/// line. Children can cause most of them at any rate.
+/// Log lines that one place in the code writes about one child within `LOG_INTERVAL`, and about nobody in particular; the
+/// others are counted and summed up in one line. Children can cause most of them at any rate.
 pub const LOG_LINES: u32 = 10;
+/// The same about all children of one process or network address: whoever connects anew for each request is another child
+/// each time.
+pub const LOG_LINES_SOURCE: u32 = 30;
+/// The same about everybody. Beyond it a process or address of which the place has said nothing still has one line.
+pub const LOG_LINES_PLACE: u32 = 100;
+/// Processes and addresses that a place in the code tells apart within `LOG_INTERVAL`; further ones share one budget. With
+/// `LOG_LINES_PLACE` it bounds what the place writes: as many lines a second as a person can still skim.
+pub const LOG_SOURCES_MAX: usize = 64;
+/// Children, processes and addresses that are counted in a summary; of more it says so.
+pub const LOG_PEERS_COUNTED: usize = 1000;
 /// See [`LOG_LINES`]; milliseconds.
 pub const LOG_INTERVAL: u64 = 10_000;
 /// Log lines that one thread keeps until its step is done; further ones are counted.

@@ -1,30 +1,89 @@
-//! Limits how many log lines one place in the code may write, since children can cause most of them at any rate. Owns the
-//! counts of every place. Writes nothing and reads no clock. Code that logs does not know of it: the loggers ask here.
+//! Limits how many log lines one place in the code may write, and how many of them about one child, since children can
+//! cause most of them at any rate. Owns the counts of every place, and of the lines that were not written. Writes nothing
+//! and reads no clock. Code that logs does not know of it: it says whom a line is about, and the loggers ask here.
 
 use super::clock::Millis;
-use super::limits::{LOG_INTERVAL, LOG_LINE_MAX, LOG_LINES};
+use super::limits::{
+    LOG_INTERVAL, LOG_LINE_MAX, LOG_LINES, LOG_LINES_PLACE, LOG_LINES_SOURCE, LOG_PEERS_COUNTED,
+    LOG_SOURCES_MAX,
+};
+use super::log_area;
+use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, Record};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Lines that a logger had no room for.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Lines that were summed up instead.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+/// Log lines of this process that were lost because whoever takes them had no room, since its start.
+pub fn log_lines_dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Log lines of this process that its limits left out and summed up, since its start.
+pub fn log_lines_left_out() -> u64 {
+    LEFT_OUT.load(Ordering::Relaxed)
+}
+
+/// For loggers: so many lines were lost.
+pub fn count_dropped(lines: u64) {
+    DROPPED.fetch_add(lines, Ordering::Relaxed);
+}
 
 /// The budgets of all places that have logged recently.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     /// By file and line.
-    sites: HashMap<(&'static str, u32), Budget>,
+    places: HashMap<(&'static str, u32), LogPlace>,
     /// When the first interval with suppressed lines ends.
     due: Option<Millis>,
 }
 
+/// What one place has written in the interval that has begun with its first line.
 #[derive(Debug)]
-struct Budget {
-    /// The beginning of the interval.
+struct LogPlace {
     since: Millis,
     written: u32,
+    /// Of these, the lines about each. Only a line that is written makes an entry, which bounds them.
+    written_about: HashMap<Whom, u32>,
+    /// How many of the keys are processes and addresses.
+    sources: usize,
     left_out: u64,
-    level: Level,
-    /// The last line that was written, an example of the suppressed ones.
-    like: String,
+    /// About whom those were, up to a bound.
+    left_out_about: HashSet<Whom>,
+    /// The first of them.
+    like: Option<LogLine>,
+}
+
+/// Whose budget a line is charged to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Whom {
+    /// By CLIENT ID.
+    Child(u64),
+    Process(i64),
+    /// Without the port.
+    Address(String),
+    /// Nobody in particular, or somebody whose process and address are unknown.
+    Unknown,
+    /// All processes and addresses that came after `LOG_SOURCES_MAX` of them.
+    Others,
+}
+
+/// Whom a line is about, as far as it says so with the keys `child`, `pid`, `uid` and `peer`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// The child, by CLIENT ID.
+    pub child: Option<u64>,
+    /// Its process.
+    pub pid: Option<i64>,
+    /// Its user of this host.
+    pub uid: Option<u64>,
+    /// Its process or network address in words.
+    pub peer: Option<String>,
 }
 
 /// A line to write.
@@ -34,29 +93,35 @@ pub struct LogLine {
     pub level: Level,
     /// Its text, without a line end of its own; quoted parts may contain some.
     pub text: String,
+    /// The area of the program that it comes from, as `log_area` names it.
+    pub area: &'static str,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// The place in the code; empty and 0 if it has none.
+    pub file: &'static str,
+    /// See `file`.
+    pub line: u32,
 }
 
 impl LogLimit {
     /// The line to write for a record; `None` if its place has written enough. Only `trace` has no limit.
     pub fn admit(&mut self, record: &Record<'_>, now: Millis) -> Option<LogLine> {
-        let level = record.level();
-        if level == Level::Trace {
-            return Some(LogLine { level, text: text_of(record.args()) });
+        let subject = Subject::of(record);
+        if record.level() == Level::Trace {
+            return Some(LogLine::of(record, subject));
         }
         let site = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
-        let budget = self.sites.entry(site).or_insert_with(|| Budget::new(level, now));
-        if now >= budget.ends() && budget.left_out == 0 {
-            *budget = Budget::new(level, now);
+        let place = self.places.entry(site).or_insert_with(|| LogPlace::new(now));
+        if now >= place.ends() && place.left_out == 0 {
+            *place = LogPlace::new(now);
         }
-        if budget.written >= LOG_LINES {
-            budget.left_out += 1;
-            let ends = budget.ends();
-            self.due = Some(self.due.map_or(ends, |due| due.min(ends)));
-            return None;
+        if place.charge(&subject) {
+            return Some(LogLine::of(record, subject));
         }
-        budget.written += 1;
-        budget.like = text_of(record.args());
-        Some(LogLine { level, text: budget.like.clone() })
+        place.leave_out(record, subject);
+        let ends = place.ends();
+        self.due = Some(self.due.map_or(ends, |due| due.min(ends)));
+        None
     }
 
     /// Summaries of suppressed lines whose interval has ended. Call before `admit`, and when it is due.
@@ -64,7 +129,7 @@ impl LogLimit {
         if self.due.is_none_or(|due| due > now) {
             return Vec::new();
         }
-        self.sum_up(now, |budget| now >= budget.ends())
+        self.sum_up(now, |place| now >= place.ends())
     }
 
     /// The same for all lines suppressed so far, when no more will come.
@@ -72,17 +137,17 @@ impl LogLimit {
         self.sum_up(now, |_| true)
     }
 
-    fn sum_up(&mut self, now: Millis, is_over: impl Fn(&Budget) -> bool) -> Vec<LogLine> {
+    fn sum_up(&mut self, now: Millis, is_over: impl Fn(&LogPlace) -> bool) -> Vec<LogLine> {
         let mut lines = Vec::new();
-        self.sites.retain(|_, budget| {
-            let over = is_over(budget);
-            if over && budget.left_out > 0 {
-                lines.push(budget.summary(now));
+        self.places.retain(|_, place| {
+            let over = is_over(place);
+            if over {
+                lines.extend(place.summary(now));
             }
             !over
         });
-        let unsaid = self.sites.values().filter(|budget| budget.left_out > 0);
-        self.due = unsaid.map(Budget::ends).min();
+        let unsaid = self.places.values().filter(|place| place.left_out > 0);
+        self.due = unsaid.map(LogPlace::ends).min();
         lines
     }
 
@@ -92,19 +157,140 @@ impl LogLimit {
     }
 }
 
-impl Budget {
-    fn new(level: Level, now: Millis) -> Budget {
-        Budget { since: now, written: 0, left_out: 0, level, like: String::new() }
+impl LogPlace {
+    fn new(now: Millis) -> LogPlace {
+        LogPlace {
+            since: now,
+            written: 0,
+            written_about: HashMap::new(),
+            sources: 0,
+            left_out: 0,
+            left_out_about: HashSet::new(),
+            like: None,
+        }
     }
 
     fn ends(&self) -> Millis {
         self.since + LOG_INTERVAL
     }
 
-    fn summary(&self, now: Millis) -> LogLine {
-        let seconds = (now - self.since) / 1000;
-        let text = format!("and {} more like this in the last {seconds} s: {}", self.left_out, self.like);
-        LogLine { level: self.level, text }
+    /// Takes a line from every budget it is charged to; false if one of them is used up, and nothing is taken.
+    fn charge(&mut self, subject: &Subject) -> bool {
+        let source = self.known_source(subject.source());
+        let (child, of_source) = (subject.child.map(Whom::Child), self.about(&source));
+        let source_max = if child.is_some() { LOG_LINES_SOURCE } else { LOG_LINES };
+        if of_source >= source_max || child.as_ref().is_some_and(|child| self.about(child) >= LOG_LINES) {
+            return false;
+        }
+        let is_source = matches!(source, Whom::Process(_) | Whom::Address(_));
+        let is_new = is_source && of_source == 0;
+        if self.written >= LOG_LINES_PLACE && !is_new {
+            return false;
+        }
+        self.written += 1;
+        self.sources += usize::from(is_new);
+        for whom in child.into_iter().chain([source]) {
+            *self.written_about.entry(whom).or_default() += 1;
+        }
+        true
+    }
+
+    fn about(&self, whom: &Whom) -> u32 {
+        self.written_about.get(whom).copied().unwrap_or_default()
+    }
+
+    /// Itself while the place can tell it apart.
+    fn known_source(&self, source: Whom) -> Whom {
+        let is_full = self.sources >= LOG_SOURCES_MAX;
+        if is_full && source != Whom::Unknown && self.about(&source) == 0 { Whom::Others } else { source }
+    }
+
+    fn leave_out(&mut self, record: &Record<'_>, subject: Subject) {
+        LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        self.left_out += 1;
+        // One above the bound shows that there were more.
+        if self.left_out_about.len() <= LOG_PEERS_COUNTED {
+            self.left_out_about.insert(subject.child.map_or_else(|| subject.source(), Whom::Child));
+        }
+        if self.like.is_none() {
+            self.like = Some(LogLine::of(record, subject));
+        }
+    }
+
+    /// One line for all that were left out. It is about somebody if all of them were.
+    fn summary(&mut self, now: Millis) -> Option<LogLine> {
+        let mut like = self.like.take()?;
+        let (seconds, peers) = ((now - self.since) / 1000, self.left_out_about.len());
+        let of_peers = match peers {
+            0 | 1 => String::new(),
+            2..=LOG_PEERS_COUNTED => format!(", of {peers} peers"),
+            _ => format!(", of more than {LOG_PEERS_COUNTED} peers"),
+        };
+        if peers > 1 {
+            like.subject = Subject::default();
+        }
+        let left_out = self.left_out;
+        like.text = format!("and {left_out} more like this in the last {seconds} s{of_peers}: {}", like.text);
+        Some(like)
+    }
+}
+
+impl Subject {
+    fn of(record: &Record<'_>) -> Subject {
+        let mut subject = Subject::default();
+        // No visit of ours fails.
+        let _ = record.key_values().visit(&mut subject);
+        subject
+    }
+
+    /// Whose child it is: of which process, or else at which address.
+    fn source(&self) -> Whom {
+        match (self.pid, self.peer.as_deref()) {
+            (Some(pid), _) => Whom::Process(pid),
+            (None, Some(peer)) if !peer.is_empty() => Whom::Address(without_port(peer).to_owned()),
+            (None, _) => Whom::Unknown,
+        }
+    }
+}
+
+impl<'kvs> VisitSource<'kvs> for Subject {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        match key.as_str() {
+            "child" => self.child = value.to_u64(),
+            "pid" => self.pid = value.to_i64(),
+            "uid" => self.uid = value.to_u64(),
+            // Whoever is not there has no text.
+            "peer" => self.peer = value.to_borrowed_str().map(str::to_owned),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// `10.0.0.1:4242` and `[::1]:4242` without what follows the last colon; other words stay as they are.
+fn without_port(peer: &str) -> &str {
+    match peer.rsplit_once(':') {
+        Some((address, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => address,
+        _ => peer,
+    }
+}
+
+impl LogLine {
+    /// A line of a logger's own: about nobody, from `module`.
+    pub fn plain(level: Level, module: &str, text: String) -> LogLine {
+        let area = log_area::name_of(module);
+        LogLine { level, text, area, subject: Subject::default(), file: "", line: 0 }
+    }
+
+    fn of(record: &Record<'_>, subject: Subject) -> LogLine {
+        LogLine {
+            level: record.level(),
+            text: text_of(record.args()),
+            area: log_area::name_of(record.target()),
+            subject,
+            file: record.file_static().unwrap_or_default(),
+            line: record.line().unwrap_or_default(),
+        }
     }
 }
 
@@ -134,83 +320,4 @@ impl Write for Cut {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is written for one more line of the place `line`.
-    fn say(limit: &mut LogLimit, line: u32, text: &str, now: Millis) -> Option<String> {
-        let mut record = Record::builder();
-        record.level(Level::Info).file_static(Some("src/a.rs")).line(Some(line));
-        limit.admit(&record.args(format_args!("{text}")).build(), now).map(|line| line.text)
-    }
-
-    fn summaries(limit: &mut LogLimit, now: Millis) -> Vec<String> {
-        limit.summaries(now).into_iter().map(|line| line.text).collect()
-    }
-
-    #[test]
-    fn a_place_that_has_written_enough_is_summed_up() {
-        let mut limit = LogLimit::default();
-        let written = (0..1000).filter(|n| say(&mut limit, 1, &format!("no {n}"), 5).is_some()).count();
-        assert_eq!(written, LOG_LINES as usize);
-        assert_eq!(say(&mut limit, 2, "another place", 6).as_deref(), Some("another place"));
-        assert_eq!(limit.due(), Some(5 + LOG_INTERVAL));
-        assert!(summaries(&mut limit, 4 + LOG_INTERVAL).is_empty());
-        let left = 1000 - u64::from(LOG_LINES);
-        let like = format!("no {}", LOG_LINES - 1);
-        assert_eq!(
-            summaries(&mut limit, 5 + LOG_INTERVAL),
-            [format!("and {left} more like this in the last {} s: {like}", LOG_INTERVAL / 1000)]
-        );
-        assert_eq!(limit.due(), None);
-        (0..u64::from(LOG_LINES) + 2).for_each(|_| _ = say(&mut limit, 2, "x", 6 + LOG_INTERVAL));
-        let last = limit.last_summaries(1006 + LOG_INTERVAL).pop().unwrap().text;
-        assert_eq!(last, "and 2 more like this in the last 1 s: x");
-        assert!(say(&mut limit, 1, "a new interval", 5 + LOG_INTERVAL).is_some());
-    }
-
-    /// A line now and then is never left out, whatever there was before.
-    #[test]
-    fn a_quiet_place_always_has_its_budget() {
-        let mut limit = LogLimit::default();
-        for n in 0..100 {
-            assert!(say(&mut limit, 1, "now and then", n * LOG_INTERVAL).is_some());
-        }
-        assert_eq!(limit.due(), None);
-    }
-
-    #[test]
-    fn nothing_left_out_goes_unsaid() {
-        let mut limit = LogLimit::default();
-        let (mut written, mut told) = (0, 0);
-        for n in 0..10_000_u64 {
-            let now = n * LOG_INTERVAL / 1000;
-            told += count_of(summaries(&mut limit, now));
-            written += u64::from(say(&mut limit, 1, "x", now).is_some());
-        }
-        told += count_of(summaries(&mut limit, 1000 * LOG_INTERVAL));
-        assert_eq!(written + told, 10_000);
-        assert!(written <= 11 * u64::from(LOG_LINES), "{written}");
-    }
-
-    fn count_of(lines: Vec<String>) -> u64 {
-        lines.iter().map(|line| line.split(' ').nth(1).unwrap().parse::<u64>().unwrap()).sum()
-    }
-
-    #[test]
-    fn a_long_text_is_cut_between_characters() {
-        let mut limit = LogLimit::default();
-        let text = say(&mut limit, 1, &"\u{e9}".repeat(LOG_LINE_MAX), 0).unwrap();
-        assert!(text.len() <= LOG_LINE_MAX + 3 && text.ends_with("\u{e9}..."));
-    }
-
-    #[test]
-    fn trace_shows_everything() {
-        let mut limit = LogLimit::default();
-        for _ in 0..1000 {
-            let mut record = Record::builder();
-            record.level(Level::Trace).file_static(Some("src/a.rs")).line(Some(1));
-            assert!(limit.admit(&record.args(format_args!("x")).build(), 0).is_some());
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The ground floor: errors, bounds, bytes, keys, time, log limits, owners of descriptors. Knows nothing of Redis.
+//! The ground floor: errors, bounds, bytes, keys, time, areas and limits of the log, owners of descriptors. Knows nothing of Redis.
 
 pub mod bytes;
 pub mod clock;
@@ -8,6 +8,7 @@ pub mod fds;
 pub mod fork;
 pub mod key;
 pub mod limits;
+pub mod log_area;
 pub mod log_limit;
 pub mod outgoing;
 pub mod pipeline;

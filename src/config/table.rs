@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
 use super::value::{
-    AdminListen, Auth, Integrity, LeakAction, LogFormat, LogLevel, OnSubscriberLoss, Ping, Pubsub,
+    AdminListen, Auth, Integrity, LeakAction, LogAreas, LogFormat, LogLevel, OnSubscriberLoss, Ping, Pubsub,
     Transactions, Value, show,
 };
 use crate::base::error::{Error, Result};
+use crate::base::log_area::LOG_AREAS;
 
 /// The kind of text a key accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub enum KeyKind {
     Commands,
     /// A list of numeric user ids; `min` and `max` bound its length.
     Uids,
+    /// A list of areas of the log, each with its level.
+    Areas,
 }
 
 /// All that is known about one key.
@@ -46,7 +49,7 @@ pub struct Row {
     pub default: &'static str,
     /// `ms`, `bytes`, or empty.
     pub unit: &'static str,
-    /// Whether a running loop accepts a new value (`reactor::Loop::reload`; the program applies the two keys of the log).
+    /// Whether a running loop accepts a new value (`reactor::Loop::reload`; the program applies the three keys of the log).
     pub reloadable: bool,
     /// The documentation, one line.
     pub doc: &'static str,
@@ -98,6 +101,11 @@ impl Row {
             KeyKind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
             KeyKind::Uids => format!("up to {max} user ids such as \"33\", separated by commas"),
             KeyKind::Listen if max == 1 => "unix:///path[?mode=0600&user=name&group=name] or none".to_owned(),
+            KeyKind::Areas => {
+                let names = LOG_AREAS.iter().map(|area| area.name).collect::<Vec<_>>().join(", ");
+                let levels = <LogLevel as Value>::CHOICES.join(", ");
+                format!("area=level, separated by commas; areas: {names}; levels: {levels}")
+            }
             KeyKind::Listen => format!(
                 "up to {max} of unix:///path[?mode=0660&user=name&group=name&label=text], \
                  tcp://host:port[?insecure=1&label=text]"
@@ -309,7 +317,9 @@ settings! {
     drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
     /// Lowest severity to log.
     log_level: LogLevel = "info", Choice(0, 0), RELOAD;
-    /// Format of a log line.
+    /// Lowest severity to log from some areas of the program, if not log_level.
+    log_areas: LogAreas = "", Areas(0, 0), RELOAD;
+    /// text and json: lines on standard error; journal: fields for systemd's journal, or text that it understands on standard error.
     log_format: LogFormat = "text", Choice(0, 0), RELOAD;
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::endpoint::{AccessOptions, ListenUrl, SUN_PATH_MAX, Secret, Upstream};
 use super::table::{KeyKind, Row};
+use crate::base::log_area::{self, LOG_AREA_COUNT, LOG_AREAS};
 
 pub(super) type ParseResult<T> = std::result::Result<T, String>;
 
@@ -128,7 +129,8 @@ choices! {
         Text = "text",
         /// One JSON object per line.
         Json = "json",
-        /// Plain text with the priority prefixes that systemd's journal reads from standard error.
+        /// Fields for systemd's journal; where there is none, text with the priority prefixes that it reads from standard
+        /// error.
         Journal = "journal",
     }
 }
@@ -289,6 +291,38 @@ impl Value for Vec<String> {
     }
 }
 
+/// Levels of areas of the log, where they differ from `log_level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogAreas([Option<LogLevel>; LOG_AREA_COUNT]);
+
+impl LogAreas {
+    /// The level of the area with this index in `LOG_AREAS`, if it has its own.
+    pub fn level(&self, area: usize) -> Option<LogLevel> {
+        self.0[area]
+    }
+}
+
+/// `area=level`; separated by commas or blanks.
+impl Value for LogAreas {
+    fn parse(row: &Row, text: &str) -> ParseResult<Self> {
+        let mut areas = LogAreas::default();
+        for pair in text.split([',', ' ']).filter(|pair| !pair.is_empty()) {
+            let (name, level) = pair.split_once('=').ok_or("not area=level")?;
+            let area = log_area::find(name).ok_or("unknown area")?;
+            let level = LogLevel::parse(row, level).map_err(|_| "unknown level")?;
+            if areas.0[area].replace(level).is_some() {
+                return Err("an area is named twice".to_owned());
+            }
+        }
+        Ok(areas)
+    }
+
+    fn text(&self, _row: &Row) -> String {
+        let own = LOG_AREAS.iter().zip(&self.0).filter_map(|(area, level)| Some((area.name, (*level)?)));
+        own.map(|(name, level)| format!("{name}={}", level.as_str())).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// A list is separated by commas; a comma inside a path is written `%2C`.
 impl Value for Vec<ListenUrl> {
     fn parse(row: &Row, text: &str) -> ParseResult<Self> {
@@ -425,6 +459,25 @@ mod tests {
             set("log_level", "loud").unwrap_err(),
             "log_level = \"loud\": not one of the choices; allowed error, warn, info, debug, trace"
         );
+    }
+
+    #[test]
+    fn areas_have_levels_of_their_own() {
+        assert_eq!(set("log_areas", "").as_deref(), Ok(""));
+        // In the order of the table, however it is given.
+        let given = "upstream=trace, child=debug";
+        assert_eq!(set("log_areas", given).as_deref(), Ok("child=debug,upstream=trace"));
+        let refusals = [
+            ("childs=debug", "unknown area"),
+            ("child=loud", "unknown level"),
+            ("child", "not area=level"),
+            ("child=info,child=debug", "an area is named twice"),
+        ];
+        for (text, why) in refusals {
+            let error = set("log_areas", text).unwrap_err();
+            assert!(error.starts_with(&format!("log_areas = {text:?}: {why}; allowed ")), "{error}");
+            assert!(error.contains("child, request") && error.contains("error, warn, info"), "{error}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::errno;
 use super::fork::{self, EachProcess};
 use crate::base::clock::{Clock, Millis};
 use crate::base::limits::LOG_QUEUE;
-use crate::base::log_limit::{LogLimit, LogLine};
+use crate::base::log_limit::{LogLimit, LogLine, count_dropped};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int, c_void};
@@ -128,6 +128,7 @@ fn say(line: LogLine) {
             queue.lines.push(line);
         } else {
             queue.left_out.get_or_insert((0, line.level)).0 += 1;
+            count_dropped(1);
         }
     });
 }
@@ -139,7 +140,7 @@ pub(super) fn hand_over(handle: *const c_void) {
     }
     let Ok(Queue { mut lines, left_out }) = QUEUE.try_with(RefCell::take) else { return };
     if let Some((count, level)) = left_out {
-        lines.push(LogLine { level, text: format!("and {count} more lines in one step") });
+        lines.push(LogLine::plain(level, module_path!(), format!("and {count} more lines in one step")));
     }
     for line in &lines {
         hand(line, handle);
@@ -159,9 +160,10 @@ fn hand(line: &LogLine, handle: *const c_void) {
 }
 
 /// Sets the log callback of the whole process. Without one, and with a NULL `cb`, nothing is logged. Lines less
-/// important than `level` (BROKER_LOG_*) are dropped. Each kind of line is logged at most ten times in ten seconds; one
-/// line with the number of suppressed ones follows, with the next line or call. Set it before the program has threads
-/// and handles: another thread may still be passing a line to the previous callback.
+/// important than `level` (BROKER_LOG_*) are dropped. Each kind of line is logged at most ten times in ten seconds about
+/// one child, and at most 30 times about all children of one process or address; one line with the number of suppressed
+/// ones follows, with the next line or call. Set it before the program has threads and handles: another thread may still
+/// be passing a line to the previous callback.
 ///
 /// BROKER_EINVAL for an unknown level; BROKER_ESTATE if the program already has a logger of Rust's `log` crate.
 #[unsafe(no_mangle)]

@@ -152,7 +152,7 @@ impl NotAdmitted {
 
 /// Sends the child its error, and closes the socket for every copy.
 pub(super) fn refuse(stream: &Stream, why: &NotAdmitted) {
-    log::debug!("a child was refused: {}", why.error);
+    log::debug!(peer = stream.peer().to_string().as_str(); "a child was refused: {}", why.error);
     // A new socket has room for it; a peer that has gone does not need it.
     let _ = rustix::net::send(stream, &why.reply, SendFlags::NOSIGNAL);
     let _ = stream.shutdown();

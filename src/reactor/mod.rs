@@ -328,6 +328,11 @@ impl Loop {
         }
     }
 
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        self.core.settings()
+    }
+
     /// How many children are connected.
     pub fn children_len(&self) -> usize {
         self.core.children_len()

@@ -46,7 +46,7 @@ impl Loop {
         Err(Error::system(why).within(attempt))
     }
 
-    /// Applies new settings, all keys except `log_level` and `log_format`, which are the program's. On
+    /// Applies new settings, all keys except `log_level`, `log_areas` and `log_format`, which are the program's. On
     /// failure nothing has changed. Binds listeners, whose names it looks up.
     ///
     /// Listeners in both settings are not changed, except the mode, user and group of a Unix socket. Children stay

@@ -140,3 +140,13 @@ pub(crate) fn is_running(pid: u32) -> bool {
         Err(_) => false,
     }
 }
+
+/// A process that ends with the test.
+pub(crate) struct Running(pub(crate) std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

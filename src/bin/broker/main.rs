@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod journal;
 mod keys;
 mod logger;
 #[cfg(test)]
 mod man;
+mod render;
 mod scrub;
 mod serve;
 #[path = "../shared/mod.rs"]
@@ -18,6 +20,7 @@ use broker::base::error::{Error, ErrorKind};
 use clap::Parser;
 use cli::{Cli, Verb};
 use shared::{guard, say};
+use std::io::Write;
 use std::process::ExitCode;
 
 const EXIT_SYSTEM: u8 = 1;
@@ -42,14 +45,19 @@ fn usage(error: &clap::Error) -> ExitCode {
         say::text(&error.to_string());
         return ExitCode::SUCCESS;
     }
-    eprintln!("broker: {} (see broker --help)", cli::one_line(error));
+    complain(&format!("{} (see broker --help)", cli::one_line(error)));
     ExitCode::from(EXIT_CONFIG)
 }
 
 fn fail(error: &Error) -> ExitCode {
-    eprintln!("broker: {error}");
+    complain(&error.to_string());
     ExitCode::from(match error.kind() {
         ErrorKind::Config => EXIT_CONFIG,
         ErrorKind::System | ErrorKind::Limit => EXIT_SYSTEM,
     })
+}
+
+/// One line on standard error. Where it takes none, the exit code says as much as it can.
+fn complain(why: &str) {
+    let _ = writeln!(std::io::stderr(), "broker: {why}");
 }

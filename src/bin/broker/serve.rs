@@ -1,7 +1,7 @@
 //! `broker serve`: reads the settings, starts what they require and runs the loop until a signal ends it.
 
 use crate::cli::ServeArgs;
-use crate::logger;
+use crate::logger::{self, LogSettings};
 use crate::scrub;
 use crate::shared::dev::DevRedis;
 use crate::shared::{PASSWORD_VARIABLE, files, say};
@@ -19,8 +19,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
     let (mut settings, holds_secret) = gather(args)?;
     files::check_fits(files::raise_limit(), &settings)?;
-    let level = settings.log_level.as_str().parse().expect("the levels of the log have these names");
-    logger::install(settings.log_format, level);
+    logger::install(LogSettings::of(&settings));
     if args.check {
         if args.dev {
             settings.set("upstream", &DevRedis::check()?)?;
@@ -59,7 +58,7 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
     for url in lp.listeners() {
         say::line(&format!("listening {url}"));
     }
-    let mut obeyed = 0;
+    let (mut obeyed, mut log_settings) = (0, LogSettings::of(lp.settings()));
     loop {
         // A signal from before the loop could be woken must be seen before the first wait.
         let asked = signals.count();
@@ -81,6 +80,7 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
         if !lp.work()? {
             return Ok(());
         }
+        log_settings.follow(lp.settings());
         if lp.take_trim() {
             heap::trim();
         }

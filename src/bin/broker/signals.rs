@@ -1,9 +1,9 @@
 //! The signals of the broker. SIGTERM and SIGINT are counted, so that the second one can end at once; SIGQUIT always
 //! does. SIGUSR1 asks for the statistics. SIGHUP and SIGUSR2, whose default action would end the process, are recorded and
-//! change nothing.
+//! change nothing. SIGXFSZ is not even recorded.
 
 use broker::base::error::{Error, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 use std::ffi::c_int;
 use std::io::{ErrorKind, Read};
@@ -52,6 +52,8 @@ impl Signals {
         for signal in all() {
             flag::register(signal, Arc::clone(&signals.pending))?;
         }
+        // A log at the limit of a file's size is a failed write, not the end of the process.
+        flag::register(SIGXFSZ, Arc::default())?;
         Ok(signals)
     }
 

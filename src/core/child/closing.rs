@@ -3,7 +3,7 @@
 //! `finish_at_request` as Redis does where the child itself has ended the conversation, which under CLIENT REPLY OFF may be
 //! never. `MemoryMax` and `DrainTimedOut` do not wait for the driver: the child is removed where they are found.
 
-use crate::core::child::Child;
+use crate::core::child::{Child, log_child};
 
 /// With it comes what the line of the log says: the name of a setting, an error, a label.
 #[derive(Debug)]
@@ -31,50 +31,70 @@ impl CloseReason<'_> {
         let (label, unread, waiting) = (child.label(), child.outbox().output().len(), child.inbox().len());
         match self {
             CloseReason::OutputMax(setting) => {
-                log::warn!("{setting} reached: closing child {label}, {unread} bytes unread");
+                log_child!(warn, child, "{setting} reached: closing child {label}, {unread} bytes unread");
             }
             CloseReason::InputMax(setting) => {
-                log::warn!(
+                log_child!(
+                    warn,
+                    child,
                     "{setting} reached: closing child {label}, {waiting} bytes of whose requests wait"
                 );
             }
             CloseReason::MemoryMax { held_bytes } => {
-                log::warn!("memory_max reached: closing child {label}, which holds {held_bytes} bytes");
+                log_child!(
+                    warn,
+                    child,
+                    "memory_max reached: closing child {label}, which holds {held_bytes} bytes"
+                );
             }
             CloseReason::ReplyCutShort => {
-                log::warn!(
+                log_child!(
+                    warn,
+                    child,
                     "its upstream connection was lost in the middle of a reply: closing child {label}"
                 );
             }
             CloseReason::MessageTooLong => {
-                log::warn!(
+                log_child!(
+                    warn,
+                    child,
                     "a message is longer than half of memory_max: closing child {label}, which misses it"
                 );
             }
             CloseReason::StandsStill => {
-                log::warn!(
+                log_child!(
+                    warn,
+                    child,
                     "memory_max: closing child {label}, whose request stands still while others wait to be read"
                 );
             }
             CloseReason::TakesNothing => {
-                log::warn!(
+                log_child!(
+                    warn,
+                    child,
                     "memory_max: closing child {label}, which does not take its reply while others wait for theirs"
                 );
             }
-            CloseReason::TimedOut(setting) => log::warn!("{setting}: closing child {label}"),
-            CloseReason::DrainTimedOut => log::info!("drain_timeout: closing child {label}"),
-            CloseReason::Protocol(error) => log::warn!("closing child {label}: {error}"),
-            CloseReason::ArgumentTooLong { len_bytes, setting, max_bytes } => log::warn!(
+            CloseReason::TimedOut(setting) => log_child!(warn, child, "{setting}: closing child {label}"),
+            CloseReason::DrainTimedOut => log_child!(info, child, "drain_timeout: closing child {label}"),
+            CloseReason::Protocol(error) => log_child!(warn, child, "closing child {label}: {error}"),
+            CloseReason::ArgumentTooLong { len_bytes, setting, max_bytes } => log_child!(
+                warn,
+                child,
                 "closing child {label}: an argument of {len_bytes} bytes, the server's {setting} is {max_bytes}"
             ),
             CloseReason::RequestRefused(error) => {
-                log::warn!("the upstream refuses a request of child {label}, which is closed: {error}");
+                log_child!(
+                    warn,
+                    child,
+                    "the upstream refuses a request of child {label}, which is closed: {error}"
+                );
             }
             CloseReason::SubscriptionRefused => {
-                log::warn!("its subscription is refused now: closing child {label}");
+                log_child!(warn, child, "its subscription is refused now: closing child {label}");
             }
-            CloseReason::Leak(kind) => log::warn!("leak_action: closing child {label}, {kind}"),
-            CloseReason::Killed { by } => log::info!("child {by} has closed child {label}"),
+            CloseReason::Leak(kind) => log_child!(warn, child, "leak_action: closing child {label}, {kind}"),
+            CloseReason::Killed { by } => log_child!(info, child, "child {by} has closed child {label}"),
         }
     }
 }

@@ -17,6 +17,17 @@ mod window;
 
 pub use origin::ChildKind;
 
+/// Logs a line about a child, and says so with the keys by which lines are limited and found.
+macro_rules! log_child {
+    ($level:ident, $child:expr, $($text:tt)+) => {
+        ::log::$level!(
+            child = $child.session().id, pid = $child.origin().pid(), uid = $child.origin().uid(),
+            peer = $child.origin().peer(); $($text)+
+        )
+    };
+}
+pub(crate) use log_child;
+
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::command::CommandId;

@@ -138,6 +138,10 @@ impl Origin {
         self.writer.last().or(connector).map(|who| who.uid)
     }
 
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.user().map(|who| who.pid).filter(|pid| *pid != 0)
+    }
+
     pub(crate) fn peer(&self) -> &str {
         &self.peer
     }

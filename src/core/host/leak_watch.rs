@@ -9,7 +9,7 @@ use crate::base::process::UnixCredentials;
 use crate::config::value::LeakAction;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
-use crate::core::child::{Child, ChildState};
+use crate::core::child::{Child, ChildState, log_child};
 use crate::core::host::leaks::{LeakEnd, LeakKind, Subject, Suspect};
 use crate::core::keys::{LeaseKind, ProcessKey};
 use crate::core::shared::Shared;
@@ -31,7 +31,7 @@ impl Shared {
         let Some((kind, since)) = found else { return false };
         child.set_leak(Some(kind));
         let (who, what) = (self.suspect(child), self.leak_in_words(child, kind, since));
-        log::warn!("suspected leak, {}: child {}: {what}", kind.name(), self.in_full(child));
+        log_child!(warn, child, "suspected leak, {}: child {}: {what}", kind.name(), self.in_full(child));
         self.leaks.begin(subject, kind, since, who, what);
         let closes = self.env.settings.leak_action == LeakAction::Close;
         if closes {
@@ -263,6 +263,7 @@ impl Shared {
         };
         let comma = if who.unit.is_empty() { "" } else { ", " };
         log::warn!(
+            pid, uid;
             "suspected leak, {}: pid {pid} uid {uid} ({}{comma}{}): {what}",
             kind.name(),
             who.process,

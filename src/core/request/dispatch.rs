@@ -5,8 +5,8 @@ use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::command::{CommandId, Effect, Facts, Local, NO_COMMAND, Route, Runs, Table, Verdict, texts};
 use crate::config::value::Ping;
-use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
+use crate::core::child::{Child, log_child};
 use crate::core::connection::role::{LaneRole, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::console::parse::is_console;
@@ -262,7 +262,7 @@ impl Shared {
         if name == "script|debug" {
             child.session_mut().debugs = !request.arg(2).eq_ignore_ascii_case(b"no");
         }
-        log::info!("refused '{name}' of child {}", child.origin().peer());
+        log_child!(info, child, "refused '{name}' of child {}", child.label());
         self.reject(child, text)
     }
 

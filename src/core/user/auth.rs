@@ -5,8 +5,8 @@ use crate::base::limits;
 use crate::command::{CommandId, Local, Route, Transaction as TransactionCommand, texts};
 use crate::config::accounts::Account;
 use crate::core::broker::Broker;
-use crate::core::child::Child;
 use crate::core::child::hold::Hold;
+use crate::core::child::{Child, log_child};
 use crate::core::keys::{AccountId, UserId};
 use crate::core::lease::state::LeaseState;
 use crate::core::questions::probe::{Claim, ProofAbout};
@@ -148,7 +148,9 @@ impl Shared {
         let delay_ms = self.users.guesses().was_wrong(Source::of(child), self.env.now);
         let name = String::from_utf8_lossy(&name[..name.len().min(64)]);
         let label = child.label();
-        log::warn!(
+        log_child!(
+            warn,
+            child,
             "wrong password for user {name:?} by child {label}; the next one from there waits {delay_ms} ms"
         );
     }
