@@ -151,6 +151,20 @@ fn the_configuration_page_is_the_table() {
 }
 
 #[test]
+fn the_page_of_the_console_has_its_tables() {
+    let mut tables = String::new();
+    for (name, doc, columns) in broker::core::console_tables() {
+        tables += &format!("### {name}\n\n{doc}\n\n| column | meaning |\n|---|---|\n");
+        columns.iter().for_each(|(column, doc)| tables += &format!("| `{column}` | {doc} |\n"));
+        tables += "\n";
+    }
+    let made = include_str!("docs/console.md").replace("<!-- tables -->\n", tables.trim_end());
+    assert!(!made.contains("<!-- tables"), "the tables have their place");
+    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test tree` from tests/docs/console.md and the code. -->\n\n";
+    compare("docs/console.md", &format!("{head}{made}\n"));
+}
+
+#[test]
 fn the_users_of_the_page_are_users() {
     let example = CONFIG_TAIL.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
     let file = tempfile::NamedTempFile::new().expect("a file");

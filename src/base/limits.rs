@@ -262,16 +262,19 @@ pub const LOOK_UPS_TURN: usize = 4;
 pub const PROCESS_HANDLES: usize = 64;
 /// Milliseconds between two looks at whether the processes are still there.
 pub const PROCESSES_CHECKED: u64 = 1_000;
-/// How many of them are looked at in one turn, with one system call each.
-pub const PROCESSES_CHECKED_TURN: usize = 64;
+/// How many of them are looked at more closely each time, by a read of /proc: one that nobody has waited for is there and
+/// has ended, and its pid may be another's by now.
+pub const PROCESSES_READ: usize = 100;
+/// How many of them are looked at in one turn, with one system call each, or a read.
+pub const PROCESSES_CHECKED_TURN: usize = 16;
 /// Bytes that one row of a console's table counts against its child's turn: looking it up and writing it.
 pub const ROW_COST: usize = 256;
 /// Suspected leaks that are kept in detail at a time; further ones are named in the log and counted.
 pub const LEAKS_KEPT: usize = 1024;
 /// Those that are over and are still shown.
 pub const LEAKS_PAST: usize = 128;
-/// In so many windows in a row a process has to grow before it is suspected; together they are `leak_threshold`.
-pub const GROWTH_WINDOWS: u64 = 3;
+/// In so many windows in a row a process has to grow before it is suspected; with one before them they are `leak_threshold`.
+pub const GROWTH_WINDOWS: usize = 3;
 /// So many unused connections of a process that grows are no coincidence.
 pub const GROWTH_UNUSED_MIN: u32 = 3;
 /// Children of `admin_listen` beyond `children_max`: whoever has to look into a full broker gets in.

@@ -15,6 +15,11 @@ pub enum Action {
         /// The driver's handle; none while it is still being dialled.
         link: Option<usize>,
     },
+    /// From now on say of each read of a child who has written it.
+    AskWriter {
+        /// The driver's handle.
+        link: usize,
+    },
     /// Close a child's connection; nothing is left to write.
     CloseChild {
         /// The driver's handle.

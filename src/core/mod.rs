@@ -46,6 +46,7 @@ pub use broker::{Broker, Newcomer};
 pub use child::{Child, ChildKind};
 pub use connection::lane::Lane;
 pub use connection::role::LaneRole;
+pub use console::console_tables;
 pub use counters::Counters;
 pub use keys::{ChildKey, LaneKey, ProcessKey};
 pub use standing::LaneReading;

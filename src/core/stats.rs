@@ -3,6 +3,7 @@
 use crate::core::broker::Broker;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
+use crate::core::host::leaks::LeakKind;
 use crate::core::keys::LeaseKind;
 
 impl Broker {
@@ -43,6 +44,14 @@ impl Broker {
     /// Leased lanes that are connected and not lent.
     pub fn leases_idle(&self) -> usize {
         self.shared.connections.leases_idle()
+    }
+
+    /// Suspected leaks: how many there are now, and were found so far.
+    pub fn leaks(&self) -> (u64, u64) {
+        LeakKind::ALL
+            .into_iter()
+            .map(|kind| self.shared.leaks.count(kind))
+            .fold((0, 0), |(now, found), (more_now, more_found)| (now + more_now as u64, found + more_found))
     }
 
     /// Heap bytes of all queues.

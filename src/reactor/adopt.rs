@@ -88,6 +88,9 @@ impl Loop {
                 self.core.set_child_link(child, super::link_of(key));
                 let link = self.links.get_mut(key).expect("just inserted");
                 link.conn.learn_writers(kind.is_accepted());
+                if kind == ChildKind::Admin {
+                    link.conn.always_ask();
+                }
                 link.hands_over = kind == ChildKind::Adopted && matches!(link.conn.stream(), Stream::Unix(_));
                 Ok(key)
             }

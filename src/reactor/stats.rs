@@ -2,6 +2,7 @@
 //! too. A name ends in its unit if it has one; names are only ever added.
 
 use super::Loop;
+use crate::base::log_limit::{log_lines_dropped, log_lines_left_out};
 use crate::core::LaneRole;
 
 struct Stat {
@@ -58,6 +59,11 @@ stats! {
         |lp| lp.longest_step().0.as_micros() as u64;
     longest_turn_us: "The longest turn of the loop so far, in processor time, without the wait before it.",
         |lp| lp.longest_turn().as_micros() as u64;
+    leaks: "Suspected leaks now.", |lp| lp.core.leaks().0;
+    leaks_found: "Suspected leaks so far.", |lp| lp.core.leaks().1;
+    log_lines_dropped: "Lines of the process' log that were lost, since its reader took no more.", |_| log_lines_dropped();
+    log_lines_left_out: "Lines of the process' log that were summed up, since there were too many alike.",
+        |_| log_lines_left_out();
     draining: "1 while the loop drains, else 0.", |lp| u64::from(lp.core.is_draining());
     uptime_ms: "Time since the loop was created, as of its last turn.", |lp| lp.told;
 }

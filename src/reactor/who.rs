@@ -6,7 +6,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::{ChildKey, ProcessKey};
-use crate::transport::process::{exists, handle_of_peer, look_up};
+use crate::transport::process::{exists, handle_of_peer, is_at_work, look_up};
 use crate::transport::stream::Stream;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -18,11 +18,15 @@ pub(super) struct Lookups {
     /// Where the look at whether processes are still there goes on, and when the next one begins.
     checked: usize,
     due: Millis,
+    /// Where the closer look goes on, and how many have had one this time.
+    read: usize,
+    read_now: usize,
 }
 
 impl Lookups {
+    /// Whether there is more to look up, or to look at, than one turn has done.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.line.is_empty()
+        !self.line.is_empty() || self.checked > 0
     }
 
     fn next(&mut self) -> Option<(ProcessKey, i32, Option<OwnedFd>)> {
@@ -68,14 +72,32 @@ impl Loop {
 
     fn check_processes(&mut self) {
         for _ in 0..limits::PROCESSES_CHECKED_TURN {
-            let Some((next, key, pid)) = self.core.process_from(self.lookups.checked) else {
-                (self.lookups.checked, self.lookups.due) = (0, self.told + limits::PROCESSES_CHECKED);
+            let Some((next, key, pid, _)) = self.core.process_from(self.lookups.checked) else {
+                (self.lookups.checked, self.lookups.read_now) = (0, 0);
+                self.lookups.due = self.told + limits::PROCESSES_CHECKED;
                 return;
             };
             self.lookups.checked = next;
             if !exists(pid) {
                 self.core.process_ended(key);
             }
+            self.check_closely();
+        }
+    }
+
+    /// The next one in turn, as long as some may be read this time.
+    fn check_closely(&mut self) {
+        if self.lookups.read_now == limits::PROCESSES_READ {
+            return;
+        }
+        self.lookups.read_now += 1;
+        let Some((next, key, pid, began)) = self.core.process_from(self.lookups.read) else {
+            self.lookups.read = 0;
+            return;
+        };
+        self.lookups.read = next;
+        if began.is_some_and(|began| !is_at_work(pid, began)) {
+            self.core.process_ended(key);
         }
     }
 }

@@ -37,9 +37,13 @@ pub fn look_up(pid: i32, handle: Option<&OwnedFd>) -> io::Result<ProcessFacts> {
     Ok(ProcessFacts { comm, exe, cgroup, started, is_exact: handle.is_some_and(is_alive) })
 }
 
-/// When the process of this pid began, as in `ProcessFacts`.
-pub fn started(pid: i32) -> Option<u64> {
-    parse_stat(&read(pid, "stat").ok()?).map(|(_, started)| started)
+/// Whether the process of this pid is one that began then and is at work. One that has ended and that nobody has waited
+/// for is not: it has no descriptor any more.
+pub fn is_at_work(pid: i32, began: u64) -> bool {
+    let stat = read(pid, "stat").unwrap_or_default();
+    let state = memchr::memrchr(b')', &stat).and_then(|at| stat.get(at + 2).copied());
+    let same = parse_stat(&stat).is_some_and(|(_, started)| started == began);
+    same && !matches!(state, Some(b'Z' | b'X'))
 }
 
 /// Whether there is a process of this pid. One call, and no file.
@@ -101,9 +105,13 @@ mod tests {
             std::thread::yield_now();
         };
         assert!(facts.exe.as_ref().is_some_and(|exe| exe.starts_with('/')), "{facts:?}");
-        assert_eq!((started(pid), facts.is_exact), (Some(facts.started), false));
-        assert!(exists(pid));
+        assert!(exists(pid) && is_at_work(pid, facts.started) && !is_at_work(pid, facts.started + 1));
+        assert!(!facts.is_exact);
         sleeper.kill().unwrap();
+        while is_at_work(pid, facts.started) {
+            std::thread::yield_now();
+        }
+        assert!(exists(pid), "nobody has waited for it");
         sleeper.wait().unwrap();
         assert!(!exists(pid) && look_up(pid, None).is_err());
         assert!(!exists(0));

@@ -11,11 +11,13 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod broker;
+pub(crate) mod console;
 pub(crate) mod embedded;
 pub(crate) mod examples;
 pub(crate) mod leases;
 pub(crate) mod ledger;
 pub(crate) mod native;
+pub(crate) mod native_child;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;

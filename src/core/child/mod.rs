@@ -103,6 +103,8 @@ pub struct Child {
     taken: u64,
     taken_at: Millis,
     stuck_since: Option<Millis>,
+    /// Each of its reads says who has written, since it uses the console.
+    asks_writer: bool,
     /// What it is suspected of.
     leak: Option<LeakKind>,
     /// What it had done when it was last counted for another process.
@@ -507,6 +509,11 @@ impl Child {
     /// When it was last seen to have taken something.
     pub(crate) fn taken_at(&self) -> Millis {
         self.taken_at
+    }
+
+    /// It uses the console. Whether that is new.
+    pub(crate) fn ask_writer(&mut self) -> bool {
+        !std::mem::replace(&mut self.asks_writer, true)
     }
 
     pub(crate) fn leak(&self) -> Option<LeakKind> {

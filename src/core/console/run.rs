@@ -4,6 +4,7 @@
 use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
 use crate::command::texts;
+use crate::core::action::Action;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::ChildKind;
@@ -43,6 +44,9 @@ impl Shared {
         }
         if !child.is_authenticated() {
             return self.reject(child, texts::NOAUTH);
+        }
+        if child.ask_writer() {
+            self.env.actions.push(Action::AskWriter { link: child.link() });
         }
         let statement = match self.permit_console(child).and_then(|()| parse(request)) {
             Ok(statement) => statement,

@@ -152,10 +152,12 @@ impl Broker {
         self.shared.processes.told(key, facts);
     }
 
-    /// The process at this place of the table, its pid, and where to go on; `None` at its end.
-    pub fn process_from(&self, index: usize) -> Option<(usize, ProcessKey, i32)> {
+    /// The process at this place of the table, its pid, when it began where that is known, and where to go on; `None` at
+    /// the end of the table.
+    pub fn process_from(&self, index: usize) -> Option<(usize, ProcessKey, i32, Option<u64>)> {
         let (next, key) = self.shared.processes.from(index)?;
-        Some((next, key, self.shared.processes.get(key)?.who().pid))
+        let process = self.shared.processes.get(key)?;
+        Some((next, key, process.who().pid, process.facts().map(|facts| facts.started)))
     }
 
     /// There is no process of this pid any more.

@@ -10,7 +10,7 @@ use crate::config::value::LeakAction;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::child::{Child, ChildState, log_child};
-use crate::core::host::leaks::{LeakEnd, LeakKind, Subject, Suspect};
+use crate::core::host::leaks::{LeakEnd, LeakKind, LeakSubject, Suspect};
 use crate::core::keys::{LeaseKind, ProcessKey};
 use crate::core::shared::Shared;
 
@@ -19,14 +19,14 @@ impl Shared {
     pub(crate) fn look_for_leak(&mut self, child: &mut Child) -> bool {
         child.note_taken(self.env.now);
         self.credit(child);
-        let subject = Subject::Child(child.key());
+        let subject = LeakSubject::Child(child.key());
         let (found, known) = (self.leak_of(child), child.leak());
         if found.map(|(kind, _)| kind) == known {
             return false;
         }
-        if known.is_some() {
+        if let Some(kind) = known {
             child.set_leak(None);
-            self.leaks.end(subject, LeakEnd::Over, self.env.now);
+            self.leaks.end(subject, kind, LeakEnd::Over, self.env.now);
         }
         let Some((kind, since)) = found else { return false };
         child.set_leak(Some(kind));
@@ -42,7 +42,7 @@ impl Shared {
 
     fn close_for_leak(&mut self, child: &mut Child, kind: LeakKind) {
         CloseReason::Leak(kind.name()).log(child);
-        self.leaks.end(Subject::Child(child.key()), LeakEnd::Closed, self.env.now);
+        self.leaks.end(LeakSubject::Child(child.key()), kind, LeakEnd::Closed, self.env.now);
         child.set_leak(None);
         self.close(child);
     }
@@ -170,8 +170,8 @@ impl Shared {
 
     /// A child has gone, and with it what was suspected of it.
     pub(crate) fn forget_leak(&mut self, child: &Child) {
-        if child.leak().is_some() {
-            self.leaks.end(Subject::Child(child.key()), LeakEnd::Gone, self.env.now);
+        if let Some(kind) = child.leak() {
+            self.leaks.end(LeakSubject::Child(child.key()), kind, LeakEnd::Gone, self.env.now);
         }
     }
 
@@ -185,7 +185,7 @@ impl Shared {
         }
         let is_unused = child.last_request() < begun && !child.is_subscribed() && !child.is_under_way();
         self.processes.count_old(process, is_unused);
-        let grows = self.leaks.kind_of(Subject::Process(process)) == Some(LeakKind::Growing);
+        let grows = self.leaks.has(LeakSubject::Process(process), LeakKind::Growing);
         let closes = is_unused && grows && self.env.settings.leak_action == LeakAction::Close;
         if closes {
             CloseReason::Leak(LeakKind::Growing.name()).log(child);
@@ -203,11 +203,12 @@ impl Shared {
         if threshold == 0 {
             return;
         }
-        let window = (threshold / limits::GROWTH_WINDOWS).max(1);
+        // Those that are old have had a window before these.
+        let window = (threshold / (limits::GROWTH_WINDOWS as u64 + 1)).max(1);
         for key in self.processes.growing(self.env.now, window) {
-            let subject = Subject::Process(key);
+            let subject = LeakSubject::Process(key);
             let Some(process) = self.processes.get(key) else { continue };
-            if self.leaks.kind_of(subject).is_some() {
+            if self.leaks.has(subject, LeakKind::Growing) {
                 continue;
             }
             let (old, unused) = process.old_children();
@@ -220,14 +221,14 @@ impl Shared {
         }
     }
 
-    fn end_leak_of_many(&mut self, subject: Subject, kind: LeakKind) {
+    fn end_leak_of_many(&mut self, subject: LeakSubject, kind: LeakKind) {
         let settings = &self.env.settings;
         let below = |held: usize, max: usize| max == 0 || held < max;
         let process = |key: ProcessKey| self.processes.get(key).filter(|process| process.children() > 0);
         let end = match (subject, kind) {
-            (Subject::Process(key), _) if process(key).is_none() => LeakEnd::Gone,
-            (Subject::Process(key), LeakKind::Growing) if !self.processes.grows(key) => LeakEnd::Over,
-            (Subject::Process(key), LeakKind::ProcessAtCap)
+            (LeakSubject::Process(key), _) if process(key).is_none() => LeakEnd::Gone,
+            (LeakSubject::Process(key), LeakKind::Growing) if !self.processes.grows(key) => LeakEnd::Over,
+            (LeakSubject::Process(key), LeakKind::ProcessAtCap)
                 if below(
                     process(key).map_or(0, |process| process.children()),
                     settings.children_per_process_max,
@@ -235,19 +236,19 @@ impl Shared {
             {
                 LeakEnd::Over
             }
-            (Subject::Process(key), LeakKind::LeasesAtCap)
+            (LeakSubject::Process(key), LeakKind::LeasesAtCap)
                 if below(self.leases_of(key), settings.leases_per_process_max) =>
             {
                 LeakEnd::Over
             }
-            (Subject::Uid(uid), _)
+            (LeakSubject::Uid(uid), _)
                 if below(self.processes.children_of_uid(uid), settings.children_per_uid_max) =>
             {
                 LeakEnd::Over
             }
             _ => return,
         };
-        self.leaks.end(subject, end, self.env.now);
+        self.leaks.end(subject, kind, end, self.env.now);
     }
 
     fn begin_leak_of_process(&mut self, key: ProcessKey, kind: LeakKind, what: String) {
@@ -269,7 +270,7 @@ impl Shared {
             who.process,
             who.unit
         );
-        self.leaks.begin(Subject::Process(key), kind, self.env.now, who, what);
+        self.leaks.begin(LeakSubject::Process(key), kind, self.env.now, who, what);
     }
 
     /// A process or user has met its cap.
@@ -279,8 +280,9 @@ impl Shared {
             Limit::Holder { setting: "leases_per_process_max", .. } => LeakKind::LeasesAtCap,
             _ => LeakKind::UserAtCap,
         };
-        let subject = if kind == LeakKind::UserAtCap { Subject::Uid(uid) } else { Subject::Process(process) };
-        if self.leaks.kind_of(subject).is_some() {
+        let subject =
+            if kind == LeakKind::UserAtCap { LeakSubject::Uid(uid) } else { LeakSubject::Process(process) };
+        if self.leaks.has(subject, kind) {
             return;
         }
         if kind != LeakKind::UserAtCap {

@@ -64,7 +64,7 @@ impl LeakKind {
 
 /// Whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Subject {
+pub(crate) enum LeakSubject {
     Child(ChildKey),
     Process(ProcessKey),
     Uid(u32),
@@ -116,7 +116,7 @@ pub(crate) struct Leak {
 
 #[derive(Debug, Default)]
 pub(crate) struct Leaks {
-    current: HashMap<Subject, Leak>,
+    current: HashMap<(LeakSubject, LeakKind), Leak>,
     /// The youngest last.
     past: VecDeque<Leak>,
     /// How many were found so far, by kind.
@@ -124,8 +124,13 @@ pub(crate) struct Leaks {
 }
 
 impl Leaks {
-    pub(crate) fn kind_of(&self, subject: Subject) -> Option<LeakKind> {
-        self.current.get(&subject).map(|leak| leak.kind)
+    /// What is suspected of it, or the first of that.
+    pub(crate) fn kind_of(&self, subject: LeakSubject) -> Option<LeakKind> {
+        LeakKind::ALL.into_iter().find(|kind| self.has(subject, *kind))
+    }
+
+    pub(crate) fn has(&self, subject: LeakSubject, kind: LeakKind) -> bool {
+        self.current.contains_key(&(subject, kind))
     }
 
     /// How many there are now, and were found so far.
@@ -137,7 +142,7 @@ impl Leaks {
     /// One was found. False if there is no room to keep it: then it is counted, and named in the log alone.
     pub(crate) fn begin(
         &mut self,
-        subject: Subject,
+        subject: LeakSubject,
         kind: LeakKind,
         since: Millis,
         who: Suspect,
@@ -147,13 +152,13 @@ impl Leaks {
         let number = self.found.iter().sum();
         let has_room = self.current.len() < limits::LEAKS_KEPT;
         if has_room {
-            self.current.insert(subject, Leak { number, kind, who, what, since, ended: None });
+            self.current.insert((subject, kind), Leak { number, kind, who, what, since, ended: None });
         }
         has_room
     }
 
-    pub(crate) fn end(&mut self, subject: Subject, end: LeakEnd, now: Millis) {
-        if let Some(leak) = self.current.remove(&subject) {
+    pub(crate) fn end(&mut self, subject: LeakSubject, kind: LeakKind, end: LeakEnd, now: Millis) {
+        if let Some(leak) = self.current.remove(&(subject, kind)) {
             self.remember(Leak { ended: Some((now, end)), ..leak });
         }
     }
@@ -180,9 +185,9 @@ impl Leaks {
     }
 
     /// Those of processes and users now, with what they are about.
-    pub(crate) fn of_many(&self) -> Vec<(Subject, LeakKind)> {
-        let of_many = self.current.iter().filter(|(subject, _)| !matches!(subject, Subject::Child(_)));
-        of_many.map(|(subject, leak)| (*subject, leak.kind)).collect()
+    pub(crate) fn of_many(&self) -> Vec<(LeakSubject, LeakKind)> {
+        let of_many = self.current.keys().filter(|(subject, _)| !matches!(subject, LeakSubject::Child(_)));
+        of_many.copied().collect()
     }
 
     /// The numbers of all that are known, those of now first.
@@ -207,18 +212,18 @@ mod tests {
     fn what_is_over_is_remembered_for_a_while() {
         let mut leaks = Leaks::default();
         let begin = |leaks: &mut Leaks, uid| {
-            leaks.begin(Subject::Uid(uid), LeakKind::UserAtCap, 5, Suspect::default(), String::new())
+            leaks.begin(LeakSubject::Uid(uid), LeakKind::UserAtCap, 5, Suspect::default(), String::new())
         };
         assert!(begin(&mut leaks, 1));
-        assert_eq!(leaks.kind_of(Subject::Uid(1)), Some(LeakKind::UserAtCap));
+        assert_eq!(leaks.kind_of(LeakSubject::Uid(1)), Some(LeakKind::UserAtCap));
         assert_eq!(leaks.count(LeakKind::UserAtCap), (1, 1));
-        leaks.end(Subject::Uid(1), LeakEnd::Over, 9);
-        leaks.end(Subject::Uid(2), LeakEnd::Over, 9);
+        leaks.end(LeakSubject::Uid(1), LeakKind::UserAtCap, LeakEnd::Over, 9);
+        leaks.end(LeakSubject::Uid(2), LeakKind::UserAtCap, LeakEnd::Over, 9);
         assert_eq!((leaks.count(LeakKind::UserAtCap), leaks.numbers()), ((0, 1), vec![1]));
         assert_eq!(leaks.numbered(1).and_then(|leak| leak.ended), Some((9, LeakEnd::Over)));
         for uid in 0..2 * limits::LEAKS_PAST as u32 {
             begin(&mut leaks, uid);
-            leaks.end(Subject::Uid(uid), LeakEnd::Gone, 9);
+            leaks.end(LeakSubject::Uid(uid), LeakKind::UserAtCap, LeakEnd::Gone, 9);
         }
         assert_eq!(leaks.numbers().len(), limits::LEAKS_PAST);
         assert!(leaks.numbered(1).is_none());

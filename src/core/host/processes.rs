@@ -43,32 +43,32 @@ struct Growth {
     /// When the present window began, and how many there were then.
     window_began: Millis,
     children_then: usize,
-    /// When the first of the windows in which it has grown began, and how many they are.
-    begun: Millis,
-    windows: u64,
-    /// Of its children from before that, those that were counted in the present pass, and the unused ones.
+    /// When the last windows began, the oldest first, and in how many in a row it has grown.
+    began: [Millis; limits::GROWTH_WINDOWS],
+    grown: usize,
+    /// Of its children from before these windows, those that were counted in the present pass, and the unused ones.
     old: u32,
     unused: u32,
 }
 
 impl Growth {
-    /// A window may be over.
+    /// The present window may be over.
     fn look(&mut self, children: usize, now: Millis, window: Millis) {
         if self.window_began + window > now {
             return;
         }
-        if children <= self.children_then {
-            (self.windows, self.begun) = (0, now);
-        } else {
-            self.windows += 1;
-        }
+        self.grown = if children > self.children_then { self.grown + 1 } else { 0 };
+        self.began.rotate_left(1);
+        self.began[limits::GROWTH_WINDOWS - 1] = self.window_began;
         (self.window_began, self.children_then) = (now, children);
     }
 
+    fn is_long(&self) -> bool {
+        self.grown >= limits::GROWTH_WINDOWS
+    }
+
     fn is_suspect(&self) -> bool {
-        self.windows >= limits::GROWTH_WINDOWS
-            && self.unused >= limits::GROWTH_UNUSED_MIN
-            && self.unused >= self.old.div_ceil(2)
+        self.is_long() && self.unused >= limits::GROWTH_UNUSED_MIN && self.unused >= self.old.div_ceil(2)
     }
 }
 
@@ -157,6 +157,7 @@ impl Processes {
         self.arena.iter()
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.arena.len()
     }
@@ -211,7 +212,7 @@ impl Processes {
             first_seen: now,
             unused_since: now,
             ended_at: None,
-            growth: Growth { window_began: now, begun: now, ..Growth::default() },
+            growth: Growth { window_began: now, ..Growth::default() },
         };
         let key = self.arena.insert(process);
         self.by_pid.insert(who.pid, key);
@@ -252,9 +253,9 @@ impl Processes {
         }
     }
 
-    /// When a process began to grow, if it may still do so: its children from before that are counted.
+    /// Since when a process grows, if for long enough: its children from before that are counted.
     pub(crate) fn growth_of(&self, key: ProcessKey) -> Option<Millis> {
-        self.get(key).filter(|process| process.growth.windows > 0).map(|process| process.growth.begun)
+        self.get(key).filter(|process| process.growth.is_long()).map(|process| process.growth.began[0])
     }
 
     pub(crate) fn count_old(&mut self, key: ProcessKey, is_unused: bool) {
@@ -269,17 +270,17 @@ impl Processes {
         let mut suspects = Vec::new();
         for key in self.arena.keys() {
             let Some(process) = self.arena.get_mut(key) else { continue };
-            process.growth.look(process.children, now, window);
             if process.growth.is_suspect() {
                 suspects.push(key);
             }
+            process.growth.look(process.children, now, window);
         }
         suspects
     }
 
     /// Whether it still grows.
     pub(crate) fn grows(&self, key: ProcessKey) -> bool {
-        self.get(key).is_some_and(|process| process.growth.windows >= limits::GROWTH_WINDOWS)
+        self.get(key).is_some_and(|process| process.growth.is_long())
     }
 
     /// A pass over all children begins.
@@ -427,6 +428,27 @@ mod tests {
         assert_eq!(processes.len(), limits::PROCESSES_UNUSED);
         assert!(processes.wanted.len() <= limits::PROCESSES_WANTED);
         assert_eq!(processes.by_pid.len(), processes.len());
+    }
+
+    #[test]
+    fn one_that_grows_is_suspected_if_older_children_are_unused() {
+        let mut processes = Processes::default();
+        let key = processes.find(who(7), 0);
+        let mut suspected = Vec::new();
+        for window in 1..=8 {
+            (0..10).for_each(|_| processes.join(key, 33));
+            processes.begin_count();
+            if let Some(since) = processes.growth_of(key) {
+                assert_eq!(since, (window - 1 - limits::GROWTH_WINDOWS as u64) * 100);
+                (0..20).for_each(|at| processes.count_old(key, window == 5 || at < 9));
+            }
+            let found = processes.growing(window * 100, 100);
+            suspected.extend(found.iter().map(|_| window));
+        }
+        assert_eq!(suspected, [5]);
+        assert!(processes.grows(key));
+        processes.growing(900, 100);
+        assert!(!processes.grows(key), "no more than before");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{ShowTable, columns};
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
-use crate::core::host::leaks::{LeakKind, Subject};
+use crate::core::host::leaks::{LeakKind, LeakSubject};
 
 pub(super) const PROCESSES: ShowTable = ShowTable {
     name: "PROCESSES",
@@ -65,7 +65,7 @@ fn process_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
         done.bytes_in.into(),
         done.bytes_out.into(),
         (shared.env.now - process.first_seen()).into(),
-        shared.leaks.kind_of(Subject::Process(key)).map(LeakKind::name).into(),
+        shared.leaks.kind_of(LeakSubject::Process(key)).map(LeakKind::name).into(),
         facts.and_then(|facts| facts.exe.as_deref()).into(),
         facts.and_then(|facts| facts.cgroup.as_deref()).into(),
     ])
