@@ -45,5 +45,6 @@ pub use child::{Child, ChildKind};
 pub use connection::lane::Lane;
 pub use connection::role::LaneRole;
 pub use counters::Counters;
-pub use keys::{ChildKey, LaneKey};
+pub use keys::{ChildKey, LaneKey, LeaseKind};
+pub use questions::ready::Readiness;
 pub use standing::LaneReading;
