@@ -1,7 +1,8 @@
-//! The ground floor: errors, bounds, bytes, keys, time, log limits, owners of descriptors. Knows nothing of Redis.
+//! The ground floor: errors, bounds, bytes, keys, time and how long things take, log limits, owners of descriptors. Knows nothing of Redis.
 
 pub mod bytes;
 pub mod clock;
+pub mod distribution;
 pub mod error;
 pub mod failure;
 pub mod fds;

@@ -30,6 +30,8 @@ pub enum KeyKind {
     Listen,
     /// A list of command names; `min` and `max` bound its length.
     Commands,
+    /// A list of host names; `min` and `max` bound its length.
+    Hosts,
 }
 
 /// All that is known about one key.
@@ -93,6 +95,7 @@ impl Row {
             KeyKind::Text | KeyKind::Password => format!("text of at most {max} bytes"),
             KeyKind::Url => "redis://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
             KeyKind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
+            KeyKind::Hosts => format!("up to {max} host names, separated by commas"),
             KeyKind::Listen => format!(
                 "up to {max} of unix:///path[?mode=0660&user=name&group=name], \
                  tcp://host:port[?insecure=1]"
@@ -287,6 +290,10 @@ settings! {
     transaction_max: usize = "64MiB", Bytes(KIB, 64 * GIB), RELOAD;
     /// On shutdown, how long requests in progress have to finish.
     drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
+    /// Where metrics and health are served over HTTP (docs/metrics.md): a list of unix:// and tcp:// URLs.
+    metrics_listen: Vec<ListenUrl> = "", Listen(0, 8), RELOAD;
+    /// Host names by which HTTP clients may call the broker, besides IP addresses and localhost.
+    metrics_hosts: Vec<String> = "", Hosts(0, 64), RELOAD;
     /// Lowest severity to log.
     log_level: LogLevel = "info", Choice(0, 0), RELOAD;
     /// Format of a log line.

@@ -17,10 +17,20 @@ use crate::transport::stream::Stream;
 use mio::{Registry, Token};
 use std::io;
 
+/// Whom a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// `listen`
+    Children,
+    /// `metrics_listen`
+    Http,
+}
+
 /// A listener in the loop.
 #[derive(Debug)]
 pub(super) struct PolledListener {
     listener: Listener,
+    pub(super) door: Door,
     /// Its URL in the settings.
     pub(super) asked: ListenUrl,
     pub(super) token: Token,
@@ -34,16 +44,30 @@ pub(super) struct PolledListener {
 
 impl PolledListener {
     /// `number` is one that no listener of the loop has had.
-    pub(super) fn open(url: &ListenUrl, registry: &Registry, number: usize) -> error::Result<PolledListener> {
+    pub(super) fn open(
+        door: Door,
+        url: &ListenUrl,
+        registry: &Registry,
+        number: usize,
+    ) -> error::Result<PolledListener> {
         let listener = Listener::bind(url)?;
         let token = reserved(FIRST_LISTENER + number);
         listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
-        Ok(PolledListener { listener, asked: url.clone(), token, pending: false, pause: None, short: false })
+        Ok(PolledListener {
+            listener,
+            door,
+            asked: url.clone(),
+            token,
+            pending: false,
+            pause: None,
+            short: false,
+        })
     }
 
     /// Warns if children need no password here. Called for listeners in use, not for those given up again.
     pub(super) fn warn_if_unguarded(&self, auth: Auth) {
-        if matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker {
+        let is_open = matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker;
+        if is_open && self.door == Door::Children {
             log::warn!(
                 "{}: every process that can connect there has the broker's rights to Redis, on a loopback address \
                  every user of this host: a unix:// path has permissions, and auth = \"passthrough\" or \"users\" \
@@ -121,8 +145,13 @@ impl Loop {
             match listener.listener.accept() {
                 Ok(stream) => {
                     listener.pause = None;
-                    if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
-                        refuse(&stream, &why);
+                    match listener.door {
+                        Door::Http => self.admit_http(stream),
+                        Door::Children => {
+                            if let Err((stream, why)) = self.admit(stream, ChildKind::Socket) {
+                                refuse(&stream, &why);
+                            }
+                        }
                     }
                     self.pace.step(StepKind::Accept);
                 }

@@ -5,14 +5,16 @@ mod accept;
 mod adopt;
 mod dial;
 mod drain;
+mod http;
 mod local;
+mod metrics;
 mod pace;
 mod quiet;
 mod reload;
 mod stats;
 mod turn;
 
-use crate::base::clock::{Clock, Millis};
+use crate::base::clock::{Clock, Millis, time_of_day};
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
@@ -20,16 +22,17 @@ use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
-use crate::config::{Settings, Upstream};
+use crate::config::{ListenUrl, Settings, Upstream};
 use crate::core::{Broker, ChildKey, LaneKey};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::resolver::{self, Destination, Lookup, Resolver, Start};
 use crate::transport::wake::Wake;
-use accept::PolledListener;
+use accept::{Door, PolledListener};
 use adopt::Handed;
 use dial::Dialler;
 use drain::Draining;
+use http::Http;
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
@@ -44,6 +47,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// When `Loop::run` returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +84,8 @@ enum Owner {
     Dial(LaneKey),
     /// The connection of a lane that has given it up: only its end of file is awaited.
     Leaving,
+    /// Of who reads metrics.
+    Http,
 }
 
 const _: () = assert!(usize::BITS >= 64, "a token holds an index and a generation");
@@ -117,6 +123,8 @@ pub struct Loop {
     poll: Poll,
     events: Events,
     clock: Clock,
+    /// The time of day when the clock was at zero.
+    started: Duration,
     /// The time last passed to the core.
     told: Millis,
     links: Arena<Link>,
@@ -125,6 +133,7 @@ pub struct Loop {
     listeners: Vec<PolledListener>,
     next_listener: usize,
     handed: Handed,
+    http: Http,
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
@@ -190,7 +199,7 @@ impl Loop {
     /// these addresses would notice. An existing listener at an address is not a failure.
     pub fn check(settings: &Settings) -> Result<()> {
         read_settings(settings)?;
-        settings.listen.iter().try_for_each(Listener::check)?;
+        settings.listen.iter().chain(&settings.metrics_listen).try_for_each(Listener::check)?;
         settings.warn_of_files();
         Ok(())
     }
@@ -203,8 +212,8 @@ impl Loop {
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let open = |(number, url)| PolledListener::open(url, poll.registry(), number);
-        let listeners: Vec<_> = settings.listen.iter().enumerate().map(open).collect::<Result<_>>()?;
+        let open = |(number, (door, url))| PolledListener::open(door, url, poll.registry(), number);
+        let listeners: Vec<_> = doors(&settings).enumerate().map(open).collect::<Result<_>>()?;
         listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
         let clock = Clock::new();
@@ -216,12 +225,14 @@ impl Loop {
             poll,
             events: Events::with_capacity(limits::EVENTS_TURN),
             clock,
+            started: time_of_day(),
             told: 0,
             links: Arena::default(),
             links_peak: 0,
             next_listener: listeners.len(),
             listeners,
             handed: Handed::default(),
+            http: Http::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
             dialler: Dialler::new(resolver),
@@ -242,9 +253,18 @@ impl Loop {
         })
     }
 
-    /// The URL of each listener, with the port that the system chose.
+    /// The URL of each listener for children, with the port that the system chose.
     pub fn listeners(&self) -> Vec<String> {
-        self.listeners.iter().map(PolledListener::url).collect()
+        self.urls(Door::Children)
+    }
+
+    /// The same of each listener for metrics and health.
+    pub fn metrics_listeners(&self) -> Vec<String> {
+        self.urls(Door::Http)
+    }
+
+    fn urls(&self, door: Door) -> Vec<String> {
+        self.listeners.iter().filter(|listener| listener.door == door).map(PolledListener::url).collect()
     }
 
     /// Runs turns. `Ok(false)` when the loop has drained or was closed. An error is one of the poll itself;
@@ -302,6 +322,7 @@ impl Loop {
         }
         self.dialler.forget_all();
         self.handed = Handed::default();
+        self.http.forget_all();
         self.quiet = Quiet::default();
         self.work = turn::WorkLists::default();
         self.leaving.clear();
@@ -348,6 +369,12 @@ impl AsRawFd for Loop {
     fn as_raw_fd(&self) -> RawFd {
         self.poll.as_raw_fd()
     }
+}
+
+/// The listeners that the settings ask for, in order.
+fn doors(settings: &Settings) -> impl Iterator<Item = (Door, &ListenUrl)> {
+    let children = settings.listen.iter().map(|url| (Door::Children, url));
+    children.chain(settings.metrics_listen.iter().map(|url| (Door::Http, url)))
 }
 
 /// Checks before anything is opened: settings that agree, and the files they name.

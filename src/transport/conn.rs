@@ -158,6 +158,11 @@ impl Conn {
         self.stream
     }
 
+    /// Whether its peer is on this host, on a unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.stream, Stream::Unix(_))
+    }
+
     /// The stream itself.
     pub fn stream(&self) -> &Stream {
         &self.stream
@@ -167,7 +172,7 @@ impl Conn {
     /// that arrive with the bytes.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Fill {
         let size = buffer.len();
-        let is_unix = matches!(self.stream, Stream::Unix(_));
+        let is_unix = self.is_unix();
         let asks = is_unix && self.asking != Some(0);
         let outcome = match asks {
             true => receive(&self.stream, buffer, &mut RecvAncillaryBuffer::default()),
