@@ -40,6 +40,7 @@ mod kill;
 mod lanes;
 mod memory;
 mod memory_share;
+mod monitor;
 mod pace;
 mod policy;
 mod reasons;
