@@ -19,7 +19,7 @@
 //! The rooms, from the ground up; each uses only those before it: [`base`] (errors, bounds, bytes, keys,
 //! time), [`resp`] (boundaries of frames), [`command`] (classes of requests), [`config`] (one table of
 //! keys), [`core`] (children, lanes, pools and the rules between them; no I/O, no clock), [`transport`]
-//! (sockets), [`reactor`] (the loop), [`client`] (the sending side), [`ffi`] (the C interface).
+//! (sockets), `monitor` (what is said over HTTP), [`reactor`] (the loop), [`client`] (the sending side), [`ffi`] (the C interface).
 //! ARCHITECTURE.md follows one request through them.
 #![deny(unsafe_code)]
 
@@ -29,6 +29,7 @@ pub mod command;
 pub mod config;
 pub mod core;
 pub mod ffi;
+mod monitor;
 pub mod reactor;
 pub mod resp;
 pub mod transport;

@@ -78,6 +78,12 @@ the broker logs a warning at the start. Beyond loopback the URL must contain `?i
 If every user of the host can read or change a file with a password, the broker uses it and logs a warning. This applies
 to `upstream_password_file`, to `auth_file`, and to the configuration file if it contains a password.
 
+## Metrics and health
+
+`metrics_listen` names addresses for HTTP, with the same options and rules as `listen`; without it there are none.
+[metrics.md](metrics.md) lists what is served there. `metrics_hosts` lists names that clients may use for the broker,
+besides IP addresses and `localhost`.
+
 ## How children authenticate
 
 `auth = \"broker\"`: every child that can connect is served as the broker's upstream user. AUTH is answered as by a
@@ -197,6 +203,25 @@ fn the_page_of_the_c_library_has_the_tables_of_the_code() {
     compare("docs/c-api.md", &format!("{head}{made}"));
 }
 
+#[test]
+fn the_page_of_metrics_has_the_table_of_the_code() {
+    let mut names = std::collections::BTreeSet::new();
+    let row = |(name, kind, labels, help): (&str, &str, &[&str], &str)| {
+        assert!(name.starts_with("broker_") && names.insert(name.to_owned()), "{name}");
+        assert!(help.ends_with('.') && !help.contains(['|', '\n']), "{name}: {help}");
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "))
+    };
+    let rows: String = Loop::metrics().map(row).collect();
+    let made = include_str!("docs/metrics.md").replace(
+        "<!-- metrics -->\n",
+        &format!("| Name | Type | Labels | Meaning |\n|---|---|---|---|\n{rows}"),
+    );
+    assert!(!made.contains("<!-- metrics"), "the table has its place");
+    let head = "<!-- Made by `BROKER_UPDATE_DOCS=1 cargo test --test tree` from tests/docs/metrics.md and the code. -->\n\n";
+    compare("docs/metrics.md", &format!("{head}{made}"));
+}
+
 fn line(row: &Row) -> String {
     let default = match (row.default, row.unit) {
         ("", _) => "-".to_owned(),
@@ -207,7 +232,7 @@ fn line(row: &Row) -> String {
         KeyKind::Url | KeyKind::Listen | KeyKind::Uids | KeyKind::Choice => code_words(&row.allowed()),
         KeyKind::Bytes => format!("{} to {}", size(row.min), size(row.max)),
         KeyKind::Milliseconds => format!("{} to {} ms", row.min, row.max),
-        KeyKind::Count | KeyKind::Text | KeyKind::Password | KeyKind::Areas => row.allowed(),
+        KeyKind::Count | KeyKind::Text | KeyKind::Password | KeyKind::Areas | KeyKind::Hosts => row.allowed(),
         KeyKind::Commands => row.allowed().replace('|', "\\|"),
     };
     format!("| `{}` | {default} | {allowed} | {} |\n", row.key, row.doc)

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const ROOMS: [&str; 9] =
-    ["base", "resp", "command", "config", "core", "transport", "reactor", "client", "ffi"];
+const ROOMS: [&str; 10] =
+    ["base", "resp", "command", "config", "core", "transport", "monitor", "reactor", "client", "ffi"];
 
 struct Source {
     /// Relative to `src/`, with `/` between parts.
@@ -94,6 +94,18 @@ fn the_core_holds_no_socket() {
                     if standard { line.contains(&format!("std::{word}")) } else { has_word(line, word) };
                 assert!(!found, "src/{}:{number} names {word}: {line}", source.path);
             }
+        }
+    }
+}
+
+/// What is said over HTTP is bytes in and bytes out.
+#[test]
+fn what_is_monitored_is_written_without_a_socket() {
+    for source in sources().iter().filter(|source| source.room() == "monitor") {
+        for (number, line) in &source.lines {
+            let found = ["transport", "core", "socket2", "rustix", "TcpStream", "UnixStream", "File"];
+            let found = found.iter().any(|word| has_word(line, word)) || line.contains("std::io");
+            assert!(!found, "src/{}:{number}: {line}", source.path);
         }
     }
 }

@@ -42,6 +42,7 @@ mod lanes;
 mod leaks;
 mod memory;
 mod memory_share;
+mod monitor;
 mod pace;
 mod policy;
 mod reasons;

@@ -1,7 +1,7 @@
 //! The only place that reads time. Code below the reactor gets a `Millis`, so that a simulation can own the clock.
 
 use nix::time::{ClockId, clock_gettime};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Milliseconds since the loop's clock started. Monotonic.
 pub type Millis = u64;
@@ -28,6 +28,11 @@ impl Clock {
     pub fn now(&self) -> Millis {
         self.start.elapsed().as_millis() as Millis
     }
+}
+
+/// The time of day, since 1970: for what is read elsewhere. It may jump.
+pub fn time_of_day() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The processor time of the calling thread is asked for at most this often: it takes a system call.

@@ -303,3 +303,20 @@ pub const LOG_INTERVAL: u64 = 10_000;
 pub const LOG_QUEUE: usize = 1000;
 /// Bytes of one log line; text that it quotes may be much longer.
 pub const LOG_LINE_MAX: usize = 2048;
+/// HTTP connections at the same time, of those who read metrics; a further one is told so and closed.
+pub const HTTP_CONNECTIONS: usize = 16;
+/// Bytes of the head of an HTTP request: what browsers and scrapers send is a tenth of it.
+pub const HTTP_HEAD_MAX: usize = 8 * 1024;
+/// Fields of such a head.
+pub const HTTP_FIELDS_MAX: usize = 64;
+/// Milliseconds that the head of a request may take from its first byte on, that a connection may be idle before it, and
+/// that an answer may take to be read. Who is slower has the connection closed.
+pub const HTTP_PATIENCE: u64 = 5_000;
+/// Milliseconds that an HTTP connection which is to be closed is read on, so that its client has the answer before the end.
+pub const HTTP_LINGER: u64 = 1_000;
+/// Bytes of metrics that are written in one step, before the next family.
+pub const HTTP_SLICE: usize = if cfg!(test) { 512 } else { 16 * 1024 };
+/// `/readyz` is told what the upstream has answered at most this many milliseconds before: many may ask at the same time.
+pub const READY_FRESH: u64 = 100;
+/// An upstream that leaves a PING unanswered for this many milliseconds is not ready: with `READY_FRESH` a second.
+pub const READY_PATIENCE: u64 = 900;

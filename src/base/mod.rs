@@ -1,7 +1,9 @@
-//! The ground floor: errors, bounds, bytes, keys, time, areas and limits of the log, owners of descriptors. Knows nothing of Redis.
+//! The ground floor: errors, bounds, bytes, keys, time and how long things take, areas and limits of the log, owners of
+//! descriptors. Knows nothing of Redis.
 
 pub mod bytes;
 pub mod clock;
+pub mod distribution;
 pub mod error;
 pub mod failure;
 pub mod fds;

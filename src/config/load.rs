@@ -80,7 +80,9 @@ fn toml_text(row: &Row, value: &DeValue<'_>) -> Option<String> {
             Some(parsed.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string()))
         }
         DeValue::Boolean(value) if row.choices.contains(&"true") => Some(value.to_string()),
-        DeValue::Array(items) if matches!(row.kind, KeyKind::Listen | KeyKind::Commands | KeyKind::Areas) => {
+        DeValue::Array(items)
+            if matches!(row.kind, KeyKind::Listen | KeyKind::Commands | KeyKind::Areas | KeyKind::Hosts) =>
+        {
             let texts = items.iter().map(|item| item.get_ref().as_str());
             texts.collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
         }

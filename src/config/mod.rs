@@ -54,14 +54,13 @@ impl Settings {
                  connection as it was, and monitor, shutdown, client|pause, client|unpause"
             )));
         }
-        if let value::AdminListen::At(admin) = &self.admin_listen
-            && self.listen.iter().any(|listen| listen.same_place(admin))
-        {
-            return Err(Error::config(format!("admin_listen = \"{admin}\": named in listen, too")));
-        }
-        for (index, listen) in self.listen.iter().enumerate() {
-            if self.listen[..index].iter().any(|other| other.same_place(listen)) {
-                return Err(Error::config(format!("listen = \"{listen}\": named twice")));
+        let children = self.listen.iter().map(|url| ("listen", url));
+        let metrics = self.metrics_listen.iter().map(|url| ("metrics_listen", url));
+        let admin = if let value::AdminListen::At(url) = &self.admin_listen { Some(url) } else { None };
+        let places: Vec<_> = children.chain(metrics).chain(admin.map(|url| ("admin_listen", url))).collect();
+        for (index, (key, url)) in places.iter().enumerate() {
+            if places[..index].iter().any(|(_, other)| other.same_place(url)) {
+                return Err(Error::config(format!("{key} = \"{url}\": named twice")));
             }
         }
         Ok(())
@@ -178,6 +177,12 @@ mod tests {
         assert!(validated(&[("upstream_password", "x"), ("upstream_password_file", "/x")]).contains("both"));
         assert!(validated(&[("listen", "unix:///a,unix:///a?mode=600")]).contains("named twice"));
         assert_eq!(validated(&[("listen", "unix:///a,unix:///b,tcp://127.0.0.1:0")]), "");
+        let shared = [("listen", "tcp://127.0.0.1:7"), ("metrics_listen", "tcp://127.0.0.1:7")];
+        assert_eq!(validated(&shared), "metrics_listen = \"tcp://127.0.0.1:7\": named twice");
+        assert_eq!(
+            validated(&[("listen", "tcp://127.0.0.1:0"), ("metrics_listen", "tcp://127.0.0.1:0")]),
+            ""
+        );
     }
 
     #[test]

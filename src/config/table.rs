@@ -36,6 +36,8 @@ pub enum KeyKind {
     Uids,
     /// A list of areas of the log, each with its level.
     Areas,
+    /// A list of host names; `min` and `max` bound its length.
+    Hosts,
 }
 
 /// All that is known about one key.
@@ -106,6 +108,7 @@ impl Row {
                 let levels = <LogLevel as Value>::CHOICES.join(", ");
                 format!("area=level, separated by commas; areas: {names}; levels: {levels}")
             }
+            KeyKind::Hosts => format!("up to {max} host names, separated by commas"),
             KeyKind::Listen => format!(
                 "up to {max} of unix:///path[?mode=0660&user=name&group=name&label=text], \
                  tcp://host:port[?insecure=1&label=text]"
@@ -315,6 +318,10 @@ settings! {
     transaction_max: usize = "64MiB", Bytes(KIB, 64 * GIB), RELOAD;
     /// On shutdown, how long requests in progress have to finish.
     drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
+    /// Where metrics and health are served over HTTP (docs/metrics.md): a list of unix:// and tcp:// URLs.
+    metrics_listen: Vec<ListenUrl> = "", Listen(0, 8), RELOAD;
+    /// Host names by which HTTP clients may call the broker, besides IP addresses and localhost.
+    metrics_hosts: Vec<String> = "", Hosts(0, 64), RELOAD;
     /// Lowest severity to log.
     log_level: LogLevel = "info", Choice(0, 0), RELOAD;
     /// Lowest severity to log from some areas of the program, if not log_level.

@@ -273,16 +273,21 @@ impl Value for Option<Upstream> {
     }
 }
 
-/// Command names in lower case, a subcommand as `container|name`; separated by commas or blanks.
+/// Names in lower case, separated by commas or blanks: of commands, a subcommand as `container|name`; or of hosts.
 impl Value for Vec<String> {
     fn parse(row: &Row, text: &str) -> ParseResult<Self> {
         let words = text.split([',', ' ']).filter(|word| !word.is_empty());
         let list: Vec<String> = words.map(str::to_ascii_lowercase).collect();
-        let plain = |word: &String| word.bytes().all(|byte| byte.is_ascii_graphic()) && word.len() <= 128;
+        let of_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let (len_max, noun) = if row.kind == KeyKind::Hosts { (253, "host") } else { (128, "command") };
+        let plain = |word: &String| {
+            let fits = |byte: u8| if noun == "host" { of_host(byte) } else { byte.is_ascii_graphic() };
+            word.bytes().all(fits) && word.len() <= len_max
+        };
         match list.iter().all(plain) {
             _ if list.len() as u64 > row.max => Err("too many".to_owned()),
             true => Ok(list),
-            false => Err("not command names".to_owned()),
+            false => Err(format!("not {noun} names")),
         }
     }
 
@@ -478,6 +483,18 @@ mod tests {
             assert!(error.starts_with(&format!("log_areas = {text:?}: {why}; allowed ")), "{error}");
             assert!(error.contains("child, request") && error.contains("error, warn, info"), "{error}");
         }
+    }
+
+    #[test]
+    fn names_of_hosts_are_names_alone() {
+        assert_eq!(set("metrics_hosts", "Web-1.example, b").as_deref(), Ok("web-1.example,b"));
+        for text in ["a:80", "http://a", "[::1]", "a/b", &"x".repeat(254)] {
+            assert!(
+                set("metrics_hosts", text).unwrap_err().contains("not host names; allowed up to 64"),
+                "{text}"
+            );
+        }
+        assert!(set("commands_deny", "é").unwrap_err().contains("not command names"));
     }
 
     #[test]

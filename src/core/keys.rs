@@ -30,7 +30,7 @@ pub(crate) type GroupKey = Key<GroupName>;
 
 /// What a lease is taken for; each kind has its own cap and its own line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum LeaseKind {
+pub enum LeaseKind {
     /// A blocking command, until its reply; of a group, for as long as it is needed.
     Blocking,
     /// WATCH or a MULTI that cannot be queued here, until EXEC, DISCARD or UNWATCH; a look for a group.
@@ -40,10 +40,20 @@ pub(crate) enum LeaseKind {
 }
 
 impl LeaseKind {
-    pub(crate) const ALL: [LeaseKind; 3] = [LeaseKind::Transaction, LeaseKind::Session, LeaseKind::Blocking];
+    /// Every kind, in the order in which lines are served.
+    pub const ALL: [LeaseKind; 3] = [LeaseKind::Transaction, LeaseKind::Session, LeaseKind::Blocking];
+
+    /// Its name, in a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LeaseKind::Blocking => "blocking",
+            LeaseKind::Transaction => "transaction",
+            LeaseKind::Session => "session",
+        }
+    }
 
     /// How many leases of this kind there may be.
-    pub(crate) fn cap(self, settings: &Settings) -> usize {
+    pub fn cap(self, settings: &Settings) -> usize {
         match self {
             LeaseKind::Blocking => settings.leases_blocking_max,
             LeaseKind::Transaction => settings.leases_transaction_max,

@@ -48,5 +48,6 @@ pub use connection::lane::Lane;
 pub use connection::role::LaneRole;
 pub use console::console_tables;
 pub use counters::Counters;
-pub use keys::{ChildKey, LaneKey, ProcessKey};
+pub use keys::{ChildKey, LaneKey, LeaseKind, ProcessKey};
+pub use questions::ready::Readiness;
 pub use standing::LaneReading;

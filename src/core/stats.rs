@@ -1,10 +1,12 @@
 //! What an operator may ask about the broker's state, computed when asked. Changes nothing.
 
+use crate::base::clock::Millis;
 use crate::core::broker::Broker;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::host::leaks::LeakKind;
 use crate::core::keys::LeaseKind;
+use crate::core::lease::state::Tenant;
 
 impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
@@ -25,9 +27,31 @@ impl Broker {
         (lent(LeaseKind::Blocking), lent(LeaseKind::Transaction), lent(LeaseKind::Session))
     }
 
+    /// The same of one kind.
+    pub fn leases_lent_for(&self, kind: LeaseKind) -> usize {
+        self.shared.leases.lent(kind)
+    }
+
     /// Children that wait for a lease: in a line, or in a group without a lease that serves them.
     pub fn leases_waiting(&self) -> usize {
         LeaseKind::ALL.into_iter().map(|kind| self.shared.waiting_for(kind)).sum()
+    }
+
+    /// The same of one kind.
+    pub fn leases_waiting_for(&self, kind: LeaseKind) -> usize {
+        self.shared.waiting_for(kind)
+    }
+
+    /// How long the first child in the line for leases of this kind has waited, alone or in a group that has none.
+    pub fn longest_lease_wait(&self, kind: LeaseKind) -> Millis {
+        let now = self.shared.env.now;
+        let since = |tenant: &Tenant| match tenant {
+            Tenant::Child { key, .. } => self.children.get(*key)?.front().wait().map(|wait| wait.arrived),
+            Tenant::Group(key) => self.shared.groups.get(*key)?.oldest_bare(now).map(|(_, since)| since),
+            // Whoever it is for has a lease, or stands in another line.
+            Tenant::Look(_) => None,
+        };
+        self.shared.leases.line(kind).find_map(since).map_or(0, |since| now.saturating_sub(since))
     }
 
     /// Connections held upstream, of any kind, as Redis counts them: those given up of which the upstream

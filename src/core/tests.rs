@@ -4,6 +4,7 @@ mod armed;
 mod busy;
 mod fan_in;
 mod lanes;
+mod ready;
 mod refusals;
 mod standing;
 mod turns;

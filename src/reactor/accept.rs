@@ -18,14 +18,24 @@ use mio::{Registry, Token};
 use std::io;
 use std::sync::Arc;
 
+/// Whom a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// `listen`
+    Children,
+    /// `admin_listen`
+    Admin,
+    /// `metrics_listen`
+    Http,
+}
+
 /// A listener in the loop.
 #[derive(Debug)]
 pub(super) struct PolledListener {
     listener: Listener,
+    pub(super) door: Door,
     /// Its URL in the settings.
     pub(super) asked: ListenUrl,
-    /// What its children are.
-    kind: ChildKind,
     pub(super) token: Token,
     /// An edge has arrived, and accept has not yet returned that no connection waits.
     pub(super) pending: bool,
@@ -38,8 +48,8 @@ pub(super) struct PolledListener {
 impl PolledListener {
     /// `number` is one that no listener of the loop has had.
     pub(super) fn open(
+        door: Door,
         url: &ListenUrl,
-        kind: ChildKind,
         registry: &Registry,
         number: usize,
     ) -> error::Result<PolledListener> {
@@ -48,8 +58,8 @@ impl PolledListener {
         listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
         Ok(PolledListener {
             listener,
+            door,
             asked: url.clone(),
-            kind,
             token,
             pending: false,
             pause: None,
@@ -59,7 +69,8 @@ impl PolledListener {
 
     /// Warns if children need no password here. Called for listeners in use, not for those given up again.
     pub(super) fn warn_if_unguarded(&self, auth: Auth) {
-        if matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker {
+        let is_open = matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker;
+        if is_open && self.door == Door::Children {
             log::warn!(
                 "{}: every process that can connect there has the broker's rights to Redis, on a loopback address \
                  every user of this host: a unix:// path has permissions, and auth = \"passthrough\" or \"users\" \
@@ -67,11 +78,6 @@ impl PolledListener {
                 self.url()
             );
         }
-    }
-
-    /// Whether it is one of `listen`.
-    pub(super) fn is_for_children(&self) -> bool {
-        self.kind == ChildKind::Socket
     }
 
     pub(super) fn apply(&mut self, url: &ListenUrl) -> error::Result<()> {
@@ -142,9 +148,11 @@ impl Loop {
             match listener.listener.accept() {
                 Ok(stream) => {
                     listener.pause = None;
-                    let (kind, label) = (listener.kind, listener.asked.label().map(Arc::from));
-                    if let Err((stream, why)) = self.admit(stream, kind, label) {
-                        refuse(&stream, &why);
+                    let label = listener.asked.label().map(Arc::from);
+                    match listener.door {
+                        Door::Http => self.admit_http(stream),
+                        Door::Children => self.admit_child(stream, ChildKind::Socket, label),
+                        Door::Admin => self.admit_child(stream, ChildKind::Admin, label),
                     }
                     self.pace.step(StepKind::Accept);
                 }
@@ -166,6 +174,12 @@ impl Loop {
             }
         }
         limits::ACCEPT_TURN
+    }
+
+    fn admit_child(&mut self, stream: Stream, kind: ChildKind, label: Option<Arc<str>>) {
+        if let Err((stream, why)) = self.admit(stream, kind, label) {
+            refuse(&stream, &why);
+        }
     }
 
     pub(super) fn add_link(

@@ -5,7 +5,9 @@ mod accept;
 mod adopt;
 mod dial;
 mod drain;
+mod http;
 mod local;
+mod metrics;
 mod pace;
 mod quiet;
 mod reload;
@@ -13,7 +15,7 @@ mod stats;
 mod turn;
 mod who;
 
-use crate::base::clock::{Clock, Millis};
+use crate::base::clock::{Clock, Millis, time_of_day};
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
 use crate::base::fork::Maker;
@@ -21,16 +23,18 @@ use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
-use crate::config::{Settings, Upstream};
+use crate::config::value::AdminListen;
+use crate::config::{ListenUrl, Settings, Upstream};
 use crate::core::{Broker, ChildKey, LaneKey};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::resolver::{self, Destination, Lookup, Resolver, Start};
 use crate::transport::wake::Wake;
-use accept::PolledListener;
+use accept::{Door, PolledListener};
 use adopt::Handed;
 use dial::Dialler;
 use drain::Draining;
+use http::Http;
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
@@ -38,13 +42,14 @@ use pace::Pace;
 pub use pace::StepKind;
 use quiet::Quiet;
 pub use reload::Prepared;
-use reload::{listeners_of, required_upstream};
+use reload::required_upstream;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 use who::Lookups;
 
 /// When `Loop::run` returns.
@@ -84,6 +89,8 @@ enum Owner {
     Dial(LaneKey),
     /// The connection of a lane that has given it up: only its end of file is awaited.
     Leaving,
+    /// Of who reads metrics.
+    Http,
 }
 
 const _: () = assert!(usize::BITS >= 64, "a token holds an index and a generation");
@@ -121,6 +128,8 @@ pub struct Loop {
     poll: Poll,
     events: Events,
     clock: Clock,
+    /// The time of day when the clock was at zero.
+    started: Duration,
     /// The time last passed to the core.
     told: Millis,
     links: Arena<Link>,
@@ -129,6 +138,7 @@ pub struct Loop {
     listeners: Vec<PolledListener>,
     next_listener: usize,
     handed: Handed,
+    http: Http,
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
@@ -195,7 +205,7 @@ impl Loop {
     /// these addresses would notice. An existing listener at an address is not a failure.
     pub fn check(settings: &Settings) -> Result<()> {
         read_settings(settings)?;
-        listeners_of(settings).into_iter().try_for_each(|(url, _)| Listener::check(url))?;
+        doors(settings).try_for_each(|(_, url)| Listener::check(url))?;
         settings.warn_of_files();
         Ok(())
     }
@@ -208,9 +218,8 @@ impl Loop {
         let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let open = |(number, (url, kind))| PolledListener::open(url, kind, poll.registry(), number);
-        let listeners: Vec<_> =
-            listeners_of(&settings).into_iter().enumerate().map(open).collect::<Result<_>>()?;
+        let open = |(number, (door, url))| PolledListener::open(door, url, poll.registry(), number);
+        let listeners: Vec<_> = doors(&settings).enumerate().map(open).collect::<Result<_>>()?;
         listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
         let clock = Clock::new();
@@ -223,12 +232,14 @@ impl Loop {
             poll,
             events: Events::with_capacity(limits::EVENTS_TURN),
             clock,
+            started: time_of_day(),
             told: 0,
             links: Arena::default(),
             links_peak: 0,
             next_listener: listeners.len(),
             listeners,
             handed: Handed::default(),
+            http: Http::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
             dialler: Dialler::new(resolver),
@@ -250,9 +261,18 @@ impl Loop {
         })
     }
 
-    /// The URL of each listener, with the port that the system chose.
+    /// The URL of each listener for children, with the port that the system chose.
     pub fn listeners(&self) -> Vec<String> {
-        self.listeners.iter().filter(|one| one.is_for_children()).map(PolledListener::url).collect()
+        self.urls(Door::Children)
+    }
+
+    /// The same of each listener for metrics and health.
+    pub fn metrics_listeners(&self) -> Vec<String> {
+        self.urls(Door::Http)
+    }
+
+    fn urls(&self, door: Door) -> Vec<String> {
+        self.listeners.iter().filter(|listener| listener.door == door).map(PolledListener::url).collect()
     }
 
     /// Runs turns. `Ok(false)` when the loop has drained or was closed. An error is one of the poll itself;
@@ -310,6 +330,7 @@ impl Loop {
         }
         self.dialler.forget_all();
         self.handed = Handed::default();
+        self.http.forget_all();
         self.quiet = Quiet::default();
         self.work = turn::WorkLists::default();
         self.leaving.clear();
@@ -361,6 +382,14 @@ impl AsRawFd for Loop {
     fn as_raw_fd(&self) -> RawFd {
         self.poll.as_raw_fd()
     }
+}
+
+/// The listeners that the settings ask for, in order.
+fn doors(settings: &Settings) -> impl Iterator<Item = (Door, &ListenUrl)> {
+    let children = settings.listen.iter().map(|url| (Door::Children, url));
+    let admin = if let AdminListen::At(url) = &settings.admin_listen { Some(url) } else { None };
+    let others = settings.metrics_listen.iter().map(|url| (Door::Http, url));
+    children.chain(admin.map(|url| (Door::Admin, url))).chain(others)
 }
 
 /// Checks before anything is opened: settings that agree, and the files they name.

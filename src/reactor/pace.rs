@@ -2,12 +2,29 @@
 //! A step is what is done between two looks at what else is due. Measures and says so; ends nothing by itself.
 
 use super::Loop;
-use crate::base::clock::{Mark, Stopwatch};
+use crate::base::clock::{Mark, Millis, Stopwatch};
+use crate::base::distribution::Distribution;
 use std::fmt;
 use std::time::Duration;
 
 /// So many short steps are measured as one, and counted as if one of them had taken all of it.
 const SHORT_STEPS: u32 = 8;
+
+const fn micros<const N: usize>(bounds: [u64; N]) -> [Duration; N] {
+    let (mut made, mut index) = ([Duration::ZERO; N], 0);
+    while index < N {
+        made[index] = Duration::from_micros(bounds[index]);
+        index += 1;
+    }
+    made
+}
+
+/// By which turns are counted: most take less than the first, none should take longer than 20 ms.
+static TURN_BOUNDS: [Duration; 11] =
+    micros([50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 50_000, 100_000]);
+/// The same for how late the loop was. Its clock has milliseconds.
+static LAG_BOUNDS: [Duration; 10] =
+    micros([0, 1_000, 2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000]);
 
 /// What a step is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +49,8 @@ pub enum StepKind {
     Reload,
     /// A drain began.
     Drain,
+    /// Metrics or health were asked for.
+    Http,
 }
 
 impl fmt::Display for StepKind {
@@ -47,6 +66,7 @@ impl fmt::Display for StepKind {
             StepKind::ChildOutput => "child output",
             StepKind::Reload => "reload",
             StepKind::Drain => "drain",
+            StepKind::Http => "http",
         })
     }
 }
@@ -63,6 +83,11 @@ pub(super) struct Pace {
     kind: StepKind,
     longest_step: (Duration, StepKind),
     longest_turn: Duration,
+    pub(super) turns: Distribution<11>,
+    /// How much later the loop came to something than it was due.
+    pub(super) lags: Distribution<10>,
+    /// When the next thing is due that no event announces.
+    due: Option<Millis>,
 }
 
 impl Default for Pace {
@@ -78,6 +103,9 @@ impl Default for Pace {
             kind: StepKind::Timers,
             longest_step,
             longest_turn: Duration::ZERO,
+            turns: Distribution::new(&TURN_BOUNDS),
+            lags: Distribution::new(&LAG_BOUNDS),
+            due: None,
         }
     }
 }
@@ -92,7 +120,23 @@ impl Pace {
         if self.unmeasured > 0 {
             self.step(self.kind);
         }
-        self.longest_turn = self.longest_turn.max(self.watch.used_since(&self.began));
+        let used = self.watch.used_since(&self.began);
+        self.longest_turn = self.longest_turn.max(used);
+        self.turns.note(used);
+    }
+
+    /// The loop is about to wait, and something is due then.
+    #[inline]
+    pub(super) fn expect(&mut self, due: Option<Millis>) {
+        self.due = due;
+    }
+
+    /// The wait has ended at this time.
+    #[inline]
+    pub(super) fn arrive(&mut self, now: Millis) {
+        if let Some(due) = self.due.take().filter(|due| *due <= now) {
+            self.lags.note(Duration::from_millis(now - due));
+        }
     }
 
     /// A step has ended.
@@ -164,6 +208,23 @@ mod tests {
         assert!(pace.longest_turn >= pace.longest_step.0, "{pace:?}");
         pace.begin_turn();
         assert!(!pace.has_lasted(5), "the next turn begins anew");
+    }
+
+    #[test]
+    fn turns_are_counted_and_what_was_due_by_its_delay() {
+        let mut pace = Pace::default();
+        pace.begin_turn();
+        pace.end_turn();
+        let counts =
+            |lengths: Vec<(Duration, u64)>| lengths.into_iter().map(|(_, count)| count).collect::<Vec<_>>();
+        assert_eq!(counts(pace.turns.buckets().collect()).iter().sum::<u64>() + pace.turns.longer(), 1);
+        for (due, now) in [(Some(5), 4), (Some(5), 5), (Some(5), 7), (None, 9), (Some(0), 9_000)] {
+            pace.expect(due);
+            pace.arrive(now);
+            pace.arrive(now + 50);
+        }
+        assert_eq!(counts(pace.lags.buckets().collect()), [1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((pace.lags.longer(), pace.lags.sum()), (1, Duration::from_millis(9_002)));
     }
 
     #[test]

@@ -2,11 +2,9 @@
 
 use super::accept::PolledListener;
 use super::pace::StepKind;
-use super::{Loop, locate};
+use super::{Loop, doors, locate};
 use crate::base::error::{Error, Result};
-use crate::config::value::AdminListen;
 use crate::config::{ListenUrl, Settings, Upstream};
-use crate::core::ChildKind;
 use crate::transport::resolver::{Destination, Lookup};
 
 const ATTEMPT: &str = "cannot take new settings";
@@ -57,7 +55,7 @@ impl Loop {
         let Prepared { settings, upstream, target } = prepared;
         self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
-        self.replace_listeners(&listeners_of(&settings))?;
+        self.replace_listeners(&settings)?;
         self.redirect(&upstream, target);
         settings.warn_of_files();
         self.pace.begin_turn();
@@ -71,22 +69,24 @@ impl Loop {
 
     /// One listener for each URL, in their order: one that was there, with other options if they have changed, or a new
     /// one. On failure all is as before.
-    fn replace_listeners(&mut self, urls: &[(&ListenUrl, ChildKind)]) -> Result<()> {
+    fn replace_listeners(&mut self, settings: &Settings) -> Result<()> {
         let registry = self.poll.registry();
         let mut former: Vec<Option<PolledListener>> = self.listeners.drain(..).map(Some).collect();
         // With the index and the URL of those that were there.
         let mut placed: Vec<(PolledListener, Option<(usize, ListenUrl)>)> = Vec::new();
-        let outcome = urls.iter().try_for_each(|(url, kind)| {
-            let fits = |listener: &PolledListener| listener.asked == **url || listener.asked.same_place(url);
+        let outcome = doors(settings).try_for_each(|(door, url)| {
+            let fits = |listener: &PolledListener| {
+                listener.door == door && (listener.asked == *url || listener.asked.same_place(url))
+            };
             let index = former.iter().position(|listener| listener.as_ref().is_some_and(fits));
             let Some((index, mut listener)) = index.and_then(|index| Some((index, former[index].take()?)))
             else {
                 self.next_listener += 1;
-                placed.push((PolledListener::open(url, *kind, registry, self.next_listener)?, None));
+                placed.push((PolledListener::open(door, url, registry, self.next_listener)?, None));
                 return Ok(());
             };
             let asked = listener.asked.clone();
-            let applied = if asked == **url { Ok(()) } else { listener.apply(url) };
+            let applied = if asked == *url { Ok(()) } else { listener.apply(url) };
             placed.push((listener, Some((index, asked))));
             applied
         });
@@ -115,13 +115,6 @@ impl Loop {
         former.into_iter().flatten().for_each(|listener| listener.close(registry));
         Ok(())
     }
-}
-
-/// What is to be listened at, and for whom.
-pub(super) fn listeners_of(settings: &Settings) -> Vec<(&ListenUrl, ChildKind)> {
-    let ordinary = settings.listen.iter().map(|url| (url, ChildKind::Socket));
-    let admin = if let AdminListen::At(url) = &settings.admin_listen { Some(url) } else { None };
-    ordinary.chain(admin.map(|url| (url, ChildKind::Admin))).collect()
 }
 
 pub(super) fn required_upstream(settings: &Settings) -> Result<Upstream> {

@@ -63,6 +63,8 @@ impl Loop {
         if self.closed || !self.events.is_empty() {
             return Ok(());
         }
+        // What is due at once is work at hand, and waits for nothing.
+        self.pace.expect(self.core.timeout().filter(|wait| *wait > 0).map(|wait| self.told + wait));
         let timeout = [limit, self.timeout()].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout.map(Duration::from_millis)) {
             Ok(()) => {}
@@ -82,6 +84,7 @@ impl Loop {
         }
         self.pace.begin_turn();
         self.tell_time();
+        self.pace.arrive(self.told);
         self.core.begin_turn();
         self.handed.begin_turn();
         self.read_quiet();
@@ -94,6 +97,8 @@ impl Loop {
         self.events.clear();
         self.read_ready();
         self.end_leaving();
+        // Before others are accepted, so that those who have gone leave room.
+        self.serve_http();
         if self.draining.is_under_way() {
             self.go_on_draining();
         } else {
@@ -122,7 +127,8 @@ impl Loop {
         let now = self.clock.now();
         let core = self.core.timeout().map(|wait| (self.told + wait).saturating_sub(now));
         let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
-        [core, leaving, self.accept_timeout(now), self.quiet.timeout(now)].into_iter().flatten().min()
+        let others = [self.accept_timeout(now), self.quiet.timeout(now), self.http_timeout(now)];
+        [core, leaving].into_iter().chain(others).flatten().min()
     }
 
     fn take_event(&mut self, event: &Event) {
@@ -210,6 +216,8 @@ impl Loop {
             match link.owner {
                 Owner::Child(_) => self.work.ready.push_back(key),
                 Owner::Lane(_) | Owner::Dial(_) | Owner::Leaving => self.work.ready_lanes.push_back(key),
+                // These few are looked at in each turn.
+                Owner::Http => link.listed = false,
             }
         }
     }
@@ -253,7 +261,7 @@ impl Loop {
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
             Owner::Lane(lane) => self.lane_filled(lane, fill, hung_up),
             Owner::Leaving if matches!(fill, Fill::End | Fill::Broken(_)) => self.left(key),
-            Owner::Dial(_) | Owner::Leaving => {}
+            Owner::Dial(_) | Owner::Leaving | Owner::Http => {}
         }
     }
 

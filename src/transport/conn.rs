@@ -197,6 +197,11 @@ impl Conn {
         self.stream
     }
 
+    /// Whether its peer is on this host, on a unix socket.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.stream, Stream::Unix(_))
+    }
+
     /// The stream itself.
     pub fn stream(&self) -> &Stream {
         &self.stream
@@ -206,7 +211,7 @@ impl Conn {
     /// that arrive with the bytes.
     pub fn fill(&mut self, buffer: &mut [u8], now: Millis) -> Fill {
         let size = buffer.len();
-        let is_unix = matches!(self.stream, Stream::Unix(_));
+        let is_unix = self.is_unix();
         let asks = is_unix && (self.asking != Some(0) || self.is_writer_stale(now));
         self.writer = None;
         let outcome = match asks {

@@ -140,8 +140,8 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<Socket
         && !insecure
     {
         return Err(Error::config(format!(
-            "{} is not a loopback address: every process that connects there gets the broker's rights to Redis; \
-             listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it",
+            "{} is not a loopback address: every process that connects there gets the broker's rights to Redis, \
+             or its metrics; listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it",
             address.ip()
         )));
     }

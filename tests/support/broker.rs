@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::http::Http;
 use super::raw::Raw;
 use super::redis::Redis;
 use super::{PATIENCE, comes_true, direct, end_within, signal};
@@ -38,6 +39,8 @@ pub(crate) struct Broker {
     directory: TempDir,
     socket: PathBuf,
     listening: Vec<String>,
+    /// The URLs it serves metrics at.
+    metrics: Vec<String>,
     process: Option<Child>,
     log: Arc<Mutex<String>>,
     /// What it logs at `info` is seen.
@@ -72,8 +75,8 @@ impl Broker {
         let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
         if direct() {
             let socket = instead.to_owned();
-            let (listening, log) = (Vec::new(), Arc::default());
-            return Broker { directory, socket, listening, process: None, log, talks: false };
+            let (listening, metrics, log) = (Vec::new(), Vec::new(), Arc::default());
+            return Broker { directory, socket, listening, metrics, process: None, log, talks: false };
         }
         let socket = directory.path().join("b.sock");
         let listen = format!("unix://{}", socket.display());
@@ -119,7 +122,8 @@ impl Broker {
         let copy = Arc::clone(&log);
         thread::spawn(move || keep_log(errors, &copy));
         let talks = !args.iter().any(|arg| arg.starts_with("log_level=") || arg.starts_with("--config"));
-        Broker { directory, socket, listening: Vec::new(), process: Some(process), log, talks }
+        let (listening, metrics) = (Vec::new(), Vec::new());
+        Broker { directory, socket, listening, metrics, process: Some(process), log, talks }
     }
 
     fn wait_listening(&mut self, count: usize) -> Vec<String> {
@@ -138,6 +142,8 @@ impl Broker {
             let line = line.unwrap_or_else(|_| panic!("no `listening` line; its log:\n{}", self.log()));
             if let Some(url) = line.strip_prefix("listening ") {
                 urls.push(url.to_owned());
+            } else if let Some(url) = line.strip_prefix("metrics ") {
+                self.metrics.push(url.to_owned());
             }
         }
         urls
@@ -167,6 +173,16 @@ impl Broker {
     /// The URLs it said it listens on.
     pub(crate) fn listening(&self) -> &[String] {
         &self.listening
+    }
+
+    /// A connection to where it serves metrics, of several the first.
+    pub(crate) fn http(&self) -> Http {
+        Http::connect(&self.metrics[0])
+    }
+
+    /// The URLs at which it said that it serves metrics.
+    pub(crate) fn metrics(&self) -> &[String] {
+        &self.metrics
     }
 
     /// A child's connection.

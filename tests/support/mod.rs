@@ -14,6 +14,7 @@ pub(crate) mod broker;
 pub(crate) mod console;
 pub(crate) mod embedded;
 pub(crate) mod examples;
+pub(crate) mod http;
 pub(crate) mod leases;
 pub(crate) mod ledger;
 pub(crate) mod native;
@@ -27,6 +28,7 @@ pub(crate) mod twin;
 use std::time::{Duration, Instant};
 
 pub(crate) use broker::Broker;
+pub(crate) use http::{Http, HttpReply};
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::{End, Raw, request, show};
 pub(crate) use redis::{Redis, UpstreamClient, list_clients, upstream_clients};

@@ -55,6 +55,9 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
         lp.sabotage();
     }
     signals.wake(&lp.wake_pipe()?)?;
+    for url in lp.metrics_listeners() {
+        say::line(&format!("metrics {url}"));
+    }
     for url in lp.listeners() {
         say::line(&format!("listening {url}"));
     }

@@ -1,6 +1,7 @@
 //! The limit of open files: raised to its hard value, and compared with what the configuration needs. Opens no file.
 
 use broker::base::error::{Error, Result};
+use broker::base::limits::HTTP_CONNECTIONS;
 use broker::config::Settings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -24,7 +25,9 @@ pub(crate) fn raise_limit() -> Option<u64> {
 /// Refuses a configuration that could need more open files than `limit`.
 pub(crate) fn check_fits(limit: Option<u64>, settings: &Settings) -> Result<()> {
     let Settings { children_max, upstream_connections_max, .. } = *settings;
-    let besides = FILES_BESIDES + FILES_OF_LISTENER * settings.listen.len() as u64;
+    let listeners = settings.listen.len() + settings.metrics_listen.len();
+    let http = if settings.metrics_listen.is_empty() { 0 } else { HTTP_CONNECTIONS as u64 };
+    let besides = FILES_BESIDES + FILES_OF_LISTENER * listeners as u64 + http;
     let needed =
         (children_max as u64).saturating_add(upstream_connections_max as u64).saturating_add(besides);
     match limit {
@@ -50,7 +53,9 @@ mod tests {
         settings.children_max = 10_000;
         settings.listen.push(ListenUrl::unix("/b"));
         assert!(check_fits(Some(10_456), &settings).is_ok());
-        settings.listen.clear();
+        settings.metrics_listen = std::mem::take(&mut settings.listen);
+        assert!(check_fits(Some(10_456), &settings).is_err(), "HTTP connections have descriptors too");
+        settings.metrics_listen.clear();
         let refusal = check_fits(Some(4096), &settings).unwrap_err().to_string();
         assert!(refusal.contains("10448") && refusal.contains("4096"), "{refusal}");
     }

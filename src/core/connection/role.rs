@@ -19,6 +19,21 @@ pub enum LaneRole {
 }
 
 impl LaneRole {
+    /// Every role.
+    pub const ALL: [LaneRole; 5] =
+        [LaneRole::Control, LaneRole::Shared, LaneRole::Lease, LaneRole::Subscriber, LaneRole::Probe];
+
+    /// Its name, in a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LaneRole::Control => "control",
+            LaneRole::Shared => "shared",
+            LaneRole::Lease => "lease",
+            LaneRole::Subscriber => "subscriber",
+            LaneRole::Probe => "probe",
+        }
+    }
+
     pub(super) fn client_name(self) -> &'static str {
         match self {
             LaneRole::Control => "broker-control",

@@ -76,6 +76,11 @@ impl Leases {
         })
     }
 
+    /// Those that have no lease at all, by arrival.
+    pub(crate) fn line(&self, kind: LeaseKind) -> impl Iterator<Item = &Tenant> {
+        self.queue(kind).urgent.values().map(|demand| &demand.tenant)
+    }
+
     /// How many of them have no lease at all.
     pub(crate) fn urgent(&self, kind: LeaseKind) -> usize {
         self.queue(kind).urgent.len()

@@ -115,7 +115,7 @@ impl Shared {
 
     pub(crate) fn control_lost(&mut self) {
         self.control.lost(self.env.now);
-        self.work.forget();
+        self.work.lost();
         self.commands.connection_lost();
     }
 
@@ -168,7 +168,10 @@ impl Shared {
             }
             Question::Fresh(Needed::Greeting) => self.greeting_answered(said),
             Question::Fresh(Needed::Limits) => self.upstream_limits_answered(said),
-            Question::Probe => self.probe_answered(said),
+            Question::Probe => {
+                self.note_readiness(said);
+                self.probe_answered(said);
+            }
             Question::MayCall { asked, .. } => self.may_call_answered(&asked, said),
         }
     }

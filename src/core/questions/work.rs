@@ -22,12 +22,16 @@ pub(crate) struct Work {
     asked_at: Millis,
     /// That has not been answered yet.
     asking: bool,
+    /// The same time, and not in doubt.
+    unanswered_since: Millis,
     /// When anything was last heard from it, on any lane.
     heard_at: Millis,
     /// When it last answered anything but BUSY, on any connection.
     done_at: Millis,
     /// When it was asked that PING to which it last answered, and not with BUSY.
     idle_at: Millis,
+    /// When it last answered that PING in whatever way, and why it said that it does not serve.
+    answered: Option<(Millis, Option<String>)>,
 }
 
 impl Work {
@@ -52,6 +56,12 @@ impl Work {
         (self.busy, self.asking) = (None, false);
     }
 
+    /// The connection is lost: what the upstream has said on it says nothing of what is there now.
+    pub(super) fn lost(&mut self) {
+        self.forget();
+        self.answered = None;
+    }
+
     pub(super) fn is_due(&self, now: Millis) -> bool {
         !self.is_asking() && now >= self.asked_at + limits::BUSY_PROBE
     }
@@ -71,12 +81,28 @@ impl Work {
     }
 
     pub(super) fn asks(&mut self, now: Millis) {
-        (self.asking, self.asked_at) = (true, now);
+        (self.asking, self.asked_at, self.unanswered_since) = (true, now, now);
     }
 
     /// The PING was answered, and not with BUSY: nothing was being executed when it arrived.
     pub(super) fn was_idle(&mut self) {
         self.idle_at = self.asked_at;
+    }
+
+    /// The PING was answered.
+    pub(super) fn note_answer(&mut self, refusal: Option<String>, now: Millis) {
+        self.answered = Some((now, refusal));
+    }
+
+    /// What was answered to it at that time or later: nothing, or why not.
+    pub(super) fn answer_since(&self, then: Millis) -> Option<Option<&str>> {
+        let (at, refusal) = self.answered.as_ref()?;
+        (*at >= then).then_some(refusal.as_deref())
+    }
+
+    /// When the PING was asked that is not answered yet, if there is one.
+    pub(super) fn unanswered_since(&self) -> Option<Millis> {
+        self.asking.then_some(self.unanswered_since)
     }
 
     /// Whether it has had nothing to execute at some time since then.

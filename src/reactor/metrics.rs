@@ -1,0 +1,344 @@
+//! The metrics of a loop: one table of kind, name, labels, meaning and reader, from which the documentation is generated
+//! too. Names and labels are only ever added. What labels distinguish is few and known to the operator: kinds and roles,
+//! never a child.
+//!
+//! A row is `Metric::one(kind, name, help, |lp| number)`, or `Metric::by(kind, name, &["label"], help, |lp, series| ...)`,
+//! where the reader adds each number with the values of its labels, `series.add(&[value], number)`, or each histogram. A
+//! row is written in one step, so a reader adds one or two thousand numbers at most: 1,500 take half a millisecond.
+
+use super::Loop;
+use crate::base::distribution::Distribution;
+use crate::base::limits;
+use crate::core::{LaneRole, LeaseKind};
+use crate::monitor::exposition::MetricKind::{Counter, Gauge, Histogram};
+use crate::monitor::exposition::{Exposition, Format, MetricKind, MetricValue, Series};
+use std::time::Duration;
+
+/// How the numbers of a row are read.
+enum MetricReader {
+    One(fn(&Loop) -> MetricValue),
+    By(fn(&Loop, &mut Series<'_>)),
+}
+
+/// One row of the table.
+struct Metric {
+    kind: MetricKind,
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    reader: MetricReader,
+}
+
+impl Metric {
+    const fn one(
+        kind: MetricKind,
+        name: &'static str,
+        help: &'static str,
+        read: fn(&Loop) -> MetricValue,
+    ) -> Metric {
+        Metric { kind, name, labels: &[], help, reader: MetricReader::One(read) }
+    }
+
+    const fn by(
+        kind: MetricKind,
+        name: &'static str,
+        labels: &'static [&'static str],
+        help: &'static str,
+        read: fn(&Loop, &mut Series<'_>),
+    ) -> Metric {
+        Metric { kind, name, labels, help, reader: MetricReader::By(read) }
+    }
+
+    fn write(&self, lp: &Loop, text: &mut Exposition) {
+        let mut series = text.family(self.kind, self.name, self.labels, self.help);
+        match self.reader {
+            MetricReader::One(read) => series.one(read(lp)),
+            MetricReader::By(read) => read(lp, &mut series),
+        }
+    }
+}
+
+fn seconds(ms: u64) -> MetricValue {
+    Duration::from_millis(ms).into()
+}
+
+fn add_distribution<const N: usize>(series: &mut Series<'_>, values: &[&str], lengths: &Distribution<N>) {
+    series.histogram(values, lengths.buckets(), lengths.longer(), lengths.sum());
+}
+
+fn by_lease_kind<V: Into<MetricValue>>(series: &mut Series<'_>, read: impl Fn(LeaseKind) -> V) {
+    LeaseKind::ALL.into_iter().for_each(|kind| series.add(&[kind.as_str()], read(kind)));
+}
+
+static METRICS: &[Metric] = &[
+    Metric::by(
+        Gauge,
+        "broker_build_info",
+        &["version"],
+        "1, with the version of the broker.",
+        |_, series| {
+            series.add(&[env!("CARGO_PKG_VERSION")], 1u64);
+        },
+    ),
+    Metric::one(Gauge, "broker_start_time_seconds", "When the loop was created, since 1970.", |lp| {
+        lp.started.into()
+    }),
+    Metric::one(Gauge, "broker_draining", "1 while the broker drains, else 0.", |lp| {
+        u64::from(lp.core.is_draining()).into()
+    }),
+    Metric::one(Gauge, "broker_children", "Children connected now, local and adopted ones too.", |lp| {
+        lp.core.children_len().into()
+    }),
+    Metric::one(Gauge, "broker_children_max", "The setting children_max.", |lp| {
+        lp.core.settings().children_max.into()
+    }),
+    Metric::one(Counter, "broker_children_opened_total", "Children that have connected.", |lp| {
+        lp.core.counters().children_opened.into()
+    }),
+    Metric::one(
+        Counter,
+        "broker_children_refused_total",
+        "Children refused because of children_max.",
+        |lp| lp.core.counters().children_refused.into(),
+    ),
+    Metric::one(
+        Counter,
+        "broker_child_requests_total",
+        "Requests of children, each counted once, whoever answers it.",
+        |lp| lp.core.counters().requests.into(),
+    ),
+    Metric::one(
+        Gauge,
+        "broker_requests_in_flight",
+        "Requests on lanes that wait for a reply from Redis.",
+        |lp| lp.core.requests_in_flight().into(),
+    ),
+    Metric::by(
+        Counter,
+        "broker_request_failures_total",
+        &["error"],
+        "Requests that the broker answered with an error of its own.",
+        |lp, series| {
+            let counters = lp.core.counters();
+            series.add(&["BROKERLOST"], counters.requests_lost);
+            series.add(&["BROKERDOWN"], counters.requests_down);
+            series.add(&["BROKERLIMIT"], counters.requests_limited);
+            series.add(&["BROKERTIMEOUT"], counters.requests_timed_out);
+        },
+    ),
+    Metric::by(Gauge, "broker_lanes", &["role"], "Lanes that have a connection to Redis.", |lp, series| {
+        LaneRole::ALL.into_iter().for_each(|role| series.add(&[role.as_str()], lp.core.lanes_open(role)));
+    }),
+    Metric::one(Gauge, "broker_lane_output_bytes", "Bytes of requests not yet written to Redis.", |lp| {
+        lp.core.lanes_output().into()
+    }),
+    Metric::by(Gauge, "broker_leases_in_use", &["kind"], "Leased lanes in use.", |lp, series| {
+        by_lease_kind(series, |kind| lp.core.leases_lent_for(kind));
+    }),
+    Metric::by(Gauge, "broker_leases_max", &["kind"], "The settings leases_..._max.", |lp, series| {
+        by_lease_kind(series, |kind| kind.cap(lp.core.settings()));
+    }),
+    Metric::one(Gauge, "broker_leases_idle", "Leased lanes kept ready and not in use.", |lp| {
+        lp.core.leases_idle().into()
+    }),
+    Metric::by(
+        Gauge,
+        "broker_lease_waiting_children",
+        &["kind"],
+        "Children that wait for a lease, alone or in a group that has fewer leases than children.",
+        |lp, series| by_lease_kind(series, |kind| lp.core.leases_waiting_for(kind)),
+    ),
+    Metric::by(
+        Gauge,
+        "broker_lease_longest_wait_seconds",
+        &["kind"],
+        "How long the child has waited that waits longest, of those that wait alone or in a group without a lease.",
+        |lp, series| by_lease_kind(series, |kind| seconds(lp.core.longest_lease_wait(kind))),
+    ),
+    Metric::one(
+        Gauge,
+        "broker_upstream_up",
+        "1 while the control connection to Redis is there, else 0.",
+        |lp| u64::from(lp.core.upstream_is_up()).into(),
+    ),
+    Metric::one(Gauge, "broker_upstream_connections", "Connections to Redis, as Redis counts them.", |lp| {
+        lp.core.upstream_connections().into()
+    }),
+    Metric::one(Gauge, "broker_upstream_connections_max", "The setting upstream_connections_max.", |lp| {
+        lp.core.settings().upstream_connections_max.into()
+    }),
+    Metric::one(Counter, "broker_upstream_connects_total", "Attempts to connect to Redis.", |lp| {
+        lp.core.counters().upstream_connects.into()
+    }),
+    Metric::one(Counter, "broker_upstream_connect_failures_total", "Of these, the failed ones.", |lp| {
+        lp.core.counters().upstream_connect_failures.into()
+    }),
+    Metric::one(
+        Counter,
+        "broker_upstream_losses_total",
+        "Established connections to Redis that broke or had to be closed.",
+        |lp| lp.core.counters().upstream_losses.into(),
+    ),
+    Metric::one(
+        Counter,
+        "broker_upstream_desyncs_total",
+        "Of these, connections closed for replies that violate the protocol.",
+        |lp| lp.core.counters().desyncs.into(),
+    ),
+    Metric::one(Counter, "broker_canaries_total", "Canaries sent (integrity).", |lp| {
+        lp.core.counters().canaries.into()
+    }),
+    Metric::one(
+        Counter,
+        "broker_canary_failures_total",
+        "Of these, those whose reply did not match; each closed a lane.",
+        |lp| lp.core.counters().integrity_failures.into(),
+    ),
+    Metric::one(
+        Counter,
+        "broker_orphaned_replies_total",
+        "Replies that arrived after their child had disconnected.",
+        |lp| lp.core.counters().orphaned_replies.into(),
+    ),
+    Metric::one(
+        Counter,
+        "broker_subscriber_gaps_total",
+        "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.",
+        |lp| lp.core.counters().subscriber_gaps.into(),
+    ),
+    Metric::one(Gauge, "broker_memory_bytes", "Heap bytes of all queues.", |lp| lp.core.memory().into()),
+    Metric::one(Gauge, "broker_memory_max_bytes", "The setting memory_max, which bounds them.", |lp| {
+        lp.core.settings().memory_max.into()
+    }),
+    Metric::by(
+        Histogram,
+        "broker_loop_turn_seconds",
+        &[],
+        "Turns of the loop by processor time, without the wait before them.",
+        |lp, series| add_distribution(series, &[], &lp.pace.turns),
+    ),
+    Metric::by(
+        Histogram,
+        "broker_loop_lag_seconds",
+        &[],
+        "How late the loop came to what was due at a time, in whole milliseconds.",
+        |lp, series| add_distribution(series, &[], &lp.pace.lags),
+    ),
+    Metric::one(
+        Gauge,
+        "broker_loop_longest_turn_seconds",
+        "The longest turn since the start, in processor time.",
+        |lp| lp.longest_turn().into(),
+    ),
+    Metric::one(
+        Gauge,
+        "broker_loop_longest_step_seconds",
+        "The longest step since the start, in processor time: what the loop does between two looks at what else is due.",
+        |lp| lp.longest_step().0.into(),
+    ),
+    Metric::one(
+        Gauge,
+        "broker_http_connections",
+        "HTTP connections now, of those who read this page or another.",
+        |lp| lp.http.connections_len().into(),
+    ),
+    Metric::by(
+        Counter,
+        "broker_http_requests_total",
+        &["code"],
+        "HTTP requests answered, by status.",
+        |lp, series| {
+            lp.http.answered().for_each(|(status, count)| series.add(&[status.code()], count));
+        },
+    ),
+];
+
+/// The text of all metrics in the making: some rows in each turn.
+#[derive(Debug)]
+pub(super) struct Scrape {
+    text: Exposition,
+    /// The rows that are written.
+    written: usize,
+}
+
+impl Scrape {
+    pub(super) fn new(format: Format) -> Self {
+        Scrape { text: Exposition::new(format), written: 0 }
+    }
+}
+
+impl Loop {
+    /// Writes some rows. Once all are written: the type of the text, and the text.
+    pub(super) fn go_on_scraping(&self, scrape: &mut Scrape) -> Option<(&'static str, String)> {
+        let end = scrape.text.len() + limits::HTTP_SLICE;
+        while scrape.text.len() < end {
+            let Some(metric) = METRICS.get(scrape.written) else {
+                let format = scrape.text.format();
+                let text = std::mem::replace(&mut scrape.text, Exposition::new(format));
+                return Some((format.media(), text.end()));
+            };
+            metric.write(self, &mut scrape.text);
+            scrape.written += 1;
+        }
+        None
+    }
+
+    /// Every metric with its kind, its labels and its meaning, one line each.
+    pub fn metrics()
+    -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static str], &'static str)> {
+        METRICS.iter().map(|metric| (metric.name, metric.kind.as_str(), metric.labels, metric.help))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn idle_loop() -> Loop {
+        let mut settings = Settings::default();
+        settings.set("upstream", "unix:///nonexistent/redis.sock").unwrap();
+        Loop::new(settings).unwrap()
+    }
+
+    #[test]
+    fn a_text_is_written_in_pieces_that_are_whole_rows() {
+        let lp = idle_loop();
+        for format in [Format::Text, Format::OpenMetrics] {
+            let mut scrape = Scrape::new(format);
+            let (mut pieces, mut written) = (0, 0);
+            let (media, text) = loop {
+                if let Some(whole) = lp.go_on_scraping(&mut scrape) {
+                    break whole;
+                }
+                pieces += 1;
+                assert!(scrape.written > written && scrape.text.len() >= pieces * limits::HTTP_SLICE);
+                written = scrape.written;
+            };
+            assert!(pieces > 5 && media == format.media());
+            let types: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+            assert_eq!(types.len(), METRICS.len());
+            for (line, metric) in types.iter().zip(METRICS) {
+                let is_open = format == Format::OpenMetrics;
+                let name = if is_open { metric.name.trim_end_matches("_total") } else { metric.name };
+                assert_eq!(*line, format!("# TYPE {name} {}", metric.kind.as_str()));
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_as_prometheus_has_them() {
+        for metric in METRICS {
+            let name = metric.name;
+            assert!(name.starts_with("broker_"), "{name}");
+            for label in metric.labels.iter().chain([&name]) {
+                let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+                assert!(label.bytes().all(plain) && !["le", "quantile"].contains(label), "{label}");
+            }
+            assert_eq!(name.ends_with("_total"), metric.kind == Counter, "{name}");
+            let forbidden = ["_count", "_sum", "_bucket", "_created", "_ms", "_us", "_milliseconds"];
+            assert!(!forbidden.iter().any(|end| name.ends_with(end)), "{name}");
+            assert_eq!(METRICS.iter().filter(|other| other.name == name).count(), 1, "{name}");
+        }
+    }
+}
