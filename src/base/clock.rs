@@ -24,6 +24,11 @@ impl Clock {
         Clock { start: Instant::now() }
     }
 
+    /// Microseconds since the clock started.
+    pub fn micros(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
     /// Milliseconds since the clock started.
     pub fn now(&self) -> Millis {
         self.start.elapsed().as_millis() as Millis

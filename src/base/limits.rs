@@ -267,6 +267,11 @@ pub const PROCESSES_CHECKED: u64 = 1_000;
 pub const PROCESSES_READ: usize = 100;
 /// How many of them are looked at in one turn, with one system call each, or a read.
 pub const PROCESSES_CHECKED_TURN: usize = 16;
+/// Requests of a lane whose first bytes are kept for the slow log, and how many bytes. Where more are on it, none are kept:
+/// in a deep pipeline what is slow is the pipeline.
+pub const PREFIXES_KEPT: usize = 64;
+/// See [`PREFIXES_KEPT`].
+pub const PREFIX_LEN: usize = 96;
 /// Bytes that one row of a console's table counts against its child's turn: looking it up and writing it.
 pub const ROW_COST: usize = 256;
 /// Suspected leaks that are kept in detail at a time; further ones are named in the log and counted.

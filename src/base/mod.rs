@@ -16,3 +16,4 @@ pub mod outgoing;
 pub mod pipeline;
 pub mod process;
 pub mod seed;
+pub mod stamps;

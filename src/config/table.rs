@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
 use super::value::{
     AdminListen, Auth, Integrity, LeakAction, LogAreas, LogFormat, LogLevel, OnSubscriberLoss, Ping, Pubsub,
-    Transactions, Value, show,
+    SlowlogArgs, Transactions, Value, show,
 };
 use crate::base::error::{Error, Result};
 use crate::base::log_area::LOG_AREAS;
@@ -285,6 +285,12 @@ settings! {
     leak_threshold: u64 = "30000", Milliseconds(0, DAY), RELOAD;
     /// Suspected leaks: report them, or also close the children that have them.
     leak_action: LeakAction = "report", Choice(0, 0), RELOAD;
+    /// Requests that take longer than this are kept in BROKER SHOW SLOWLOG; 0: none.
+    slowlog_threshold: u64 = "10", Milliseconds(0, DAY), RELOAD;
+    /// How many of them are kept.
+    slowlog_max: usize = "128", Count(1, 10_000), RELOAD;
+    /// What of them is shown beside the command: nothing, the first argument up to 64 bytes, or what of the first 96 bytes are arguments.
+    slowlog_args: SlowlogArgs = "key", Choice(0, 0), RELOAD;
     /// Where the verbs of the console are heard, beside ordinary requests: a unix:// URL; none: nowhere. The program's
     /// default is a socket with mode 0600 beside its first listener, named like it with .admin at the end.
     admin_listen: AdminListen = "", Listen(0, 1), FIXED;

@@ -101,6 +101,16 @@ choices! {
         Always = "always",
     }
 
+    /// What the slow log shows of a request beside its command.
+    SlowlogArgs {
+        /// Nothing.
+        None = "none",
+        /// Its first argument.
+        Key = "key",
+        /// As much of it as was kept.
+        All = "all",
+    }
+
     /// What becomes of a child that is suspected of a leak.
     LeakAction {
         /// It is named in the log, in metrics and in the console.

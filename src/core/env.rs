@@ -5,6 +5,7 @@ use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::{Fragment, Ledger};
+use crate::config::value::SlowlogArgs;
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::counters::Counters;
@@ -20,6 +21,10 @@ pub(crate) struct Env {
     pub(crate) settings: Settings,
     pub(crate) upstream: Upstream,
     pub(crate) now: Millis,
+    /// The same time, microseconds.
+    pub(crate) micros: u64,
+    /// For how long the request at hand has stood in its child's input.
+    pub(crate) input_us: u64,
     pub(crate) rng: fastrand::Rng,
     pub(crate) timers: Timers,
     pub(crate) counters: Counters,
@@ -52,6 +57,8 @@ impl Env {
             settings,
             upstream,
             now,
+            micros: now * 1000,
+            input_us: 0,
             rng,
             timers: Timers::default(),
             counters: Counters::default(),
@@ -88,6 +95,23 @@ impl Env {
         request.part_at(bytes)
     }
 
+    /// The moment at which a request is put on a lane.
+    #[inline]
+    pub(crate) fn moment(&self) -> Moment {
+        let keeps_prefix =
+            self.settings.slowlog_threshold > 0 && self.settings.slowlog_args != SlowlogArgs::None;
+        Moment { now: self.now, micros: self.micros, input_us: self.input_us, keeps_prefix }
+    }
+
+    /// From how many microseconds on a request is slow.
+    #[inline]
+    pub(crate) fn slow_us(&self) -> u64 {
+        match self.settings.slowlog_threshold {
+            0 => u64::MAX,
+            threshold => threshold * 1000,
+        }
+    }
+
     /// Heap bytes of all queues.
     pub(crate) fn held(&self) -> usize {
         self.memory + self.fragments.held()
@@ -121,6 +145,17 @@ impl Env {
         let at = self.notices.iter().position(is_meant)?;
         self.notices.remove(at)
     }
+}
+
+/// When a request is put on a lane, and what is to be known of it later.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moment {
+    pub(crate) now: Millis,
+    pub(crate) micros: u64,
+    /// For how long it has stood in its child's input, microseconds.
+    pub(crate) input_us: u64,
+    /// Its first bytes are kept, should it turn out to be slow.
+    pub(crate) keeps_prefix: bool,
 }
 
 /// What one turn of the driver may still run, and of the child whose turn it is.

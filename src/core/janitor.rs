@@ -177,6 +177,7 @@ impl Broker {
         if !busy {
             self.shared.env.spares.clear();
             self.shared.env.timers.shrink();
+            self.shared.connections.forget_times(&mut self.shared.env);
             self.children.shrink();
             self.shared.processes.shrink();
         }

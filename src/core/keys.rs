@@ -61,15 +61,6 @@ impl LeaseKind {
         }
     }
 
-    /// In tables and metrics.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            LeaseKind::Blocking => "blocking",
-            LeaseKind::Transaction => "transaction",
-            LeaseKind::Session => "session",
-        }
-    }
-
     pub(crate) fn limit_name(self) -> &'static str {
         match self {
             LeaseKind::Blocking => "leases_blocking_max",

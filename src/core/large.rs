@@ -131,6 +131,7 @@ impl Broker {
     }
 
     fn large_ended(&mut self, key: LaneKey, answered: Answered, large: Large, part: &[u8]) {
+        self.shared.note_latency(&self.children, key, &answered);
         let Answered { slot, front_since, role, is_yielding, .. } = answered;
         let ran_long = self.shared.note_work(key, role, &slot, front_since, b"");
         if ran_long || large.len >= limits::BULK_MIN {

@@ -136,9 +136,9 @@ impl Broker {
     }
 
     fn take_reply(&mut self, key: LaneKey, answered: Option<Answered>, frame: &[u8]) {
-        let Some(Answered { slot, front_since, role, is_proven, is_yielding }) = answered else {
-            return self.stray_reply(key, frame);
-        };
+        let Some(answered) = answered else { return self.stray_reply(key, frame) };
+        self.shared.note_latency(&self.children, key, &answered);
+        let Answered { slot, front_since, role, is_proven, is_yielding, .. } = answered;
         let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long || frame.len() >= limits::BULK_MIN {
             self.note_heavy(key, &slot, frame.len());

@@ -9,6 +9,7 @@ use crate::core::env::{Env, Turn};
 use crate::core::host::leaks::Leaks;
 use crate::core::host::processes::Processes;
 use crate::core::intake::Intake;
+use crate::core::latency::Latency;
 use crate::core::lease::groups::Groups;
 use crate::core::lease::leases::Leases;
 use crate::core::pubsub::hubs::Hubs;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) work: Work,
     pub(crate) processes: Processes,
     pub(crate) leaks: Leaks,
+    pub(crate) latency: Latency,
 }
 
 impl Shared {
@@ -56,6 +58,7 @@ impl Shared {
             work: Work::default(),
             processes: Processes::default(),
             leaks: Leaks::default(),
+            latency: Latency::default(),
         }
     }
 }

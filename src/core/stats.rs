@@ -6,7 +6,22 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::host::leaks::LeakKind;
 use crate::core::keys::LeaseKind;
+use crate::core::latency::Timed;
 use crate::core::lease::state::Tenant;
+use std::time::Duration;
+
+/// How often requests took how long.
+#[derive(Debug, Clone)]
+pub struct RequestTimes {
+    /// A family of commands, or a part of the way.
+    pub name: &'static str,
+    /// The bound of each bucket, and how many are in it and in none before it.
+    pub buckets: Vec<(Duration, u64)>,
+    /// How many took longer.
+    pub longer: u64,
+    /// All of them together.
+    pub sum: Duration,
+}
 
 impl Broker {
     /// Requests that have entered a lane and wait for their reply, written or not; the broker's own
@@ -68,6 +83,29 @@ impl Broker {
     /// Leased lanes that are connected and not lent.
     pub fn leases_idle(&self) -> usize {
         self.shared.connections.leases_idle()
+    }
+
+    /// How long requests took so far, by family of command, or in each part of their way.
+    pub fn request_times(&self, families: bool) -> impl Iterator<Item = RequestTimes> {
+        let timed = Timed::ALL.into_iter().filter(move |timed| timed.is_family() == families);
+        timed.filter_map(|timed| {
+            let (buckets, longer, sum_us) = self.shared.latency.windows(timed)?.ever();
+            let buckets = buckets.map(|(bound, count)| (Duration::from_micros(bound), count)).collect();
+            let name = timed.name().trim_start_matches("part:");
+            Some(RequestTimes { name, buckets, longer, sum: Duration::from_micros(sum_us) })
+        })
+    }
+
+    /// Requests so far that took longer than `slowlog_threshold`.
+    pub fn slow_requests(&self) -> u64 {
+        self.shared.latency.slow().count()
+    }
+
+    /// How long requests took of late: the last ten seconds' count, median and 99th percentile in microseconds, over all
+    /// families; none if there was none.
+    pub fn latency_of_late(&self) -> Option<(u64, u64, u64)> {
+        let figures = self.shared.latency.of_late(self.shared.env.micros)?;
+        Some((figures.count, figures.p50, figures.p99))
     }
 
     /// Suspected leaks: how many there are now, and were found so far.

@@ -9,7 +9,7 @@
 use super::Loop;
 use crate::base::distribution::Distribution;
 use crate::base::limits;
-use crate::core::{LaneRole, LeaseKind};
+use crate::core::{LaneRole, LeaseKind, RequestTimes};
 use crate::monitor::exposition::MetricKind::{Counter, Gauge, Histogram};
 use crate::monitor::exposition::{Exposition, Format, MetricKind, MetricValue, Series};
 use std::time::Duration;
@@ -64,6 +64,10 @@ fn seconds(ms: u64) -> MetricValue {
 
 fn add_distribution<const N: usize>(series: &mut Series<'_>, values: &[&str], lengths: &Distribution<N>) {
     series.histogram(values, lengths.buckets(), lengths.longer(), lengths.sum());
+}
+
+fn add_times(series: &mut Series<'_>, times: &RequestTimes) {
+    series.histogram(&[times.name], times.buckets.iter().copied(), times.longer, times.sum);
 }
 
 fn by_lease_kind<V: Into<MetricValue>>(series: &mut Series<'_>, read: impl Fn(LeaseKind) -> V) {
@@ -125,6 +129,30 @@ static METRICS: &[Metric] = &[
             series.add(&["BROKERLIMIT"], counters.requests_limited);
             series.add(&["BROKERTIMEOUT"], counters.requests_timed_out);
         },
+    ),
+    Metric::by(
+        Histogram,
+        "broker_request_seconds",
+        &["family"],
+        "From a request's arrival to its reply, for requests that go to Redis, without what waits for an element; of the loop's clock, which is read once a turn.",
+        |lp, series| {
+            lp.core.request_times(true).for_each(|times| add_times(series, &times));
+        },
+    ),
+    Metric::by(
+        Histogram,
+        "broker_request_part_seconds",
+        &["part"],
+        "Where that time goes: input (in the child's input), queue (until written), upstream (until the reply), output (until a child that was slow had taken it). Parts that took no time are not counted.",
+        |lp, series| {
+            lp.core.request_times(false).for_each(|times| add_times(series, &times));
+        },
+    ),
+    Metric::one(
+        Counter,
+        "broker_slow_requests_total",
+        "Requests that took longer than slowlog_threshold.",
+        |lp| lp.core.slow_requests().into(),
     ),
     Metric::by(Gauge, "broker_lanes", &["role"], "Lanes that have a connection to Redis.", |lp, series| {
         LaneRole::ALL.into_iter().for_each(|role| series.add(&[role.as_str()], lp.core.lanes_open(role)));

@@ -115,7 +115,9 @@ impl Loop {
     }
 
     pub(super) fn tell_time(&mut self) {
-        self.told = self.clock.now();
+        let micros = self.clock.micros();
+        self.told = micros / 1000;
+        self.core.tell_micros(micros);
         self.core.advance(self.told);
     }
 

@@ -30,6 +30,7 @@ pub(crate) use log_child;
 
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::base::stamps::Stamps;
 use crate::command::CommandId;
 use crate::core::child::ahead::ReadAhead;
 use crate::core::child::claim::InputClaim;
@@ -96,6 +97,10 @@ pub struct Child {
     claim: Option<Box<InputClaim>>,
     /// Bytes it has ever sent.
     sent_bytes: u64,
+    /// When the bytes came that were not run at once, by where they end in all that it has sent.
+    kept: Option<Box<Stamps>>,
+    /// Since when its socket does not take what there is, microseconds.
+    blocked_since: Option<u64>,
     /// Requests of it that were run.
     requests: u64,
     /// Bytes it had taken at the last look, when it was last seen to have taken some, and since when it has taken nothing of
@@ -321,6 +326,31 @@ impl Child {
 
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.sent_bytes
+    }
+
+    /// What of its input is left for later has come by now.
+    #[inline]
+    pub(crate) fn note_kept(&mut self, micros: u64) {
+        if !self.inbox.is_empty() {
+            self.kept.get_or_insert_default().note(self.sent_bytes, micros);
+        }
+    }
+
+    /// For how long the request in front of the last `rest` bytes has stood in its input, microseconds.
+    #[inline]
+    pub(crate) fn input_us(&mut self, rest: usize, micros: u64) -> u64 {
+        let Some(kept) = &mut self.kept else { return 0 };
+        kept.take(self.sent_bytes - rest as u64).map_or(0, |came| micros.saturating_sub(came))
+    }
+
+    /// Its socket has taken what it could. For how long it had not taken all of it, once it has.
+    #[inline]
+    pub(crate) fn note_blocked_output(&mut self, micros: u64) -> Option<u64> {
+        if self.outbox.output().is_empty() {
+            return self.blocked_since.take().map(|since| micros.saturating_sub(since));
+        }
+        self.blocked_since.get_or_insert(micros);
+        None
     }
 
     /// One of its requests has been run.

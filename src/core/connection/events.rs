@@ -139,8 +139,9 @@ impl Broker {
 
     /// `count` bytes of it were taken by the socket.
     pub fn lane_wrote(&mut self, key: LaneKey, count: usize) {
+        let micros = self.shared.env.micros;
         if let Some(lane) = self.shared.connections.known_mut(key) {
-            lane.wrote(count);
+            lane.wrote(count, micros);
         }
     }
 }

@@ -6,10 +6,12 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::Fragment;
 use crate::base::pipeline::{Entry, Pipeline};
+use crate::base::stamps::Stamps;
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::env::Moment;
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
 use crate::resp::{Inbox, ReplyScanner};
@@ -67,6 +69,16 @@ pub(crate) struct Answered {
     /// No replies from before it are withheld.
     pub is_proven: bool,
     pub is_yielding: bool,
+    pub times: RequestStamps,
+}
+
+/// When a request was where, microseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RequestStamps {
+    pub pushed_at: u64,
+    pub written_at: u64,
+    /// For how long it had stood in its child's input before.
+    pub input_us: u64,
 }
 
 impl LaneState {
@@ -125,8 +137,89 @@ pub struct Lane {
     /// How much it may have had to write when it last held one back.
     held_window: usize,
     dirty: bool,
+    timing: Timing,
     /// Heap bytes as they were counted last.
     footprint: usize,
+}
+
+/// When requests were put on a lane and written, and what some of them look like.
+#[derive(Debug, Default)]
+struct Timing {
+    pushed: Stamps,
+    written: Stamps,
+    /// Those that had stood in their child's input: where they end, and for how long.
+    waited: VecDeque<(u64, u64)>,
+    prefixes: Option<Box<Prefixes>>,
+}
+
+/// The first bytes of the youngest requests, should one of them turn out to be slow.
+#[derive(Debug)]
+struct Prefixes {
+    kept: [Prefix; limits::PREFIXES_KEPT],
+    next: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Prefix {
+    end: u64,
+    len: u8,
+    bytes: [u8; limits::PREFIX_LEN],
+}
+
+impl Prefixes {
+    fn new() -> Box<Prefixes> {
+        let none = Prefix { end: 0, len: 0, bytes: [0; limits::PREFIX_LEN] };
+        Box::new(Prefixes { kept: [none; limits::PREFIXES_KEPT], next: 0 })
+    }
+
+    #[inline]
+    fn keep(&mut self, request: &[u8], end: u64) {
+        let prefix = &mut self.kept[self.next];
+        let len = request.len().min(limits::PREFIX_LEN);
+        prefix.bytes[..len].copy_from_slice(&request[..len]);
+        (prefix.end, prefix.len) = (end, len as u8);
+        self.next = (self.next + 1) % limits::PREFIXES_KEPT;
+    }
+}
+
+impl Timing {
+    #[inline]
+    fn pushed(&mut self, end: u64, moment: &Moment) {
+        self.pushed.note(end, moment.micros);
+        if moment.input_us > 0 {
+            self.waited.push_back((end, moment.input_us));
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, end: u64) -> RequestStamps {
+        let pushed_at = self.pushed.take(end).unwrap_or_default();
+        let written_at = self.written.take(end).unwrap_or(pushed_at);
+        RequestStamps {
+            pushed_at,
+            written_at,
+            input_us: if self.waited.is_empty() { 0 } else { self.take_wait(end) },
+        }
+    }
+
+    #[inline(never)]
+    fn take_wait(&mut self, end: u64) -> u64 {
+        while let Some((other, waited)) = self.waited.front().copied()
+            && other <= end
+        {
+            self.waited.pop_front();
+            if other == end {
+                return waited;
+            }
+        }
+        0
+    }
+
+    fn footprint(&self) -> usize {
+        let prefixes = self.prefixes.as_ref().map_or(0, |_| size_of::<Prefixes>());
+        let waited = self.waited.capacity() * size_of::<(u64, u64)>();
+        self.pushed.footprint() + self.written.footprint() + waited + prefixes
+    }
 }
 
 impl Lane {
@@ -136,6 +229,7 @@ impl Lane {
             role,
             state: LaneState::Dormant,
             out: Pipeline::default(),
+            timing: Timing::default(),
             inbox: Inbox::default(),
             large: None,
             slow: false,
@@ -404,22 +498,58 @@ impl Lane {
     }
 
     #[inline]
-    pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, now: Millis) {
-        self.begin_push(now);
+    pub(super) fn push(&mut self, bytes: &[u8], slot: Slot, moment: &Moment) {
+        self.begin_push(moment.now);
         self.newcomers += usize::from(slot.flags.has(SlotFlags::NEWCOMER));
-        self.out.push(bytes, |end| Slot { end, stamp: now as u32, ..slot });
+        self.out.push(bytes, |end| Slot { end, stamp: moment.now as u32, ..slot });
+        self.timing.pushed(self.out.bytes().appended(), moment);
+        if moment.keeps_prefix && self.out.entries().len() <= limits::PREFIXES_KEPT {
+            self.keep_prefix(bytes);
+        }
     }
 
-    pub(super) fn push_fragment(&mut self, request: Fragment, slot: Slot, now: Millis) {
-        self.begin_push(now);
+    pub(super) fn push_fragment(&mut self, request: Fragment, slot: Slot, moment: &Moment) {
+        self.begin_push(moment.now);
         self.newcomers += usize::from(slot.flags.has(SlotFlags::NEWCOMER));
-        self.out.push_fragment(request, |end| Slot { end, stamp: now as u32, ..slot });
+        let prefix = request.part(0..request.len().min(limits::PREFIX_LEN));
+        self.out.push_fragment(request, |end| Slot { end, stamp: moment.now as u32, ..slot });
+        self.timing.pushed(self.out.bytes().appended(), moment);
+        if moment.keeps_prefix {
+            self.keep_prefix(&prefix);
+        }
     }
 
     /// The same for many requests: each slot with where its request ends in `bytes`.
-    pub(super) fn push_all(&mut self, bytes: &[u8], slots: impl Iterator<Item = (usize, Slot)>, now: Millis) {
-        self.begin_push(now);
-        self.out.push_all(bytes, slots, |slot, end| Slot { end, stamp: now as u32, ..slot });
+    pub(super) fn push_all(
+        &mut self,
+        bytes: &[u8],
+        slots: impl Iterator<Item = (usize, Slot)>,
+        moment: &Moment,
+    ) {
+        self.begin_push(moment.now);
+        self.out.push_all(bytes, slots, |slot, end| Slot { end, stamp: moment.now as u32, ..slot });
+        self.timing.pushed(self.out.bytes().appended(), moment);
+    }
+
+    /// The request that was put on it last begins with these bytes.
+    #[inline]
+    fn keep_prefix(&mut self, request: &[u8]) {
+        let end = self.out.bytes().appended();
+        self.timing.prefixes.get_or_insert_with(Prefixes::new).keep(request, end);
+    }
+
+    /// Nothing is on it: what is known of earlier requests is forgotten.
+    pub(super) fn forget_times(&mut self) {
+        if self.out.is_idle() {
+            self.timing = Timing::default();
+        }
+    }
+
+    /// The first bytes of a request that was on it lately, if they were kept.
+    pub(crate) fn prefix_of(&self, slot: &Slot) -> Option<&[u8]> {
+        let prefixes = self.timing.prefixes.as_ref()?;
+        let prefix = prefixes.kept.iter().find(|prefix| prefix.end == slot.end)?;
+        Some(&prefix.bytes[..usize::from(prefix.len)])
     }
 
     #[inline]
@@ -492,7 +622,9 @@ impl Lane {
         let took = (now as u32).wrapping_sub(slot.stamp);
         self.record.fastest_reply = Some(self.record.fastest_reply.map_or(took, |least| least.min(took)));
         let front_since = std::mem::replace(&mut self.front_since, now);
-        Some(Answered { slot, front_since, role: self.role(), is_proven, is_yielding: self.is_yielding() })
+        let times = self.timing.take(slot.end);
+        let (role, is_yielding) = (self.role(), self.is_yielding());
+        Some(Answered { slot, front_since, role, is_proven, is_yielding, times })
     }
 
     #[inline]
@@ -611,10 +743,13 @@ impl Lane {
         }
     }
 
-    pub(super) fn wrote(&mut self, count: usize) {
+    pub(super) fn wrote(&mut self, count: usize, micros: u64) {
         match &mut self.state {
             LaneState::Handshaking { handshake, .. } => handshake.wrote(count),
-            _ => self.out.wrote(count),
+            _ => {
+                self.out.wrote(count);
+                self.timing.written.note(self.out.bytes().consumed(), micros);
+            }
         }
     }
 
@@ -705,7 +840,7 @@ impl Lane {
     }
 
     pub(crate) fn measure(&self) -> usize {
-        self.out.footprint() + self.inbox.footprint() + self.canaries.footprint()
+        self.out.footprint() + self.inbox.footprint() + self.canaries.footprint() + self.timing.footprint()
     }
 
     /// Swaps the front slot's child with the next other one: the broken FIFO that every check must notice.

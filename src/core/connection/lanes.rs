@@ -70,8 +70,8 @@ impl Connections {
             return debug_assert!(false, "a request for a lane that is gone");
         };
         match env.long_part(bytes) {
-            Some(fragment) => lane.push_fragment(fragment, slot, env.now),
-            None => lane.push(bytes, slot, env.now),
+            Some(fragment) => lane.push_fragment(fragment, slot, &env.moment()),
+            None => lane.push(bytes, slot, &env.moment()),
         }
         if lane.mark_dirty() {
             self.dirty.push(key);
@@ -81,6 +81,16 @@ impl Connections {
             return self.account(env, key);
         }
         lane.account(&mut env.memory);
+    }
+
+    /// Nothing has been asked for a while: what was kept to tell where the time of requests went is given back.
+    pub(crate) fn forget_times(&mut self, env: &mut Env) {
+        for key in self.keys() {
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.forget_times();
+                lane.account(&mut env.memory);
+            }
+        }
     }
 
     /// The same for many at once.
@@ -94,7 +104,7 @@ impl Connections {
         let Some(lane) = self.lanes.get_mut(key) else {
             return debug_assert!(false, "requests for a lane that is gone");
         };
-        lane.push_all(bytes, slots, env.now);
+        lane.push_all(bytes, slots, &env.moment());
         self.mark(key);
         if self.known(key).is_some_and(Lane::is_dormant) {
             self.want(env, key);

@@ -4,6 +4,7 @@
 mod children;
 mod connections;
 mod hosts;
+mod latency;
 mod settings;
 
 use crate::core::broker::Broker;
@@ -32,6 +33,8 @@ pub(crate) static TABLES: &[ShowTable] = &[
     connections::TOPICS,
     connections::UPSTREAM,
     settings::COMMANDS,
+    latency::LATENCY,
+    latency::SLOWLOG,
     hosts::LEAKS,
     settings::MEMORY,
     settings::CONFIG,
@@ -69,7 +72,10 @@ mod tests {
             for key in (table.keys)(&broker) {
                 let row = (table.row)(&broker, key).unwrap_or_else(|| panic!("{} {key:?}", table.name));
                 assert_eq!(row.len(), table.columns.len(), "{} {key:?}", table.name);
-                if !matches!(table.name, "CONFIG" | "MEMORY" | "VERSION" | "COMMANDS" | "UPSTREAM") {
+                if !matches!(
+                    table.name,
+                    "CONFIG" | "MEMORY" | "VERSION" | "COMMANDS" | "UPSTREAM" | "LATENCY"
+                ) {
                     assert_eq!(row[0], key.name(), "{} {key:?}", table.name);
                 }
             }

@@ -4,6 +4,7 @@
 use crate::base::clock::Millis;
 use crate::command::{CommandId, Policy, Table};
 use crate::core::connection::handshake::CommandNames;
+use crate::core::latency::{Timed, family_of};
 use crate::resp::{reply, value};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -48,7 +49,9 @@ pub(crate) struct Commands {
     renamed: HashMap<&'static str, Vec<u8>>,
     /// Requests of children by the number of their command in the table.
     calls: Vec<u64>,
-    /// The same by name, of those that the present table does not have.
+    /// The family of each command in the table.
+    families: Vec<Timed>,
+    /// Calls by name, of those that the present table does not have.
     calls_before: HashMap<Box<str>, u64>,
 }
 
@@ -68,6 +71,12 @@ impl Commands {
         if let Some(calls) = self.calls.get_mut(usize::from(id)) {
             *calls += 1;
         }
+    }
+
+    /// Which family a command of the table belongs to.
+    #[inline]
+    pub(crate) fn family(&self, id: CommandId) -> Timed {
+        self.families.get(usize::from(id)).copied().unwrap_or(Timed::Other)
     }
 
     pub(crate) fn calls(&self, id: CommandId) -> u64 {
@@ -91,6 +100,7 @@ impl Commands {
     fn number_calls(&mut self) {
         let Some(table) = &self.table else { return };
         self.calls.resize(table.ids().len(), 0);
+        self.families = table.ids().map(|id| family_of(table, id)).collect();
         if self.calls_before.is_empty() {
             return;
         }

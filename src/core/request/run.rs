@@ -120,6 +120,7 @@ impl Shared {
     #[inline]
     pub(crate) fn end_run(&mut self, child: &mut Child, frames: Frames<'_, Scanner>) {
         child.inbox_mut().end(frames, &mut self.turn.scanner, &mut self.env.spares);
+        child.note_kept(self.env.micros);
         if child.outbox().holds_pushes() && !self.goes_on_by_itself(child) {
             child.outbox_mut().let_pushes_go();
             self.mark_child(child);
@@ -146,6 +147,7 @@ impl Shared {
 
     pub(crate) fn flushed(&mut self, child: &mut Child) {
         child.outbox_mut().retire(self.env.settings.subscriber_output_soft, &mut self.env.spares);
+        self.note_output(child);
         if child.hold() == Hold::OutputFull && child.outbox().unread() < limits::CHILD_OUTPUT_PAUSE / 2 {
             self.lift(child);
         }
@@ -237,7 +239,9 @@ impl Shared {
             None => frames.request_and_rest(len),
             Some(lent) => frames.lent_request(lent, len),
         };
+        self.env.input_us = child.input_us(rest.len(), self.env.micros);
         let flow = self.dispatch(child, &request, rest);
+        self.env.input_us = 0;
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {
             self.count_request(child);
             self.front_is_done(child);

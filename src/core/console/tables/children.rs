@@ -106,7 +106,7 @@ impl Shared {
             child.inbox().len().into(),
             child.outbox().unread().into(),
             child.measure().into(),
-            child.lease().map(|lease| lease.kind.name()).into(),
+            child.lease().map(|lease| lease.kind.as_str()).into(),
             lane.map(|lane| lane.index()).into(),
             u64::try_from(session.transaction.depth()).ok().into(),
             (channels + patterns + shards).into(),

@@ -154,7 +154,7 @@ fn lease_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
     let since = |then: u64| Cell::from(shared.env.now.saturating_sub(then));
     Some(vec![
         key.index().into(),
-        lease.kind().name().into(),
+        lease.kind().as_str().into(),
         state.into(),
         since(lease.since()),
         child.map_or(Cell::Nothing, |child| since(child.last_request())),
