@@ -6,8 +6,9 @@
 //! as much as the read that is saved, so a `thrifty` connection asks only when it has reason to, and is read again after a
 //! time without input. And urgent data (MSG_OOB) ends a read at its mark; the poll reports it.
 //!
-//! Where a connection `learns_writers`, each read is the bytes of one process, and those reads that ask say of which
-//! (SCM_CREDENTIALS): some at the beginning, the first after a pause, then one in every `WRITER_FRESH`.
+//! A connection that `learns_writers` says of some reads who has written what they have read (SCM_CREDENTIALS): of those at
+//! the beginning, the first ones after a pause, then of one in every `WRITER_FRESH`. As long as it wants to know, a read is
+//! the bytes of one process. The kernel keeps the credentials of each write then, of ours too, so it is told when not to.
 
 use super::stream::Stream;
 use crate::base::clock::Millis;
@@ -50,6 +51,8 @@ pub struct Conn {
     doubtful: bool,
     /// Its reads say who has written, if they ask.
     learns_writers: bool,
+    /// The kernel keeps the credentials of what is written (SO_PASSCRED).
+    keeps_credentials: bool,
     /// When a read last asked who has written.
     asked_at: Millis,
     /// Who has written the bytes of the last read; none if it did not ask, or the system did not say.
@@ -96,6 +99,7 @@ impl Conn {
             asking: None,
             doubtful: false,
             learns_writers: false,
+            keeps_credentials: false,
             asked_at: 0,
             writer: None,
             ended: false,
@@ -113,11 +117,21 @@ impl Conn {
     pub fn learn_writers(&mut self, is_set: bool) {
         let is_unix = matches!(self.stream, Stream::Unix(_));
         self.learns_writers = is_unix && (is_set || sockopt::set_socket_passcred(&self.stream, true).is_ok());
+        self.keeps_credentials = self.learns_writers;
+    }
+
+    /// Whether the credentials of what is written are kept from now on.
+    fn keep_credentials(&mut self, keeps: bool) {
+        if self.learns_writers && self.keeps_credentials != keeps {
+            let done = sockopt::set_socket_passcred(&self.stream, keeps);
+            self.keeps_credentials = if done.is_ok() { keeps } else { self.keeps_credentials };
+        }
     }
 
     /// Each read says who has written, whatever that takes.
     pub fn always_ask(&mut self) {
         self.asking = None;
+        self.keep_credentials(true);
     }
 
     /// Who has written the bytes of the last read; none if it did not ask, or the system did not say.
@@ -189,6 +203,7 @@ impl Conn {
         self.unread = !self.ended;
         self.doubtful = false;
         self.asking = self.asking.map(|_| limits::ASKING_READS);
+        self.keep_credentials(true);
     }
 
     /// The stream of a connection that is not watched.
@@ -212,7 +227,10 @@ impl Conn {
     pub fn fill(&mut self, buffer: &mut [u8], now: Millis) -> Fill {
         let size = buffer.len();
         let is_unix = self.is_unix();
-        let asks = is_unix && (self.asking != Some(0) || self.is_writer_stale(now));
+        if self.is_writer_stale(now) {
+            self.keep_credentials(true);
+        }
+        let asks = is_unix && (self.asking != Some(0) || self.keeps_credentials);
         self.writer = None;
         let outcome = match asks {
             true if self.learns_writers => self.receive_and_learn(buffer, now),
@@ -229,6 +247,9 @@ impl Conn {
             true => limits::ASKING_READS,
             false => left.saturating_sub(1),
         });
+        if self.asking == Some(0) && self.writer.is_some() {
+            self.keep_credentials(false);
+        }
         self.note(outcome.map(|(count, _)| count), size, cut_short)
     }
 
@@ -238,9 +259,11 @@ impl Conn {
     }
 
     fn receive_and_learn(&mut self, buffer: &mut [u8], now: Millis) -> Result<(usize, bool), Errno> {
-        self.asked_at = now;
         let read = receive_from(&self.stream, buffer, MsgFlags::empty())?;
         self.writer = read.writer.filter(|writer| !is_nobody(*writer));
+        if self.writer.is_some() {
+            self.asked_at = now;
+        }
         Ok((read.bytes, read.truncated))
     }
 
@@ -248,7 +271,10 @@ impl Conn {
     /// `limits::HANDED_READ`; the system closes the rest.
     pub fn fill_and_take(&mut self, buffer: &mut [u8], taken: &mut Vec<OwnedFd>, now: Millis) -> Fill {
         self.writer = None;
-        let hides = (self.asking != Some(0) || self.is_writer_stale(now)) && self.peek_at_writer(now);
+        if self.is_writer_stale(now) {
+            self.keep_credentials(true);
+        }
+        let hides = self.keeps_credentials && self.peek_at_writer(now);
         if hides {
             let _ = sockopt::set_socket_passcred(&self.stream, false);
         }
@@ -274,7 +300,11 @@ impl Conn {
         }
         self.asking =
             self.asking.map(|left| if cut_short { limits::ASKING_READS } else { left.saturating_sub(1) });
-        self.doubtful = self.learns_writers && matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        self.doubtful =
+            self.keeps_credentials && matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        if self.asking == Some(0) && self.writer.is_some() {
+            self.keep_credentials(false);
+        }
         let truncated = matches!(outcome, Ok((_, true)));
         if truncated {
             log::debug!("descriptors handed over were lost: too many at once, or too many open here");
@@ -285,13 +315,12 @@ impl Conn {
     /// Learns who has written what the next read returns: a read that takes descriptors has no value for the credentials
     /// of a process that cannot be seen. Whether that is who has written: then the read must not be told of them.
     fn peek_at_writer(&mut self, now: Millis) -> bool {
-        if !self.learns_writers {
-            return false;
-        }
-        self.asked_at = now;
         let peeked = receive_from(&self.stream, &mut [0], MsgFlags::MSG_PEEK);
         let writer = peeked.ok().and_then(|read| read.writer);
         self.writer = writer.filter(|writer| !is_nobody(*writer));
+        if self.writer.is_some() {
+            self.asked_at = now;
+        }
         writer.is_some_and(|writer| writer.pid == 0)
     }
 
@@ -644,7 +673,8 @@ mod tests {
             assert!(matches!(conn.fill(&mut [0; 64], now), Fill::Bytes(1)));
             asked.extend(conn.writer().map(|_| now));
         }
-        assert_eq!(asked, [1, 2, 3].map(|times| times * limits::WRITER_FRESH));
+        // The first that comes once it is wanted again was sent before that.
+        assert_eq!(asked, [1, limits::WRITER_FRESH + 2, 2 * limits::WRITER_FRESH + 3]);
     }
 
     /// Descriptors that nobody wants do not come in, with or without credentials.

@@ -63,13 +63,34 @@ struct Past {
 pub(crate) struct Windows {
     /// The number of the present tick.
     tick: u64,
+    /// When it ends, microseconds.
+    tick_ends: u64,
     present: Times,
+    /// A time that was noted so often in a row and is not counted yet: those of one turn are alike.
+    alike: (u64, u32),
     /// Windows of 2 s, 10 s and 60 s, the oldest first; those of which a longer one was made are among the shorter ones.
     past: [VecDeque<Past>; 3],
-    /// All that were ever counted, by the power of two that they are below, in microseconds, and their sum.
-    ever: [u64; BOUNDS],
+    ever: Ever,
+}
+
+/// All that were ever counted, by the power of two that they are below, in microseconds, and their sum.
+#[derive(Debug, Clone, Default)]
+struct Ever {
+    counts: [u64; BOUNDS],
     longer: u64,
     sum_us: u64,
+}
+
+impl Ever {
+    fn note(&mut self, took_us: u64, times: u64) {
+        self.sum_us += took_us * times;
+        let power =
+            (u64::BITS - took_us.saturating_sub(1).leading_zeros()).saturating_sub(FIRST_POWER) as usize;
+        match self.counts.get_mut(power) {
+            Some(bucket) => *bucket += times,
+            None => self.longer += times,
+        }
+    }
 }
 
 /// Powers of two that bound the buckets of all times: 64 us to 33.5 s.
@@ -80,27 +101,33 @@ impl Windows {
     pub(crate) fn new(now_us: u64) -> Windows {
         Windows {
             tick: now_us / TICK_US,
+            tick_ends: (now_us / TICK_US + 1) * TICK_US,
             present: empty(),
+            alike: (0, 0),
             past: Default::default(),
-            ever: [0; BOUNDS],
-            longer: 0,
-            sum_us: 0,
+            ever: Ever::default(),
         }
     }
 
     #[inline]
     pub(crate) fn note(&mut self, took_us: u64, now_us: u64) {
-        let tick = now_us / TICK_US;
-        if tick != self.tick {
-            self.turn_over(tick);
+        if took_us == self.alike.0 && now_us < self.tick_ends && self.alike.1 < u32::MAX {
+            self.alike.1 += 1;
+            return;
         }
-        self.present.saturating_record(took_us);
-        self.sum_us += took_us;
-        let power =
-            (u64::BITS - took_us.saturating_sub(1).leading_zeros()).saturating_sub(FIRST_POWER) as usize;
-        match self.ever.get_mut(power) {
-            Some(bucket) => *bucket += 1,
-            None => self.longer += 1,
+        self.count_alike(now_us);
+        self.alike = (took_us, 1);
+    }
+
+    /// Counts those that were alike. The present tick may be over then.
+    fn count_alike(&mut self, now_us: u64) {
+        let (took_us, count) = std::mem::take(&mut self.alike);
+        if count > 0 {
+            self.present.saturating_record_n(took_us, count);
+            self.ever.note(took_us, count.into());
+        }
+        if now_us >= self.tick_ends {
+            self.turn_over(now_us / TICK_US);
         }
     }
 
@@ -116,7 +143,7 @@ impl Windows {
                 self.keep(level, Past { ended, times });
             }
         }
-        self.tick = tick;
+        (self.tick, self.tick_ends) = (tick, (tick + 1) * TICK_US);
     }
 
     fn keep(&mut self, level: usize, past: Past) {
@@ -147,6 +174,7 @@ impl Windows {
         let now = now_us / TICK_US;
         if now.saturating_sub(self.tick) <= span.ticks() {
             let _ = times.add(&self.present);
+            times.saturating_record_n(self.alike.0, self.alike.1);
         }
         // The longer windows, then the shorter ones since the last of them ended.
         let mut since = now.saturating_sub(span.ticks());
@@ -161,8 +189,10 @@ impl Windows {
     /// All times ever: the bound of each bucket in microseconds and how many are in it and in none before, how many were
     /// longer, their sum.
     pub(crate) fn ever(&self) -> (impl Iterator<Item = (u64, u64)>, u64, u64) {
-        let buckets = (FIRST_POWER..).zip(self.ever).map(|(power, count)| (1 << power, count));
-        (buckets, self.longer, self.sum_us)
+        let mut ever = self.ever.clone();
+        ever.note(self.alike.0, self.alike.1.into());
+        let buckets = (FIRST_POWER..).zip(ever.counts).map(|(power, count)| (1 << power, count));
+        (buckets, ever.longer, ever.sum_us)
     }
 }
 
