@@ -99,6 +99,8 @@ fn what_changes_something_is_heard_on_the_admin_socket_alone() {
     assert!(said(&mut admin, &format!("BROKER KILL CHILD {id}")).starts_with("-ERR No such client"));
     admin.expect("BROKER SET log_level debug", "+OK\r\n");
     assert_eq!(rows(&mut raw, "CONFIG WHERE key log_level")[0]["value"], "debug");
+    drop(broker.connect());
+    admin.expect("BROKER SET log_areas child=trace,console=debug\r\n".trim(), "+OK\r\n");
     assert!(said(&mut admin, "BROKER SET log_level loud").starts_with("-ERR log_level = \"loud\""));
     assert!(said(&mut admin, "BROKER SET lanes 4").contains("want a reload"));
     drop(broker.connect());

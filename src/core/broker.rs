@@ -201,7 +201,8 @@ impl Broker {
         let spared = if kind == ChildKind::Admin { limits::ADMIN_CHILDREN } else { 0 };
         if self.children.len() >= env.settings.children_max + spared {
             env.counters.children_refused += 1;
-            self.children.refuse(env.settings.children_max, env.now);
+            let max = env.settings.children_max;
+            self.children.refuse(max, env.now, &self.shared.processes);
             return Err(texts::MAX_CLIENTS.into());
         }
         if let Some(limit) = capped {

@@ -108,7 +108,7 @@ impl Loop {
         let fill = self.handed.fill(link, &mut self.scratch, self.told);
         let full = matches!(fill, Fill::Bytes(count) if count == self.scratch.len());
         let more = full || link.conn.unread();
-        self.note_writer(key, child);
+        self.note_writer(key, child, &fill);
         self.child_filled(child, fill);
         self.take_handed(child, newcomers);
         more

@@ -255,7 +255,7 @@ impl Loop {
         self.note_read(key);
         match owner {
             Owner::Child(child) => {
-                self.note_writer(key, child);
+                self.note_writer(key, child, &fill);
                 self.child_filled(child, fill);
                 self.take_handed(child, &mut Vec::new());
             }

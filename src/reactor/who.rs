@@ -6,6 +6,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::{ChildKey, ProcessKey};
+use crate::transport::conn::Fill;
 use crate::transport::process::{exists, handle_of_peer, is_at_work, look_up};
 use crate::transport::stream::Stream;
 use std::collections::VecDeque;
@@ -49,7 +50,10 @@ impl Loop {
 
     /// Tells the core who has written what was read last. On a busy connection that is known now and then.
     #[inline]
-    pub(super) fn note_writer(&mut self, key: Key<Link>, child: ChildKey) {
+    pub(super) fn note_writer(&mut self, key: Key<Link>, child: ChildKey, fill: &Fill) {
+        if !matches!(fill, Fill::Bytes(_)) {
+            return;
+        }
         let Some(link) = self.links.get_mut(key) else { return };
         let writer = link.conn.writer();
         if writer.is_some() || link.knows_writer {

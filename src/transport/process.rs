@@ -29,12 +29,21 @@ pub fn handle_of_peer(socket: &impl AsFd) -> Option<OwnedFd> {
 
 /// Looks a process up. An error means that /proc says nothing of it: it has gone, or may not be seen.
 pub fn look_up(pid: i32, handle: Option<&OwnedFd>) -> io::Result<ProcessFacts> {
+    if !proc_is_ours() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let stat = read(pid, "stat")?;
     let (comm, started) = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     let exe = exe.map(|path| cut(&String::from_utf8_lossy(path.as_os_str().as_bytes())));
     let cgroup = read(pid, "cgroup").ok().and_then(|text| parse_cgroup(&text));
     Ok(ProcessFacts { comm, exe, cgroup, started, is_exact: handle.is_some_and(is_alive) })
+}
+
+/// Whether /proc tells of our own pid namespace. A container may have that of its host, where our pids are others'.
+fn proc_is_ours() -> bool {
+    let own = std::fs::read_link("/proc/self").ok();
+    own.is_some_and(|own| own.as_os_str().as_bytes() == std::process::id().to_string().as_bytes())
 }
 
 /// Whether the process of this pid is one that began then and is at work. One that has ended and that nobody has waited

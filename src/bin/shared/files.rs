@@ -1,13 +1,14 @@
 //! The limit of open files: raised to its hard value, and compared with what the configuration needs. Opens no file.
 
 use broker::base::error::{Error, Result};
-use broker::base::limits::HTTP_CONNECTIONS;
+use broker::base::limits::{ADMIN_CHILDREN, HTTP_CONNECTIONS, PROCESS_HANDLES};
 use broker::config::Settings;
+use broker::config::value::AdminListen;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors other than those of children, upstream connections and listeners: the poll, signals, standard streams, a
-/// resolver's socket.
-const FILES_BESIDES: u64 = 64;
+/// resolver's socket; handles of processes that are to be looked up.
+const FILES_BESIDES: u64 = 64 + PROCESS_HANDLES as u64;
 /// Descriptors of one listener: the socket, its directory, its file and its lock.
 const FILES_OF_LISTENER: u64 = 4;
 
@@ -25,9 +26,11 @@ pub(crate) fn raise_limit() -> Option<u64> {
 /// Refuses a configuration that could need more open files than `limit`.
 pub(crate) fn check_fits(limit: Option<u64>, settings: &Settings) -> Result<()> {
     let Settings { children_max, upstream_connections_max, .. } = *settings;
-    let listeners = settings.listen.len() + settings.metrics_listen.len();
+    let is_admin = matches!(settings.admin_listen, AdminListen::At(_));
+    let listeners = settings.listen.len() + settings.metrics_listen.len() + usize::from(is_admin);
     let http = if settings.metrics_listen.is_empty() { 0 } else { HTTP_CONNECTIONS as u64 };
-    let besides = FILES_BESIDES + FILES_OF_LISTENER * listeners as u64 + http;
+    let admin = if is_admin { ADMIN_CHILDREN as u64 } else { 0 };
+    let besides = FILES_BESIDES + FILES_OF_LISTENER * listeners as u64 + http + admin;
     let needed =
         (children_max as u64).saturating_add(upstream_connections_max as u64).saturating_add(besides);
     match limit {
@@ -52,9 +55,9 @@ mod tests {
         assert!(check_fits(None, &settings).is_ok());
         settings.children_max = 10_000;
         settings.listen.push(ListenUrl::unix("/b"));
-        assert!(check_fits(Some(10_456), &settings).is_ok());
+        assert!(check_fits(Some(10_520), &settings).is_ok());
         settings.metrics_listen = std::mem::take(&mut settings.listen);
-        assert!(check_fits(Some(10_456), &settings).is_err(), "HTTP connections have descriptors too");
+        assert!(check_fits(Some(10_520), &settings).is_err(), "HTTP connections have descriptors too");
         settings.metrics_listen.clear();
         let refusal = check_fits(Some(4096), &settings).unwrap_err().to_string();
         assert!(refusal.contains("10448") && refusal.contains("4096"), "{refusal}");

@@ -7,6 +7,7 @@ use crate::base::limits;
 use crate::command::CommandId;
 use crate::core::child::Child;
 use crate::core::child::origin::describe;
+use crate::core::host::processes::{Process, Processes};
 use crate::core::keys::{ChildKey, ChildName};
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -107,14 +108,16 @@ impl Children {
 
     /// A child was refused for `children_max`. The log tells who has them, now and then: a look at every child for each
     /// refusal would be the worse half of a flood.
-    pub(crate) fn refuse(&mut self, max: usize, now: Millis) {
+    pub(crate) fn refuse(&mut self, max: usize, now: Millis, processes: &Processes) {
         self.refused += 1;
         if self.refused_told_at.is_some_and(|told| told + limits::REFUSED_LOG_INTERVAL > now) {
             return;
         }
         self.refused_told_at = Some(now);
         let (refused, count) = (std::mem::take(&mut self.refused), self.len());
-        let holders = describe(self.iter().map(|(_, child)| child.origin().holder()), &|_| None);
+        let holders = describe(self.iter().map(|(_, child)| child.origin().holder()), &|pid| {
+            processes.by_pid(pid).map(Process::name)
+        });
         log::warn!("children_max is {max}: refused {refused} more; of {count} children {holders}");
     }
 
