@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 const REPLY_MAX: usize = 64 * 1024 * 1024;
 /// HELLO is answered by the broker alone, unless it has to ask a Redis that hangs.
 const HELLO_PATIENCE: Duration = Duration::from_millis(500);
+/// Where the broker does not know who asks, it is told again after a pause in which it forgets that it knew of late.
+const WRITER_PAUSE: Duration = Duration::from_millis(150);
+const ATTEMPTS: usize = 3;
 /// Characters of one figure; no column is as wide.
 const WORDS_MAX: usize = 512;
 
@@ -32,6 +35,9 @@ pub(crate) enum Trouble {
     /// The broker's own error text.
     Refused(String),
 }
+
+/// What comes of a question.
+pub(crate) type ConsoleAnswer<T> = std::result::Result<T, Trouble>;
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,7 +138,7 @@ pub(crate) struct ConsoleClient {
 }
 
 impl ConsoleClient {
-    pub(crate) fn connect(place: &ListenUrl, patience: Duration) -> std::result::Result<Self, Trouble> {
+    pub(crate) fn connect(place: &ListenUrl, patience: Duration) -> ConsoleAnswer<Self> {
         let socket = match place {
             ListenUrl::Unix { path, .. } => connect_unix(path),
             ListenUrl::Tcp { host, port, .. } => connect_tcp(host, *port, patience),
@@ -144,7 +150,7 @@ impl ConsoleClient {
 
     /// Asks for typed rows from now on. The broker needs to have heard of Redis for that, so whoever asks knows that it is
     /// up. An error means that the connection is of no use any more.
-    pub(crate) fn speak_resp3(&mut self) -> std::result::Result<(), Trouble> {
+    pub(crate) fn speak_resp3(&mut self) -> ConsoleAnswer<()> {
         let patience = self.patience;
         self.patience = HELLO_PATIENCE.min(patience);
         let outcome = self.request(&["HELLO", "3"]);
@@ -153,41 +159,65 @@ impl ConsoleClient {
     }
 
     /// The rows of `BROKER SHOW` and these words.
-    pub(crate) fn show(&mut self, words: &str) -> std::result::Result<Vec<TableRow>, Trouble> {
-        let words: Vec<&str> = ["BROKER", "SHOW"].into_iter().chain(words.split(' ')).collect();
-        let frame = self.request(&words)?;
-        rows_of(&frame).ok_or_else(|| Trouble::NoAnswer("what answers there is not a broker".to_owned()))
+    pub(crate) fn show(&mut self, words: &str) -> ConsoleAnswer<Vec<TableRow>> {
+        self.show_all(&[words.to_owned()])?.pop().unwrap_or_else(|| Ok(Vec::new()))
     }
 
-    /// One row of a table that has only one.
-    pub(crate) fn show_one(&mut self, words: &str) -> std::result::Result<TableRow, Trouble> {
-        Ok(self.show(words)?.into_iter().next().unwrap_or_default())
-    }
-
-    /// The rows of a table that older brokers do not have.
-    pub(crate) fn show_if_any(&mut self, words: &str) -> std::result::Result<Option<Vec<TableRow>>, Trouble> {
-        match self.show(words) {
-            Err(Trouble::Refused(text)) if text.starts_with("ERR no table") => Ok(None),
-            outcome => outcome.map(Some),
+    /// The same of several tables, asked for in one piece: the broker finds out who asks once for each read, and on a busy
+    /// connection not for each of them. The outer error ends the connection.
+    pub(crate) fn show_all(&mut self, tables: &[String]) -> ConsoleAnswer<Vec<ConsoleAnswer<Vec<TableRow>>>> {
+        for attempt in 1.. {
+            let answers = self.show_all_once(tables)?;
+            let is_unsure = answers.iter().any(
+                |answer| matches!(answer, Err(Trouble::Refused(text)) if text.ends_with("send it again")),
+            );
+            if !is_unsure || attempt == ATTEMPTS {
+                return Ok(answers);
+            }
+            std::thread::sleep(WRITER_PAUSE);
         }
+        Ok(Vec::new())
+    }
+
+    fn show_all_once(&mut self, tables: &[String]) -> ConsoleAnswer<Vec<ConsoleAnswer<Vec<TableRow>>>> {
+        let mut requests = Vec::new();
+        for table in tables {
+            let words: Vec<&[u8]> =
+                ["BROKER", "SHOW"].into_iter().chain(table.split(' ')).map(str::as_bytes).collect();
+            encode::request(&mut requests, &words);
+        }
+        self.send(&requests)?;
+        let mut answers = Vec::with_capacity(tables.len());
+        for _ in tables {
+            let frame = self.read_frame(Instant::now() + self.patience)?;
+            answers.push(match reply::error_text(&frame) {
+                Some(text) => Err(Trouble::Refused(plain(&text))),
+                None => Ok(rows_of(&frame)
+                    .ok_or_else(|| Trouble::NoAnswer("what answers there is not a broker".to_owned()))?),
+            });
+        }
+        Ok(answers)
     }
 
     /// One request and the frame of its reply, unless that is an error.
-    pub(crate) fn request(&mut self, words: &[&str]) -> std::result::Result<Vec<u8>, Trouble> {
-        let deadline = Instant::now() + self.patience;
+    pub(crate) fn request(&mut self, words: &[&str]) -> ConsoleAnswer<Vec<u8>> {
         let (mut request, args) = (Vec::new(), words.iter().map(|word| word.as_bytes()));
         encode::request_of(&mut request, args);
-        // A request is shorter than any socket's buffer, so this does not wait for the broker to read.
-        self.socket.set_write_timeout(Some(self.patience)).map_err(|why| self.lost(&why))?;
-        (&self.socket).write_all(&request).map_err(|why| self.lost(&why))?;
-        let frame = self.read_frame(deadline)?;
+        self.send(&request)?;
+        let frame = self.read_frame(Instant::now() + self.patience)?;
         match reply::error_text(&frame) {
             Some(text) => Err(Trouble::Refused(plain(&text))),
             None => Ok(frame),
         }
     }
 
-    fn read_frame(&mut self, deadline: Instant) -> std::result::Result<Vec<u8>, Trouble> {
+    /// Requests are shorter than any socket's buffer, so this does not wait for the broker to read.
+    fn send(&mut self, bytes: &[u8]) -> ConsoleAnswer<()> {
+        self.socket.set_write_timeout(Some(self.patience)).map_err(|why| self.lost(&why))?;
+        (&self.socket).write_all(bytes).map_err(|why| self.lost(&why))
+    }
+
+    fn read_frame(&mut self, deadline: Instant) -> ConsoleAnswer<Vec<u8>> {
         let mut piece = vec![0; 64 * 1024];
         loop {
             match self.scanner.scan(&self.unread) {

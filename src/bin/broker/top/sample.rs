@@ -1,7 +1,7 @@
 //! What the console says at one moment, and the picture that `wrong` looks at. Owns the connection and makes a new one when
 //! that is lost; asks a few short tables, however many children there are. Knows no screen.
 
-use super::client::{ConsoleClient, TableRow, Trouble};
+use super::client::{ConsoleAnswer, ConsoleClient, TableRow, Trouble};
 use super::wrong::{
     LaneAge, LeakNow, LeaseHolder, LeaseUse, Person, Picture, WaitsForLease, wrong as find_wrong,
 };
@@ -251,7 +251,7 @@ impl Watcher {
     }
 
     /// Looks at it now; `more` are further tables, each with its conditions.
-    pub(crate) fn look(&mut self, more: &[String]) -> Result<Sample, Trouble> {
+    pub(crate) fn look(&mut self, more: &[String]) -> ConsoleAnswer<Sample> {
         if self.client.is_none() {
             self.client = Some(ConsoleClient::connect(&self.place, self.patience)?);
             (self.is_typed, self.lacks_latency) = (false, false);
@@ -263,36 +263,77 @@ impl Watcher {
         outcome
     }
 
-    fn ask_all(&mut self, more: &[String]) -> Result<Sample, Trouble> {
+    fn ask_all(&mut self, more: &[String]) -> ConsoleAnswer<Sample> {
+        self.greet()?;
         let Some(client) = &mut self.client else {
             return Err(Trouble::NoAnswer("not connected".to_owned()));
         };
-        let upstream = client.show_one("UPSTREAM")?;
-        // A broker that has not heard of Redis keeps whoever greets it waiting, and those are asked for at night.
-        if !self.is_typed && !self.avoids_hello && upstream.text("state") == "up" {
+        let mut tables = questions();
+        tables.extend_from_slice(more);
+        if !self.lacks_latency {
+            tables.push("LATENCY".to_owned());
+        }
+        let mut answers = client.show_all(&tables)?;
+        let asked = if self.lacks_latency { None } else { answers.pop() };
+        let latency = match asked {
+            Some(Err(Trouble::Refused(text))) if text.starts_with("ERR no table") => None,
+            Some(answer) => Some(answer?),
+            None => None,
+        };
+        self.lacks_latency = latency.is_none();
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().unwrap_or_else(|| Ok(Vec::new()));
+        Ok(Sample {
+            version: first(next()?),
+            upstream: first(next()?),
+            pools: next()?,
+            leases: next()?,
+            leaks: next()?,
+            waiting: next()?,
+            processes: next()?,
+            commands: next()?,
+            memory: next()?,
+            lanes: next()?,
+            settings: settings(&next()?),
+            latency,
+            more: answers.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// A broker that has not heard of Redis keeps whoever greets it waiting, and those are asked for at night.
+    fn greet(&mut self) -> ConsoleAnswer<()> {
+        let Some(client) = self.client.as_mut().filter(|_| !self.is_typed && !self.avoids_hello) else {
+            return Ok(());
+        };
+        if first(client.show("UPSTREAM")?).text("state") == "up" {
             self.avoids_hello = true;
             client.speak_resp3()?;
             (self.is_typed, self.avoids_hello) = (true, false);
         }
-        let sample = Sample {
-            version: client.show_one("VERSION")?,
-            upstream,
-            pools: client.show("POOLS")?,
-            leases: client.show(&format!("LEASES SORT held_ms LIMIT {LEASES_MAX}"))?,
-            leaks: client.show(&format!("LEAKS WHERE state now SORT since_ms LIMIT {LEAKS_MAX}"))?,
-            waiting: client
-                .show(&format!("CHILDREN WHERE waits_for lease SORT waits_ms LIMIT {WAITING_MAX}"))?,
-            processes: client.show(&format!("PROCESSES SORT requests LIMIT {PROCESSES_MAX}"))?,
-            commands: client.show("COMMANDS")?,
-            memory: client.show("MEMORY")?,
-            lanes: client.show(&format!("LANES WHERE role shared SORT oldest_ms LIMIT {LANES_MAX}"))?,
-            settings: settings(&client.show("CONFIG")?),
-            latency: if self.lacks_latency { None } else { client.show_if_any("LATENCY")? },
-            more: more.iter().map(|table| client.show(table)).collect::<Result<_, _>>()?,
-        };
-        self.lacks_latency = sample.latency.is_none();
-        Ok(sample)
+        Ok(())
     }
+}
+
+/// The tables of every sample, in the order of its fields. Each has few rows, however many children there are.
+fn questions() -> Vec<String> {
+    vec![
+        "VERSION".to_owned(),
+        "UPSTREAM".to_owned(),
+        "POOLS".to_owned(),
+        format!("LEASES SORT held_ms LIMIT {LEASES_MAX}"),
+        format!("LEAKS WHERE state now SORT since_ms LIMIT {LEAKS_MAX}"),
+        format!("CHILDREN WHERE waits_for lease SORT waits_ms LIMIT {WAITING_MAX}"),
+        format!("PROCESSES SORT requests LIMIT {PROCESSES_MAX}"),
+        "COMMANDS".to_owned(),
+        "MEMORY".to_owned(),
+        format!("LANES WHERE role shared SORT oldest_ms LIMIT {LANES_MAX}"),
+        "CONFIG".to_owned(),
+    ]
+}
+
+/// The row of a table that has one.
+fn first(rows: Vec<TableRow>) -> TableRow {
+    rows.into_iter().next().unwrap_or_default()
 }
 
 fn settings(rows: &[TableRow]) -> HashMap<String, String> {

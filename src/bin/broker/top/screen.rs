@@ -71,7 +71,8 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode> {
         model: Model::default(),
         silence: None,
         heard: Instant::now(),
-        patience: args.timeout + args.interval,
+        timeout: args.timeout,
+        interval: args.interval,
         has_colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         admin,
         errands,
@@ -92,11 +93,12 @@ struct Screen {
     desk: Desk,
     model: Model,
     /// Why there was no answer at last.
-    silence: Option<String>,
+    silence: Option<Trouble>,
     /// When the last answer came, or the program began.
     heard: Instant,
-    /// A look that takes longer than this is no answer.
-    patience: Duration,
+    /// For each answer, and between two looks.
+    timeout: Duration,
+    interval: Duration,
     has_colours: bool,
     /// Where verbs are heard.
     admin: Option<ListenUrl>,
@@ -119,7 +121,7 @@ impl Screen {
             for told in first.into_iter().chain(tidings.try_iter()) {
                 match told {
                     Tidings::Looked(sample, asked) => self.take(*sample, asked),
-                    Tidings::Failed(trouble) => self.silence = Some(trouble.to_string()),
+                    Tidings::Failed(trouble) => self.silence = Some(trouble),
                     Tidings::Told(text) => self.desk.said = text,
                     Tidings::Signalled(SIGWINCH) => {}
                     Tidings::Signalled(signal) => return Ok(Some(signal)),
@@ -171,7 +173,7 @@ impl Screen {
             return;
         };
         self.desk.said = format!("asking {}", shown(&admin));
-        let (sender, patience) = (self.sender.clone(), self.patience);
+        let (sender, patience) = (self.sender.clone(), self.timeout);
         let ask = move || {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let outcome =
@@ -188,12 +190,20 @@ impl Screen {
         let _ = self.errands.send(errand);
     }
 
-    fn draw(&mut self) -> Result<()> {
+    /// Since when nothing is heard, if that is so: it was told, or a look takes too long.
+    fn silence(&self) -> Option<Silence> {
         let silent = self.heard.elapsed();
-        let late =
-            (silent > self.patience && !self.desk.is_paused).then(|| "it takes longer than ever".to_owned());
-        let why = self.silence.clone().or(late.filter(|_| self.silence.is_none()));
-        let silence = why.map(|why| Silence { for_ms: silent.as_millis() as u64, why });
+        let is_late = silent > self.timeout + self.interval && !self.desk.is_paused;
+        let (why, is_refusal) = match &self.silence {
+            Some(trouble) => (trouble.to_string(), matches!(trouble, Trouble::Refused(_))),
+            None if is_late => ("it takes longer than it may".to_owned(), false),
+            None => return None,
+        };
+        Some(Silence { for_ms: silent.as_millis() as u64, why, is_refusal })
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        let silence = self.silence();
         let Screen { terminal, model, desk, has_colours, .. } = self;
         let drawn = terminal.draw(|frame| {
             let area = frame.area();

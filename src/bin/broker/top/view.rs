@@ -16,11 +16,12 @@ const FINDING_LINES: usize = 3;
 /// Lines of leaks below a process.
 const DETAIL_LEAKS: usize = 3;
 
-/// Since when there was no answer, and why.
+/// Since when there was no answer, or none but a refusal, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Silence {
     pub(crate) for_ms: u64,
     pub(crate) why: String,
+    pub(crate) is_refusal: bool,
 }
 
 /// Where the next line goes.
@@ -195,9 +196,9 @@ fn uses(sample: &Sample) -> Vec<String> {
 /// Each finding in a few lines, the worst first, and not more than a third of the screen.
 fn what_is_wrong(pen: &mut Pen<'_>, model: &Model, silence: Option<&Silence>) {
     let room = usize::from(pen.area.height / 3).clamp(1, 12);
-    if let Some(Silence { for_ms, why }) = silence {
-        // How long comes first: it is what changes.
-        let text = format!("no answer for {}: {why}; trying again", short_time(*for_ms));
+    if let Some(Silence { for_ms, why, is_refusal }) = silence {
+        let what = if *is_refusal { "refused" } else { "no answer" };
+        let text = format!("{what} for {}: {why}; trying again", short_time(*for_ms));
         wrapped("!! ", &text, pen.area.width as usize, 2.min(room))
             .iter()
             .for_each(|line| pen.line(line, Looks::Critical));
@@ -503,7 +504,8 @@ mod tests {
     #[test]
     fn silence_says_since_when() {
         let desk = Desk::default();
-        let silence = Silence { for_ms: 12_000, why: "no answer within 2000 ms".to_owned() };
+        let silence =
+            Silence { for_ms: 12_000, why: "no answer within 2000 ms".to_owned(), is_refusal: false };
         for model in [Model::default(), model(&desk, sample_with_waits)] {
             let text = screen((80, 24), &model, &desk, Some(&silence)).join("\n");
             assert!(text.contains("!! no answer for 12s: no answer within 2000 ms; trying again"), "{text}");
