@@ -50,14 +50,30 @@ const CHILDREN: &[SheetColumn] = &[
     column("program", Words("process"), 12, 6),
     column("req/s", RequestsPerSecond, 6, 6),
     column("bytes/s", BytesPerSecond, 7, 3),
-    column("state", Words("state"), 10, 7),
+    column("state", Words("state"), 9, 7),
     column("lease", Words("lease"), 11, 4),
-    column("waits for", Words("waits_for"), 14, 4),
-    column("wait", Lasting("waits_ms"), 6, 5),
+    column("waits for", Words("waits_for"), 9, 6),
+    column("wait", Lasting("waits_ms"), 6, 6),
     column("idle", Lasting("idle_ms"), 6, 5),
     column("memory", Bytes("memory_bytes"), 6, 1),
-    column("command", Words("command"), 10, 5),
+    column("command", Words("command"), 10, 6),
     column("leak", Words("leak"), 16, 2),
+    column("name", Words("name"), 10, 2),
+];
+
+/// Children of one process, which is named above them.
+const DETAIL: &[SheetColumn] = &[
+    column("child", Count("id"), 14, 9),
+    column("state", Words("state"), 9, 8),
+    column("lease", Words("lease"), 11, 5),
+    column("waits for", Words("waits_for"), 14, 7),
+    column("wait", Lasting("waits_ms"), 6, 6),
+    column("idle", Lasting("idle_ms"), 6, 6),
+    column("req/s", RequestsPerSecond, 6, 4),
+    column("command", Words("command"), 10, 6),
+    column("bytes/s", BytesPerSecond, 7, 2),
+    column("memory", Bytes("memory_bytes"), 6, 1),
+    column("leak", Words("leak"), 16, 3),
     column("name", Words("name"), 10, 2),
 ];
 
@@ -126,8 +142,9 @@ const COMMANDS: &[SheetColumn] = &[
 ];
 
 /// The first column always stays; the last one takes what room is left.
-pub(crate) fn columns_of(sheet: Sheet) -> &'static [SheetColumn] {
+pub(crate) fn columns_of(sheet: Sheet, is_detail: bool) -> &'static [SheetColumn] {
     match sheet {
+        Sheet::Children if is_detail => DETAIL,
         Sheet::Processes => PROCESSES,
         Sheet::Children => CHILDREN,
         Sheet::Leases => LEASES,
@@ -218,7 +235,7 @@ mod tests {
     use super::*;
 
     fn titles(sheet: Sheet, width: u16) -> Vec<&'static str> {
-        fit(columns_of(sheet), width).into_iter().map(|(column, _)| column.title).collect()
+        fit(columns_of(sheet, false), width).into_iter().map(|(column, _)| column.title).collect()
     }
 
     #[test]
@@ -227,12 +244,24 @@ mod tests {
         assert_eq!(titles(Sheet::Children, 24), ["child", "pid"]);
         for sheet in Sheet::ALL {
             for width in 1..200 {
-                let fitted = fit(columns_of(sheet), width);
-                assert_eq!(fitted[0].0.title, columns_of(sheet)[0].title, "the first stays");
+                let fitted = fit(columns_of(sheet, false), width);
+                assert_eq!(fitted[0].0.title, columns_of(sheet, false)[0].title, "the first stays");
                 let sum: u16 = fitted.iter().map(|(_, columns)| columns + 1).sum();
                 assert!(sum <= width + 1, "{sheet:?} {width}");
             }
-            assert_eq!(titles(sheet, 300).len(), columns_of(sheet).len());
+            assert_eq!(titles(sheet, 300).len(), columns_of(sheet, false).len());
+        }
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_seen_on_an_ordinary_screen() {
+        for part in ["waits for", "wait", "command"] {
+            assert!(titles(Sheet::Children, 80).contains(&part), "{part}: {:?}", titles(Sheet::Children, 80));
+        }
+        let detail: Vec<&str> =
+            fit(columns_of(Sheet::Children, true), 80).iter().map(|(column, _)| column.title).collect();
+        for part in ["lease", "waits for", "wait", "idle", "command"] {
+            assert!(detail.contains(&part), "{part}: {detail:?}");
         }
     }
 

@@ -55,6 +55,8 @@ pub(crate) struct Desk {
     pub(crate) is_paused: bool,
     /// What came of the last wish.
     pub(crate) said: String,
+    /// Whose child may be closed.
+    pub(crate) victim: String,
 }
 
 impl Default for Desk {
@@ -70,6 +72,7 @@ impl Default for Desk {
             at: 0,
             is_paused: false,
             said: String::new(),
+            victim: String::new(),
         }
     }
 }
@@ -177,7 +180,12 @@ impl Desk {
         let row = lines.get(self.cursor(lines)).map(|line| &line.row);
         let column = if self.wanted().table() == Sheet::Children { "id" } else { "child" };
         match row.and_then(|row| row.number(column)) {
-            Some(id) => self.mode = KeyMode::Kill(id),
+            Some(id) => {
+                self.mode = KeyMode::Kill(id);
+                let parts = row.map(|row| [row.text("pid"), row.text("process")]).unwrap_or_default();
+                let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+                self.victim = parts.join(" ");
+            }
             None => {
                 self.said =
                     "k closes the child of a row: choose one in a table that shows children".to_owned()
@@ -338,11 +346,11 @@ pub(crate) mod tests {
     #[test]
     fn a_child_is_closed_only_after_a_yes() {
         let mut desk = Desk::default();
-        let children = [line("5", &[("id", "5")])];
+        let children = [line("5", &[("id", "5"), ("pid", "44"), ("process", "worker")])];
         press(&mut desk, "k", &processes());
         assert!(desk.mode == KeyMode::Table && desk.said.contains("choose one"));
         press(&mut desk, "2k", &children);
-        assert_eq!(desk.mode, KeyMode::Kill(5));
+        assert_eq!((desk.mode, desk.victim.as_str()), (KeyMode::Kill(5), "44 worker"));
         assert_eq!(press(&mut desk, "n", &children), Wish::Draw);
         assert_eq!(press(&mut desk, "ky", &children), Wish::Kill(5));
         assert_eq!(desk.mode, KeyMode::Table);

@@ -132,9 +132,13 @@ impl Wanted {
         if rankings.contains(&self.ranking) { self.ranking } else { rankings[0] }
     }
 
+    fn children_max(&self) -> usize {
+        if self.is_searched { CHILDREN_SEARCHED } else { CHILDREN_MAX }
+    }
+
     /// The tables to ask for beside those that every sample has. Few rows, however many children there are.
     pub(crate) fn questions(&self) -> Vec<String> {
-        let limit = if self.is_searched { CHILDREN_SEARCHED } else { CHILDREN_MAX };
+        let limit = self.children_max();
         if let Some(pid) = self.detail {
             return vec![
                 format!("CHILDREN WHERE pid {pid} SORT requests LIMIT {limit}"),
@@ -223,6 +227,13 @@ impl Model {
         let ranking = wanted.ranking();
         lines.sort_by(|a, b| order(a, b, ranking, wanted.is_reversed));
         lines
+    }
+
+    /// How many children were asked for, if there are more.
+    pub(crate) fn bound(&self, wanted: &Wanted) -> Option<usize> {
+        let sample = self.latest().filter(|_| self.has(wanted) && wanted.table() == Sheet::Children)?;
+        let bound = self.asked?.children_max();
+        sample.more.iter().any(|rows| rows.len() >= bound).then_some(bound)
     }
 
     /// Leaks of the process that is shown in detail.
@@ -431,8 +442,18 @@ pub(crate) mod tests {
         assert_eq!(keys(&model, &by_lease, ""), ["2", "1"]);
         let by_idle = Wanted { ranking: Ranking::Idle, ..wanted };
         assert_eq!(keys(&model, &by_idle, ""), ["2", "1"]);
+        assert_eq!(model.bound(&wanted), None);
         let other = Wanted { sheet: Sheet::Lanes, ..wanted };
         assert!(!model.has(&other) && model.lines(&other, "").is_empty(), "not asked for yet");
+    }
+
+    #[test]
+    fn that_there_are_more_children_is_known() {
+        let (mut model, wanted) = (Model::default(), wanted(Sheet::Children));
+        let mut sample = sample(1_000);
+        sample.more = vec![vec![TableRow::default(); CHILDREN_MAX]];
+        model.take(sample, wanted);
+        assert_eq!(model.bound(&wanted), Some(CHILDREN_MAX));
     }
 
     /// Each question has a LIMIT: with ten thousand children a look is as short as with ten.

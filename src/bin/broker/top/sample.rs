@@ -152,7 +152,13 @@ impl Sample {
             memory_max: held("memory_max"),
             children: self.totals().children,
             children_max: self.setting("children_max"),
-            lanes: self.lanes.iter().map(lane).collect(),
+            // One that WAIT blocks is nobody else's.
+            lanes: self
+                .lanes
+                .iter()
+                .filter(|row| !row.text("marks").contains("detached"))
+                .map(lane)
+                .collect(),
         }
     }
 
@@ -242,12 +248,14 @@ pub(crate) struct Watcher {
     avoids_hello: bool,
     /// The broker has no LATENCY.
     lacks_latency: bool,
+    /// Somebody waited for a lease at the last look.
+    expects_waits: bool,
 }
 
 impl Watcher {
     pub(crate) fn new(place: ListenUrl, patience: Duration) -> Watcher {
-        let (is_typed, avoids_hello, lacks_latency) = (false, false, false);
-        Watcher { place, patience, client: None, is_typed, avoids_hello, lacks_latency }
+        let (is_typed, avoids_hello, lacks_latency, expects_waits) = Default::default();
+        Watcher { place, patience, client: None, is_typed, avoids_hello, lacks_latency, expects_waits }
     }
 
     /// Looks at it now; `more` are further tables, each with its conditions.
@@ -269,6 +277,11 @@ impl Watcher {
             return Err(Trouble::NoAnswer("not connected".to_owned()));
         };
         let mut tables = questions();
+        let waits = format!("CHILDREN WHERE waits_for lease SORT waits_ms LIMIT {WAITING_MAX}");
+        // Who waits is sought among all children, so only where somebody does.
+        if self.expects_waits {
+            tables.push(waits.clone());
+        }
         tables.extend_from_slice(more);
         if !self.lacks_latency {
             tables.push("LATENCY".to_owned());
@@ -283,21 +296,27 @@ impl Watcher {
         self.lacks_latency = latency.is_none();
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or_else(|| Ok(Vec::new()));
-        Ok(Sample {
+        let mut sample = Sample {
             version: first(next()?),
             upstream: first(next()?),
             pools: next()?,
             leases: next()?,
             leaks: next()?,
-            waiting: next()?,
             processes: next()?,
             commands: next()?,
             memory: next()?,
             lanes: next()?,
             settings: settings(&next()?),
+            waiting: if self.expects_waits { next()? } else { Vec::new() },
             latency,
             more: answers.collect::<Result<_, _>>()?,
-        })
+        };
+        let is_waited = sample.pools.iter().any(|pool| pool.count("waiting") > 0);
+        if is_waited && !self.expects_waits {
+            sample.waiting = client.show(&waits)?;
+        }
+        self.expects_waits = is_waited;
+        Ok(sample)
     }
 
     /// A broker that has not heard of Redis keeps whoever greets it waiting, and those are asked for at night.
@@ -322,7 +341,6 @@ fn questions() -> Vec<String> {
         "POOLS".to_owned(),
         format!("LEASES SORT held_ms LIMIT {LEASES_MAX}"),
         format!("LEAKS WHERE state now SORT since_ms LIMIT {LEAKS_MAX}"),
-        format!("CHILDREN WHERE waits_for lease SORT waits_ms LIMIT {WAITING_MAX}"),
         format!("PROCESSES SORT requests LIMIT {PROCESSES_MAX}"),
         "COMMANDS".to_owned(),
         "MEMORY".to_owned(),

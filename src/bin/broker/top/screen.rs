@@ -125,7 +125,9 @@ impl Screen {
                     Tidings::Told(text) => self.desk.said = text,
                     Tidings::Signalled(SIGWINCH) => {}
                     Tidings::Signalled(signal) => return Ok(Some(signal)),
-                    Tidings::Ended => return Ok(None),
+                    Tidings::Ended => {
+                        return Err(Error::system("broker top has lost its terminal or a thread"));
+                    }
                     Tidings::Pressed(key) => {
                         if self.press(key) {
                             return Ok(None);
@@ -233,7 +235,11 @@ fn ask_about(mut watcher: Watcher, interval: Duration, sender: Sender<Tidings>) 
             };
             match errand {
                 Ok(Errand::Look(what)) => wanted = Some(what),
-                Ok(Errand::Pause(is)) => is_paused = is,
+                Ok(Errand::Pause(true)) => {
+                    is_paused = true;
+                    continue;
+                }
+                Ok(Errand::Pause(false)) => is_paused = false,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }

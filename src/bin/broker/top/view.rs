@@ -265,9 +265,12 @@ fn table(pen: &mut Pen<'_>, model: &Model, desk: &Desk) {
     let lines = model.lines(&wanted, &desk.search);
     match wanted.detail {
         Some(pid) => detail(pen, model, pid, &wanted),
-        None => tabs(pen, desk, lines.len()),
+        None => {
+            let more = model.bound(&wanted).map_or(String::new(), |bound| format!(" of the first {bound}"));
+            tabs(pen, desk, format!("{} rows{more}", lines.len()));
+        }
     }
-    let columns = fit(columns_of(wanted.table()), pen.area.width);
+    let columns = fit(columns_of(wanted.table(), wanted.detail.is_some()), pen.area.width);
     let titles = columns.iter().map(|(column, width)| padded(column.title, *width, column.is_words()));
     pen.line(titles.collect::<Vec<_>>().join(" ").trim_end(), Looks::Bar);
     if lines.is_empty() {
@@ -313,7 +316,7 @@ fn padded(text: &str, width: u16, is_words: bool) -> String {
     if is_words { format!("{text}{space}") } else { format!("{space}{text}") }
 }
 
-fn tabs(pen: &mut Pen<'_>, desk: &Desk, rows: usize) {
+fn tabs(pen: &mut Pen<'_>, desk: &Desk, rows: String) {
     let wanted = desk.wanted();
     let order = if wanted.is_reversed { " reversed" } else { "" };
     let search = if desk.search.is_empty() { String::new() } else { format!("/{}", desk.search) };
@@ -325,7 +328,7 @@ fn tabs(pen: &mut Pen<'_>, desk: &Desk, rows: usize) {
     );
     let others = Sheet::ALL.into_iter().filter(|sheet| *sheet != wanted.sheet);
     let others = others.map(|sheet| format!("{} {}", sheet as usize + 1, sheet.name()));
-    let parts: Vec<String> = [own, search, format!("{rows} rows")].into_iter().chain(others).collect();
+    let parts: Vec<String> = [own, search, rows].into_iter().chain(others).collect();
     pen.parts(&parts, Looks::Bold);
 }
 
@@ -364,7 +367,8 @@ fn detail(pen: &mut Pen<'_>, model: &Model, pid: u64, wanted: &super::model::Wan
 fn foot(pen: &mut Pen<'_>, desk: &Desk) {
     let text = match desk.mode {
         KeyMode::Search => format!("search: {}_  (Enter keeps it, Esc ends it)", desk.search),
-        KeyMode::Kill(id) => format!("close child {id}? y or n"),
+        KeyMode::Kill(id) if desk.victim.is_empty() => format!("close child {id}? y or n"),
+        KeyMode::Kill(id) => format!("close child {id} of {}? y or n", desk.victim),
         KeyMode::Level => "log level: e error  w warn  i info  d debug  t trace".to_owned(),
         KeyMode::Help => "any key goes back".to_owned(),
         KeyMode::Table if !desk.said.is_empty() => desk.said.clone(),

@@ -299,8 +299,10 @@ fn full(lease: &LeaseUse) -> Option<Finding> {
 
 fn connections(picture: &Picture) -> Option<Finding> {
     let Picture { connections, connections_max, .. } = *picture;
+    let longest = picture.waiting.iter().map(|waiter| waiter.wait_ms).max().unwrap_or_default();
+    let is_short = longest.max(picture.groups_wait_ms) >= WAIT_NOTABLE;
     (connections_max > 0 && connections >= connections_max).then(|| Finding {
-        severity: Severity::Warning,
+        severity: if is_short { Severity::Warning } else { Severity::Notice },
         what: format!("all {connections_max} connections to Redis are in use"),
         who: String::new(),
         since_ms: None,
@@ -555,10 +557,18 @@ mod tests {
             assert!(found.iter().any(|what| what.contains(part)), "{part}: {found:?}");
         }
         assert_eq!(found.len(), 4);
+        assert_eq!(severity_of_connections(&picture), Some(Severity::Notice), "nobody waits for one");
+        picture.waiting = vec![WaitsForLease { kind: "session", wait_ms: WAIT_NOTABLE }];
+        assert_eq!(severity_of_connections(&picture), Some(Severity::Warning));
+        picture.waiting.clear();
         (picture.connections, picture.children) = (7, 9_999);
         picture.memory -= 1;
         picture.refused.clear();
         assert_eq!(wrong(&picture), []);
+    }
+
+    fn severity_of_connections(picture: &Picture) -> Option<Severity> {
+        connections(picture).map(|finding| finding.severity)
     }
 
     #[test]
