@@ -266,8 +266,12 @@ fn table(pen: &mut Pen<'_>, model: &Model, desk: &Desk) {
     match wanted.detail {
         Some(pid) => detail(pen, model, pid, &wanted),
         None => {
-            let more = model.bound(&wanted).map_or(String::new(), |bound| format!(" of the first {bound}"));
-            tabs(pen, desk, format!("{} rows{more}", lines.len()));
+            let rows = match model.bound(&wanted) {
+                None => format!("{} rows", lines.len()),
+                Some(_) if desk.search.is_empty() => format!("{} rows and more", lines.len()),
+                Some(bound) => format!("{} rows of the first {bound}", lines.len()),
+            };
+            tabs(pen, desk, rows);
         }
     }
     let columns = fit(columns_of(wanted.table(), wanted.detail.is_some()), pen.area.width);
