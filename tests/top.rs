@@ -148,6 +148,19 @@ fn status_names_who_holds_what_others_wait_for() {
     status_of(broker.socket(), 0, "all is well");
 }
 
+/// Then the admin socket has room for a few more.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn status_is_told_where_no_further_child_is_let_in() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("children_max", "1")]);
+    let mut child = broker.connect();
+    child.expect("SET k v", "+OK\r\n");
+    let said = status_of(broker.socket(), 1, "children are connected, and new ones are refused");
+    assert!(said.contains("children_max allows 1;"), "{said}");
+    child.expect("GET k", "$1\r\nv\r\n");
+}
+
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn status_without_a_broker_has_a_code_of_its_own() {
@@ -180,6 +193,8 @@ struct Glass {
     column: usize,
     is_alternate: bool,
     has_cursor: bool,
+    /// How often a colour was chosen.
+    colours: usize,
     /// Bytes of a sequence that has not ended.
     pending: Vec<u8>,
 }
@@ -187,7 +202,8 @@ struct Glass {
 impl Glass {
     fn new(width: usize, height: usize) -> Glass {
         let cells = vec![vec![' '; width]; height];
-        Glass { cells, row: 0, column: 0, is_alternate: false, has_cursor: true, pending: Vec::new() }
+        let (row, column, colours, pending) = Default::default();
+        Glass { cells, row, column, is_alternate: false, has_cursor: true, colours, pending }
     }
 
     fn text(&self) -> String {
@@ -230,6 +246,7 @@ impl Glass {
                 self.column = numbers.get(1).map_or(0, |column| column - 1);
             }
             (b'J', "2") => self.cells.iter_mut().for_each(|row| row.fill(' ')),
+            (b'm', _) if parameters.contains("38;") => self.colours += 1,
             (b'h' | b'l', "?1049") => self.is_alternate = command == b'h',
             (b'h' | b'l', "?25") => self.has_cursor = command == b'h',
             _ => {}
@@ -248,7 +265,11 @@ struct Seat {
 }
 
 impl Seat {
-    fn start(socket: &Path, (width, height): (u16, u16), more: &[&str]) -> Seat {
+    fn start(socket: &Path, size: (u16, u16), more: &[&str]) -> Seat {
+        Seat::start_with(socket, size, more, true)
+    }
+
+    fn start_with(socket: &Path, (width, height): (u16, u16), more: &[&str], has_colours: bool) -> Seat {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo terminal");
         grantpt(&keyboard).expect("its other side");
         unlockpt(&keyboard).expect("its other side");
@@ -264,7 +285,7 @@ impl Seat {
             .arg(socket)
             .args(more)
             .env("TERM", "xterm-256color")
-            .env_remove("NO_COLOR")
+            .env("NO_COLOR", if has_colours { "" } else { "1" })
             .stdin(end())
             .stdout(end())
             .stderr(end())
@@ -439,6 +460,18 @@ fn top_gives_the_terminal_back_when_a_signal_ends_it() {
         let status = end_within(&mut seat.process, PATIENCE).expect("it ends");
         assert_eq!(status.signal(), Some(ending.as_raw()), "{status:?}");
         wait_until("the terminal is as before", || seat.is_as_before());
+    }
+}
+
+/// It may be there before the broker is.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn top_uses_colours_where_they_are_wanted() {
+    let place = tempfile::tempdir().expect("a directory");
+    for has_colours in [true, false] {
+        let seat = Seat::start_with(&place.path().join("b.sock"), (80, 24), &[], has_colours);
+        seat.shows(&["!! no answer for ", "cannot connect to "], &[]);
+        assert_eq!(seat.glass.lock().expect("not poisoned").colours > 0, has_colours);
     }
 }
 

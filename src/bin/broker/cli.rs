@@ -85,7 +85,8 @@ pub(crate) enum KeysFormat {
 #[derive(Debug, Args)]
 #[command(
     after_help = "It asks the broker's console, which answers root, the broker's own user and those of admin_uids. \
-    The key ? lists the keys. The environment variable NO_COLOR, when set, keeps it from using colours."
+    Where the broker lets no further child in, it is asked over its admin socket. The key ? lists the keys. \
+    The environment variable NO_COLOR, when set, keeps it from using colours."
 )]
 // Without the feature of that name they are parsed all the same, and refused as a whole.
 #[cfg_attr(not(feature = "top"), allow(dead_code))]
@@ -107,10 +108,10 @@ pub(crate) struct TopArgs {
 /// Flags of `broker status`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "It looks twice, a second apart, for what happens per second. Exit code 0: all is well. 1: something is \
-    wrong, and printed as warning or critical. 2: the broker does not answer, or does not answer this user, or the usage \
-    is wrong. With --json, fields keep their names and further ones may come; without an answer there are only \
-    well, answers and error."
+    after_help = "It asks as broker top does, and looks twice, a second apart, for what happens per second. \
+    Exit code 0: all is well. 1: something is wrong, and printed as warning or critical. 2: the broker does not answer, \
+    or does not answer this user, or the usage is wrong. With --json, fields keep their names and further ones may \
+    come; without an answer there are only well, answers and error."
 )]
 pub(crate) struct StatusArgs {
     /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]

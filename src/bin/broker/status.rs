@@ -3,7 +3,7 @@
 
 use crate::cli::StatusArgs;
 use crate::shared::say;
-use crate::top::client::{Trouble, socket_of};
+use crate::top::client::{Trouble, admin_of, socket_of};
 use crate::top::sample::{Sample, Speeds, Totals, Watcher};
 use crate::top::wrong::{Finding, is_well, lasting};
 use broker::base::error::Result;
@@ -19,7 +19,8 @@ const BETWEEN: Duration = Duration::from_millis(1_000);
 
 pub(crate) fn run(args: &StatusArgs) -> Result<ExitCode> {
     let place = socket_of(args.socket.as_deref())?;
-    let mut watcher = Watcher::new(place, args.timeout);
+    let admin = admin_of(&place, None)?;
+    let mut watcher = Watcher::new(place, admin, args.timeout);
     let looked = watcher.look(&[]).and_then(|first| {
         std::thread::sleep(BETWEEN);
         Ok((watcher.look(&[])?, first))

@@ -4,7 +4,6 @@
 
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::default_listen;
-#[cfg(feature = "top")]
 use broker::config::value::AdminListen;
 use broker::config::{ListenUrl, parse_listen};
 use broker::resp::value::{parse, text};
@@ -117,7 +116,6 @@ pub(crate) fn socket_of(option: Option<&str>) -> Result<ListenUrl> {
 }
 
 /// Where its verbs are heard: what the option says, or beside its socket.
-#[cfg(feature = "top")]
 pub(crate) fn admin_of(socket: &ListenUrl, option: Option<&str>) -> Result<Option<ListenUrl>> {
     if option.is_some() {
         return socket_of(option).map(Some);

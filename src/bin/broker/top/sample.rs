@@ -240,6 +240,8 @@ fn lane(row: &TableRow) -> LaneAge {
 #[derive(Debug)]
 pub(crate) struct Watcher {
     place: ListenUrl,
+    /// Where the broker hears a few more, once it lets no further child in.
+    admin: Option<ListenUrl>,
     patience: Duration,
     client: Option<ConsoleClient>,
     /// The connection speaks RESP3.
@@ -253,15 +255,16 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn new(place: ListenUrl, patience: Duration) -> Watcher {
+    pub(crate) fn new(place: ListenUrl, admin: Option<ListenUrl>, patience: Duration) -> Watcher {
         let (is_typed, avoids_hello, lacks_latency, expects_waits) = Default::default();
-        Watcher { place, patience, client: None, is_typed, avoids_hello, lacks_latency, expects_waits }
+        let client = None;
+        Watcher { place, admin, patience, client, is_typed, avoids_hello, lacks_latency, expects_waits }
     }
 
     /// Looks at it now; `more` are further tables, each with its conditions.
     pub(crate) fn look(&mut self, more: &[String]) -> ConsoleAnswer<Sample> {
         if self.client.is_none() {
-            self.client = Some(ConsoleClient::connect(&self.place, self.patience)?);
+            self.client = Some(self.connect()?);
             (self.is_typed, self.lacks_latency) = (false, false);
         }
         let outcome = self.ask_all(more);
@@ -269,6 +272,24 @@ impl Watcher {
             self.client = None;
         }
         outcome
+    }
+
+    fn connect(&self) -> ConsoleAnswer<ConsoleClient> {
+        let refused = match self.connect_to(&self.place) {
+            Err(Trouble::Refused(text)) => Trouble::Refused(text),
+            outcome => return outcome,
+        };
+        match &self.admin {
+            Some(admin) => self.connect_to(admin).map_err(|_| refused),
+            None => Err(refused),
+        }
+    }
+
+    /// Whether it is let in shows in the first answer.
+    fn connect_to(&self, place: &ListenUrl) -> ConsoleAnswer<ConsoleClient> {
+        let mut client = ConsoleClient::connect(place, self.patience)?;
+        client.show("VERSION")?;
+        Ok(client)
     }
 
     fn ask_all(&mut self, more: &[String]) -> ConsoleAnswer<Sample> {

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode> {
     let (sender, tidings) = channel();
     // Before the terminal is changed: a signal must not leave it so.
     watch_signals(sender.clone())?;
-    let errands = ask_about(Watcher::new(place, args.timeout), args.interval, sender.clone())?;
+    let errands = ask_about(Watcher::new(place, admin.clone(), args.timeout), args.interval, sender.clone())?;
     // From here on a panic gives the terminal back before it is told.
     let terminal = ratatui::try_init().map_err(Error::attempting("cannot use the terminal"))?;
     let mut screen = Screen {
