@@ -56,6 +56,7 @@ mod host;
 mod lifecycle;
 mod log;
 mod reload;
+mod top;
 
 // The library.
 mod c_examples;

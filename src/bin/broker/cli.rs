@@ -4,6 +4,7 @@ use crate::shared::guard::WithParentArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One Redis connection pool per host, shared by every process on it.
 #[derive(Debug, Parser)]
@@ -21,6 +22,10 @@ pub(crate) enum Verb {
     Serve(ServeArgs),
     /// Print every configuration key with its default and meaning
     Config(ConfigArgs),
+    /// Show what a running broker does, live, and what is wrong
+    Top(TopArgs),
+    /// Print once what a running broker does and what is wrong
+    Status(StatusArgs),
     /// Run a program that ends with its parent
     #[command(hide = true)]
     WithParent(WithParentArgs),
@@ -76,11 +81,66 @@ pub(crate) enum KeysFormat {
     Toml,
 }
 
+/// Flags of `broker top`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It asks the broker's console, which answers root, the broker's own user and those of admin_uids. \
+    Where the broker lets no further child in, it is asked over its admin socket. The key ? lists the keys. \
+    The environment variable NO_COLOR, when set, keeps it from using colours."
+)]
+// Without the feature of that name they are parsed all the same, and refused as a whole.
+#[cfg_attr(not(feature = "top"), allow(dead_code))]
+pub(crate) struct TopArgs {
+    /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) socket: Option<String>,
+    /// Where its admin_listen is, for the keys that change something [default: the socket's path with .admin behind it]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) admin: Option<String>,
+    /// Time between two looks, such as 500ms or 2s
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub(crate) interval: Duration,
+    /// How long an answer is waited for
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// Flags of `broker status`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It asks as broker top does, and looks twice, a second apart, for what happens per second. \
+    Exit code 0: all is well. 1: something is wrong, and printed as warning or critical. 2: the broker does not answer, \
+    or does not answer this user, or the usage is wrong. With --json, fields keep their names and further ones may \
+    come; without an answer there are only well, answers and error."
+)]
+pub(crate) struct StatusArgs {
+    /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) socket: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How long an answer is waited for
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// A time as in the configuration: a plain number is milliseconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_millis(50);
+    const MOST: Duration = Duration::from_secs(3_600);
+    let time = match text.parse() {
+        Ok(ms) => Duration::from_millis(ms),
+        Err(_) => humantime::parse_duration(text).map_err(|_| "not a time such as 500ms or 2s".to_owned())?,
+    };
+    if (LEAST..=MOST).contains(&time) { Ok(time) } else { Err("a time from 50ms to 1h".to_owned()) }
+}
+
 /// clap's refusal as one line, without its usage block and without what could be a password: whatever stands where
 /// a flag was forgotten, or behind one that takes no value.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingSubcommand {
-        return "say what to do: serve or config".to_owned();
+        return "say what to do: serve, config, top or status".to_owned();
     }
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
@@ -96,7 +156,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
             return "an unknown flag; not shown, since it may contain a password".to_owned();
         }
         ErrorKind::InvalidSubcommand if !plain(named(ContextKind::InvalidSubcommand)) => {
-            return "say what to do first: serve or config".to_owned();
+            return "say what to do first: serve, config, top or status".to_owned();
         }
         ErrorKind::TooManyValues => {
             let flag = named(ContextKind::InvalidArg);
@@ -125,8 +185,17 @@ mod tests {
     fn a_refusal_is_one_line() {
         let refusal = |argv: &[&str]| one_line(&Cli::try_parse_from(argv).unwrap_err());
         assert_eq!(refusal(&["broker", "serve", "--bogus"]), "unexpected argument '--bogus' found");
-        assert_eq!(refusal(&["broker"]), "say what to do: serve or config");
+        assert_eq!(refusal(&["broker"]), "say what to do: serve, config, top or status");
         assert!(refusal(&["broker", "nosuch"]).contains("'nosuch'"));
+    }
+
+    #[test]
+    fn times_are_written_as_in_the_configuration() {
+        assert_eq!(duration("250"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
+        for wrong in ["0", "49ms", "61min", "soon", "-1s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

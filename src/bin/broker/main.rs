@@ -1,5 +1,5 @@
 //! The standalone broker: reads argv, the environment and signals, which the library never does, and maps an outcome to
-//! an exit code: 0 success, 1 a system call failed, 2 invalid configuration.
+//! an exit code: 0 success, 1 a system call failed, 2 invalid configuration. `broker status` has codes of its own.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -14,7 +14,9 @@ mod serve;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod signals;
+mod status;
 mod stderr;
+mod top;
 
 use broker::base::error::{Error, ErrorKind};
 use clap::Parser;
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
     let outcome = match verb {
         Verb::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Config(args) => keys::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Top(args) => top::run(&args),
+        Verb::Status(args) => status::run(&args),
         Verb::WithParent(args) => Err(guard::exec(&args)),
     };
     outcome.unwrap_or_else(|error| fail(&error))

@@ -72,13 +72,24 @@ fn body(command: &Command, section: fn(&Man, &mut dyn std::io::Write) -> std::io
 fn end_of_command_page(page: &mut Roff) {
     page.control("SH", ["EXIT STATUS"]);
     entry(page, "0", "Success.");
-    entry(page, "1", "A system call failed.");
-    entry(page, "2", "The command line or the configuration is invalid; one line gives the reason.");
+    entry(page, "1", "A system call failed. From broker status: something is wrong.");
+    entry(
+        page,
+        "2",
+        "The command line or the configuration is invalid; one line gives the reason. From broker status also: the \
+         broker does not answer.",
+    );
     page.control("SH", ["ENVIRONMENT"]);
     entry(page, "BROKER_UPSTREAM_PASSWORD", "The upstream's password; overrides every other one.");
+    entry(page, "NO_COLOR", "If it is set and not empty, broker top uses no colours.");
     entry(page, "XDG_RUNTIME_DIR", "The directory of the default socket, unless the user is root.");
     page.control("SH", ["FILES"]);
     entry(page, "/run/broker/broker.sock", "The default socket when run by root.");
+    entry(
+        page,
+        "/run/broker/broker.sock.admin",
+        "Beside it, where broker top closes children and sets the log's level.",
+    );
     page.control("SH", ["SEE ALSO"]);
     page.text([bold("broker.toml"), roman("(5), "), bold("redis-server"), roman("(1)")]);
 }

@@ -1,0 +1,506 @@
+//! What the console says at one moment, and the picture that `wrong` looks at. Owns the connection and makes a new one when
+//! that is lost; asks a few short tables, however many children there are. Knows no screen.
+
+use super::client::{ConsoleAnswer, ConsoleClient, TableRow, Trouble};
+use super::wrong::{
+    LaneAge, LeakNow, LeaseHolder, LeaseUse, Person, Picture, WaitsForLease, wrong as find_wrong,
+};
+use crate::top::wrong::Finding;
+use broker::config::ListenUrl;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Rows asked for: of more than these, the first by what is looked for say enough.
+const PROCESSES_MAX: usize = 500;
+const WAITING_MAX: usize = 200;
+const LEASES_MAX: usize = 500;
+const LEAKS_MAX: usize = 200;
+const LANES_MAX: usize = 16;
+/// The kinds of leases, as the console names them.
+pub(crate) const LEASE_KINDS: [&str; 3] = ["transaction", "session", "blocking"];
+
+/// One look at a broker.
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    pub(crate) version: TableRow,
+    pub(crate) upstream: TableRow,
+    pub(crate) pools: Vec<TableRow>,
+    pub(crate) leases: Vec<TableRow>,
+    /// Those of now.
+    pub(crate) leaks: Vec<TableRow>,
+    /// Children that wait for a lease, the longest wait first.
+    pub(crate) waiting: Vec<TableRow>,
+    pub(crate) processes: Vec<TableRow>,
+    pub(crate) commands: Vec<TableRow>,
+    memory: Vec<TableRow>,
+    lanes: Vec<TableRow>,
+    settings: HashMap<String, String>,
+    /// None where the broker has no such table.
+    pub(crate) latency: Option<Vec<TableRow>>,
+    /// The rows of further tables, in the order in which these were asked for.
+    #[cfg_attr(not(feature = "top"), allow(dead_code))]
+    pub(crate) more: Vec<Vec<TableRow>>,
+}
+
+/// Sums over all processes and commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Totals {
+    pub(crate) requests: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) children: u64,
+    pub(crate) processes: u64,
+}
+
+/// The same per second.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Speeds {
+    pub(crate) requests: f64,
+    pub(crate) bytes_in: f64,
+    pub(crate) bytes_out: f64,
+}
+
+impl Sample {
+    pub(crate) fn totals(&self) -> Totals {
+        let sum = |rows: &[TableRow], column| rows.iter().map(|row| row.count(column)).sum();
+        Totals {
+            requests: sum(&self.commands, "calls"),
+            bytes_in: sum(&self.processes, "bytes_in"),
+            bytes_out: sum(&self.processes, "bytes_out"),
+            children: sum(&self.processes, "children"),
+            processes: self.processes.iter().filter(|row| row.count("children") > 0).count() as u64,
+        }
+    }
+
+    /// Whether there are more processes than were asked for, so that sums over them are too small.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.processes.len() == PROCESSES_MAX
+    }
+
+    /// What happened since `earlier`, per second; none if the broker has started anew in between.
+    pub(crate) fn speeds(&self, earlier: &Sample) -> Option<Speeds> {
+        let seconds = self.seconds_since(earlier)?;
+        let (now, then) = (self.totals(), earlier.totals());
+        let per_second = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        Some(Speeds {
+            requests: per_second(now.requests, then.requests),
+            bytes_in: per_second(now.bytes_in, then.bytes_in),
+            bytes_out: per_second(now.bytes_out, then.bytes_out),
+        })
+    }
+
+    /// By the broker's own clock, which a busy machine does not delay; none if it has started anew in between.
+    pub(crate) fn seconds_since(&self, earlier: &Sample) -> Option<f64> {
+        let passed = self.version.count("uptime_ms").checked_sub(earlier.version.count("uptime_ms"))?;
+        (passed > 0).then(|| passed as f64 / 1000.0)
+    }
+
+    /// p99 and maximum in microseconds, over everything, or of the slowest there is.
+    pub(crate) fn latency_now(&self) -> Option<(u64, u64)> {
+        let rows = self.latency.as_ref()?;
+        let window = rows.first()?.text("window");
+        let recent: Vec<&TableRow> = rows.iter().filter(|row| row.text("window") == window).collect();
+        let all = recent.iter().find(|row| row.text("family") == "all");
+        let row = all.or(recent.iter().max_by_key(|row| row.count("p99")))?;
+        Some((row.count("p99"), row.count("max")))
+    }
+
+    /// A setting that is a number.
+    fn setting(&self, key: &str) -> Option<u64> {
+        self.settings.get(key)?.parse().ok()
+    }
+
+    /// How many leases of each kind are lent, and may be.
+    pub(crate) fn lease_use(&self) -> Vec<LeaseUse> {
+        let used = |kind| self.pools.iter().map(|pool| pool.count(kind)).sum();
+        let max = |kind| self.setting(&format!("leases_{kind}_max"));
+        LEASE_KINDS.map(|kind| LeaseUse { kind, used: used(kind), max: max(kind) }).into()
+    }
+
+    /// The longest wait for a lease, and how many children and groups wait.
+    pub(crate) fn waits(&self) -> (u64, u64) {
+        let pools = |column| self.pools.iter().map(move |pool| pool.count(column));
+        let longest = self.waiting.iter().map(|row| row.count("waits_ms")).chain(pools("maxwait_ms")).max();
+        (pools("waiting").sum::<u64>().max(self.waiting.len() as u64), longest.unwrap_or_default())
+    }
+
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        find_wrong(&self.picture())
+    }
+
+    fn picture(&self) -> Picture {
+        let up = &self.upstream;
+        let held = |what: &str| {
+            self.memory.iter().find(|row| row.text("what") == what).map_or(0, |row| row.count("bytes"))
+        };
+        let (groups_waiting, groups_wait_ms) = self.groups();
+        Picture {
+            address: up.text("address"),
+            state: up.text("state"),
+            down_ms: up.number("down_ms"),
+            refusal: up.text("refusal"),
+            connections: up.count("connections"),
+            connections_max: up.count("connections_max"),
+            refused: self.refused(),
+            leases: self.lease_use(),
+            waiting: self.waiting.iter().map(waits_for_lease).collect(),
+            groups_waiting,
+            groups_wait_ms,
+            holders: self.leases.iter().map(holder).collect(),
+            leaks: self.leaks.iter().map(leak).collect(),
+            memory: held("queues"),
+            memory_max: held("memory_max"),
+            children: self.totals().children,
+            children_max: self.setting("children_max"),
+            // One that WAIT blocks is nobody else's.
+            lanes: self
+                .lanes
+                .iter()
+                .filter(|row| !row.text("marks").contains("detached"))
+                .map(lane)
+                .collect(),
+        }
+    }
+
+    /// Groups of children that wait for a lease are in no row of CHILDREN: what a pool counts beyond those are groups.
+    fn groups(&self) -> (u64, u64) {
+        let children = self.waiting.len() as u64;
+        let (all, longest) = self.waits();
+        let of_children = self.waiting.first().map_or(0, |row| row.count("waits_ms"));
+        let is_cut = self.waiting.len() == WAITING_MAX;
+        let groups = if is_cut { 0 } else { all - children };
+        (groups, if groups > 0 && longest > of_children { longest } else { 0 })
+    }
+
+    /// While Redis is down every pool has the same reason, which is told once.
+    fn refused(&self) -> Vec<(String, String)> {
+        if self.upstream.text("state") != "up" {
+            return Vec::new();
+        }
+        let mut refused: Vec<(String, String)> =
+            self.pools.iter().map(|pool| (pool.text("user"), pool.text("refusal"))).collect();
+        refused.retain(|(_, why)| !why.is_empty());
+        refused.dedup();
+        refused
+    }
+}
+
+fn person(row: &TableRow) -> Person {
+    let child = row.number("child").or_else(|| row.number("id"));
+    let (pid, uid) = (row.number("pid"), row.number("uid"));
+    Person { child, pid, uid, process: row.text("process"), unit: row.text("unit") }
+}
+
+fn waits_for_lease(row: &TableRow) -> WaitsForLease {
+    WaitsForLease {
+        kind: lease_kind(&row.text("command"), &row.text("state")),
+        wait_ms: row.count("waits_ms"),
+    }
+}
+
+/// What a child that waits for a lease wants one for: the console tells the command, not the kind.
+fn lease_kind(command: &str, state: &str) -> &'static str {
+    const TRANSACTION: [&str; 5] = ["watch", "multi", "exec", "discard", "unwatch"];
+    const SESSION: [&str; 5] = ["subscribe", "psubscribe", "ssubscribe", "monitor", "client"];
+    let command = command.to_ascii_lowercase();
+    let first = command.split(['|', '\\']).next().unwrap_or_default();
+    if state == "multi" || TRANSACTION.contains(&first) {
+        "transaction"
+    } else if SESSION.contains(&first) {
+        "session"
+    } else {
+        "blocking"
+    }
+}
+
+fn holder(row: &TableRow) -> LeaseHolder {
+    LeaseHolder {
+        kind: row.text("kind"),
+        who: person(row),
+        held_ms: row.count("held_ms"),
+        idle_ms: row.count("idle_ms"),
+        command: row.text("command"),
+    }
+}
+
+fn leak(row: &TableRow) -> LeakNow {
+    LeakNow {
+        kind: row.text("kind"),
+        who: person(row),
+        since_ms: row.count("since_ms"),
+        what: row.text("what"),
+    }
+}
+
+fn lane(row: &TableRow) -> LaneAge {
+    LaneAge { lane: row.count("lane"), in_flight: row.count("in_flight"), oldest_ms: row.count("oldest_ms") }
+}
+
+/// Looks at one broker again and again, over a connection that it makes anew when it is lost.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    place: ListenUrl,
+    /// Where the broker hears a few more, once it lets no further child in.
+    admin: Option<ListenUrl>,
+    patience: Duration,
+    client: Option<ConsoleClient>,
+    /// The connection speaks RESP3.
+    is_typed: bool,
+    /// HELLO was not answered once; lines of text say the same.
+    avoids_hello: bool,
+    /// The broker has no LATENCY.
+    lacks_latency: bool,
+    /// Somebody waited for a lease at the last look.
+    expects_waits: bool,
+}
+
+impl Watcher {
+    pub(crate) fn new(place: ListenUrl, admin: Option<ListenUrl>, patience: Duration) -> Watcher {
+        let (is_typed, avoids_hello, lacks_latency, expects_waits) = Default::default();
+        let client = None;
+        Watcher { place, admin, patience, client, is_typed, avoids_hello, lacks_latency, expects_waits }
+    }
+
+    /// Looks at it now; `more` are further tables, each with its conditions.
+    pub(crate) fn look(&mut self, more: &[String]) -> ConsoleAnswer<Sample> {
+        if self.client.is_none() {
+            self.client = Some(self.connect()?);
+            (self.is_typed, self.lacks_latency) = (false, false);
+        }
+        let outcome = self.ask_all(more);
+        if matches!(outcome, Err(Trouble::NoAnswer(_))) {
+            self.client = None;
+        }
+        outcome
+    }
+
+    fn connect(&self) -> ConsoleAnswer<ConsoleClient> {
+        let refused = match self.connect_to(&self.place) {
+            Err(Trouble::Refused(text)) => Trouble::Refused(text),
+            outcome => return outcome,
+        };
+        match &self.admin {
+            Some(admin) => self.connect_to(admin).map_err(|_| refused),
+            None => Err(refused),
+        }
+    }
+
+    /// Whether it is let in shows in the first answer.
+    fn connect_to(&self, place: &ListenUrl) -> ConsoleAnswer<ConsoleClient> {
+        let mut client = ConsoleClient::connect(place, self.patience)?;
+        client.show("VERSION")?;
+        Ok(client)
+    }
+
+    fn ask_all(&mut self, more: &[String]) -> ConsoleAnswer<Sample> {
+        self.greet()?;
+        let Some(client) = &mut self.client else {
+            return Err(Trouble::NoAnswer("not connected".to_owned()));
+        };
+        let mut tables = questions();
+        let waits = format!("CHILDREN WHERE waits_for lease SORT waits_ms LIMIT {WAITING_MAX}");
+        // Who waits is sought among all children, so only where somebody does.
+        if self.expects_waits {
+            tables.push(waits.clone());
+        }
+        tables.extend_from_slice(more);
+        if !self.lacks_latency {
+            tables.push("LATENCY".to_owned());
+        }
+        let mut answers = client.show_all(&tables)?;
+        let asked = if self.lacks_latency { None } else { answers.pop() };
+        let latency = match asked {
+            Some(Err(Trouble::Refused(text))) if text.starts_with("ERR no table") => None,
+            Some(answer) => Some(answer?),
+            None => None,
+        };
+        self.lacks_latency = latency.is_none();
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().unwrap_or_else(|| Ok(Vec::new()));
+        let mut sample = Sample {
+            version: first(next()?),
+            upstream: first(next()?),
+            pools: next()?,
+            leases: next()?,
+            leaks: next()?,
+            processes: next()?,
+            commands: next()?,
+            memory: next()?,
+            lanes: next()?,
+            settings: settings(&next()?),
+            waiting: if self.expects_waits { next()? } else { Vec::new() },
+            latency,
+            more: answers.collect::<Result<_, _>>()?,
+        };
+        let is_waited = sample.pools.iter().any(|pool| pool.count("waiting") > 0);
+        if is_waited && !self.expects_waits {
+            sample.waiting = client.show(&waits)?;
+        }
+        self.expects_waits = is_waited;
+        Ok(sample)
+    }
+
+    /// A broker that has not heard of Redis keeps whoever greets it waiting, and those are asked for at night.
+    fn greet(&mut self) -> ConsoleAnswer<()> {
+        let Some(client) = self.client.as_mut().filter(|_| !self.is_typed && !self.avoids_hello) else {
+            return Ok(());
+        };
+        if first(client.show("UPSTREAM")?).text("state") == "up" {
+            self.avoids_hello = true;
+            client.speak_resp3()?;
+            (self.is_typed, self.avoids_hello) = (true, false);
+        }
+        Ok(())
+    }
+}
+
+/// The tables of every sample, in the order of its fields. Each has few rows, however many children there are.
+fn questions() -> Vec<String> {
+    vec![
+        "VERSION".to_owned(),
+        "UPSTREAM".to_owned(),
+        "POOLS".to_owned(),
+        format!("LEASES SORT held_ms LIMIT {LEASES_MAX}"),
+        format!("LEAKS WHERE state now SORT since_ms LIMIT {LEAKS_MAX}"),
+        format!("PROCESSES SORT requests LIMIT {PROCESSES_MAX}"),
+        "COMMANDS".to_owned(),
+        "MEMORY".to_owned(),
+        format!("LANES WHERE role shared SORT oldest_ms LIMIT {LANES_MAX}"),
+        "CONFIG".to_owned(),
+    ]
+}
+
+/// The row of a table that has one.
+fn first(rows: Vec<TableRow>) -> TableRow {
+    rows.into_iter().next().unwrap_or_default()
+}
+
+fn settings(rows: &[TableRow]) -> HashMap<String, String> {
+    rows.iter().map(|row| (row.text("key"), row.text("value"))).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::top::wrong::Severity;
+
+    /// A broker as it is described by the rows that differ from those of an idle one.
+    pub(crate) fn sample(uptime_ms: u64) -> Sample {
+        let upstream = [
+            ("address", "redis://h:6379/0"),
+            ("state", "up"),
+            ("server", "redis"),
+            ("version", "7.0.15"),
+            ("role", "master"),
+            ("connections", "2"),
+            ("connections_max", "384"),
+        ];
+        let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        Sample {
+            version: TableRow::of(&[("version", "0.1.0"), ("uptime_ms", &uptime_ms.to_string())]),
+            upstream: TableRow::of(&upstream),
+            pools: vec![TableRow::of(&[("pool", "1"), ("user", "default"), ("transaction", "1")])],
+            leases: Vec::new(),
+            leaks: Vec::new(),
+            waiting: Vec::new(),
+            processes: Vec::new(),
+            commands: Vec::new(),
+            memory: Vec::new(),
+            lanes: Vec::new(),
+            settings: [setting("leases_transaction_max", "1"), setting("leases_session_max", "32")].into(),
+            latency: None,
+            more: Vec::new(),
+        }
+    }
+
+    /// Children that wait for a transaction while a process keeps its own open.
+    pub(crate) fn sample_with_waits(uptime_ms: u64) -> Sample {
+        let mut sample = sample(uptime_ms);
+        sample.pools[0] = TableRow::of(&[
+            ("pool", "1"),
+            ("user", "default"),
+            ("transaction", "1"),
+            ("waiting", "2"),
+            ("maxwait_ms", "4200"),
+        ]);
+        let waiter = |ms: &str| TableRow::of(&[("id", "9"), ("command", "watch"), ("waits_ms", ms)]);
+        sample.waiting = vec![waiter("4200"), waiter("300")];
+        sample.leases = vec![TableRow::of(&[
+            ("lane", "3"),
+            ("kind", "transaction"),
+            ("held_ms", "9100"),
+            ("idle_ms", "20"),
+            ("child", "12"),
+            ("pid", "44"),
+            ("process", "worker"),
+            ("unit", "web.service"),
+            ("command", "watch"),
+        ])];
+        sample
+    }
+
+    #[test]
+    fn waits_and_who_causes_them_are_found_in_the_tables() {
+        let findings = sample_with_waits(5).findings();
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].severity, Severity::Critical);
+        assert_eq!(
+            findings[0].what,
+            "2 children wait for a lease of kind transaction for 4.2 s; held by pid 44 (worker, web.service), \
+             since 9.1 s, last command watch"
+        );
+        assert_eq!(findings[0].hint, "leases_transaction_max allows 1");
+    }
+
+    #[test]
+    fn what_pools_count_beyond_children_are_groups() {
+        let mut sample = sample_with_waits(5);
+        assert_eq!(sample.groups(), (0, 0));
+        sample.waiting.pop();
+        sample.pools[0] = TableRow::of(&[("waiting", "4"), ("maxwait_ms", "5000")]);
+        assert_eq!(sample.groups(), (3, 5000));
+        sample.waiting = vec![TableRow::default(); WAITING_MAX];
+        assert_eq!(sample.groups(), (0, 0), "how many children wait is not known then");
+    }
+
+    #[test]
+    fn the_kind_of_a_lease_follows_from_the_command() {
+        for (command, state, kind) in [
+            ("watch", "waiting", "transaction"),
+            ("get", "multi", "transaction"),
+            ("SUBSCRIBE", "open", "session"),
+            ("client|tracking", "open", "session"),
+            ("blpop", "waiting", "blocking"),
+        ] {
+            assert_eq!(lease_kind(command, state), kind, "{command}");
+        }
+    }
+
+    #[test]
+    fn speeds_are_of_two_samples_and_a_new_broker_begins_anew() {
+        let (mut earlier, mut later) = (sample(1_000), sample(3_000));
+        let process = |bytes: &str| TableRow::of(&[("bytes_in", bytes), ("children", "2")]);
+        earlier.commands = vec![TableRow::of(&[("calls", "10")])];
+        later.commands = vec![TableRow::of(&[("calls", "30")]), TableRow::of(&[("calls", "5")])];
+        (earlier.processes, later.processes) = (vec![process("100")], vec![process("500"), process("100")]);
+        let speeds = later.speeds(&earlier).unwrap();
+        assert_eq!((speeds.requests, speeds.bytes_in, speeds.bytes_out), (12.5, 250.0, 0.0));
+        assert_eq!(earlier.speeds(&later), None);
+        assert_eq!((later.totals().children, later.totals().processes), (4, 2));
+    }
+
+    #[test]
+    fn latency_is_shown_where_the_broker_knows_it() {
+        let mut sample = sample(1);
+        assert_eq!(sample.latency_now(), None);
+        let row = |family, window, p99, max| {
+            TableRow::of(&[("family", family), ("window", window), ("p99", p99), ("max", max)])
+        };
+        let rows =
+            vec![row("read", "1s", "70", "90"), row("all", "1s", "60", "95"), row("all", "60s", "9", "9")];
+        sample.latency = Some(rows.clone());
+        assert_eq!(sample.latency_now(), Some((60, 95)));
+        sample.latency = Some(vec![rows[0].clone(), row("write", "1s", "71", "80")]);
+        assert_eq!(sample.latency_now(), Some((71, 80)));
+    }
+}
