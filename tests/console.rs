@@ -110,6 +110,18 @@ fn what_changes_something_is_heard_on_the_admin_socket_alone() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// Who somebody is to Redis means nothing to the console: the system says who it is on this host.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn whoever_may_look_needs_no_password_of_redis() {
+    let redis = Redis::start_with(&["--requirepass", "pw"]);
+    let broker = Broker::start(&redis, &[("auth", "passthrough")]);
+    let mut raw = broker.connect();
+    assert!(said(&mut raw, "GET k").starts_with("-NOAUTH"));
+    assert_eq!(rows(&mut raw, "CHILDREN").len(), 1);
+    assert_eq!(rows(&mut admin(&broker), "CHILDREN").len(), 2);
+}
+
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn a_full_broker_lets_the_operator_in() {

@@ -34,16 +34,14 @@ const HELP: &[&str] = &[
 ];
 
 impl Shared {
-    /// A request that is the console's. What is about other children the broker carries out.
+    /// A request that is the console's. What is about other children the broker carries out. Whether the child has said who it is
+    /// to Redis means nothing here: the system has said who it is on this host.
     pub(crate) fn console(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         if child.session().transaction.is_open() {
             return self.reject(child, "ERR BROKER is not allowed in transactions");
         }
         if child.session().proto == 2 && child.is_subscribed() {
             return self.reject(child, texts::subscriber_context(NAME));
-        }
-        if !child.is_authenticated() {
-            return self.reject(child, texts::NOAUTH);
         }
         if child.ask_writer() {
             self.env.actions.push(Action::AskWriter { link: child.link() });

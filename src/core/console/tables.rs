@@ -32,6 +32,7 @@ pub(crate) static TABLES: &[ShowTable] = &[
     hosts::PROCESSES,
     connections::TOPICS,
     connections::UPSTREAM,
+    settings::STATS_TABLE,
     settings::COMMANDS,
     latency::LATENCY,
     latency::SLOWLOG,
@@ -74,7 +75,7 @@ mod tests {
                 assert_eq!(row.len(), table.columns.len(), "{} {key:?}", table.name);
                 if !matches!(
                     table.name,
-                    "CONFIG" | "MEMORY" | "VERSION" | "COMMANDS" | "UPSTREAM" | "LATENCY"
+                    "CONFIG" | "STATS" | "MEMORY" | "VERSION" | "COMMANDS" | "UPSTREAM" | "LATENCY"
                 ) {
                     assert_eq!(row[0], key.name(), "{} {key:?}", table.name);
                 }

@@ -50,7 +50,7 @@ impl Shared {
     /// What it has done is added to its process.
     fn credit(&mut self, child: &mut Child) {
         let usage = child.take_uncredited();
-        self.processes.credit(child.origin().process(), &usage);
+        self.processes.credit(child.origin().process(), &usage, self.env.now);
     }
 
     /// What a child looks like, and since when.

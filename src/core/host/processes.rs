@@ -30,6 +30,8 @@ pub(crate) struct Process {
     /// What its children have done, as of the last look at them.
     done: Usage,
     first_seen: Millis,
+    /// When a child of it was last seen to have done something.
+    busy_at: Millis,
     /// Since when nobody is of it.
     unused_since: Millis,
     /// When it was found to have ended.
@@ -89,6 +91,10 @@ impl Process {
     /// What its children have done, as of the last look at them.
     pub(crate) fn done(&self) -> &Usage {
         &self.done
+    }
+
+    pub(crate) fn busy_at(&self) -> Millis {
+        self.busy_at
     }
 
     pub(crate) fn first_seen(&self) -> Millis {
@@ -157,7 +163,6 @@ impl Processes {
         self.arena.iter()
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.arena.len()
     }
@@ -210,6 +215,7 @@ impl Processes {
             connected: 0,
             done: Usage::default(),
             first_seen: now,
+            busy_at: now,
             unused_since: now,
             ended_at: None,
             growth: Growth { window_began: now, ..Growth::default() },
@@ -245,11 +251,12 @@ impl Processes {
     }
 
     /// What a child of it has done.
-    pub(crate) fn credit(&mut self, key: ProcessKey, usage: &Usage) {
+    pub(crate) fn credit(&mut self, key: ProcessKey, usage: &Usage, now: Millis) {
         if *usage != Usage::default()
             && let Some(process) = self.arena.get_mut(key)
         {
             process.done.add(usage);
+            process.busy_at = now;
         }
     }
 

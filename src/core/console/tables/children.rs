@@ -8,6 +8,7 @@ use crate::core::child::{Child, ChildKind, ChildState};
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
 use crate::core::host::leaks::LeakKind;
+use crate::core::keys::LeaseKind;
 use crate::core::shared::Shared;
 
 pub(super) const CHILDREN: ShowTable = ShowTable {
@@ -30,7 +31,7 @@ pub(super) const CHILDREN: ShowTable = ShowTable {
         db: 2, "Database.";
         protocol: 8, "RESP version.";
         state: 9, "open, subscribed, multi, watching, waiting, ending; gone: it went while this table was made.";
-        waits_for: 16, "Why its next request waits.";
+        waits_for: 17, "Why its next request waits; lease:transaction, lease:session, lease:blocking for a lease of that kind.";
         waits_ms: 8, "For how long it waits for a lease or an element.";
         age_ms: 9, "Since it has connected.";
         idle_ms: 9, "Since it has last sent something.";
@@ -133,7 +134,7 @@ fn state_of(child: &Child) -> &'static str {
     match child.state() {
         ChildState::Ending | ChildState::Finishing | ChildState::Closed => "ending",
         ChildState::Open if child.session().transaction.is_open() => "multi",
-        ChildState::Open if lease == Some(crate::core::keys::LeaseKind::Transaction) => "watching",
+        ChildState::Open if lease == Some(LeaseKind::Transaction) => "watching",
         ChildState::Open if child.hold() != Hold::None => "waiting",
         ChildState::Open if child.is_subscribed() => "subscribed",
         ChildState::Open => "open",
@@ -148,7 +149,11 @@ fn waits_for(child: &Child) -> Option<&'static str> {
         Hold::OwnReplies => "own-replies",
         Hold::OutputFull => "its-own-reading",
         Hold::LaneFull => "lane-full",
-        Hold::LeaseQueue => "lease",
+        Hold::LeaseQueue => match child.front().wait().map(|wait| wait.kind) {
+            Some(LeaseKind::Transaction) => "lease:transaction",
+            Some(LeaseKind::Session) => "lease:session",
+            _ => "lease:blocking",
+        },
         Hold::Element => "element",
         Hold::WriteLane => "last-write-lane",
         Hold::Reply => "reply",

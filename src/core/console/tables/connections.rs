@@ -127,6 +127,7 @@ pub(super) const LEASES: ShowTable = ShowTable {
         unit: 24, "Its systemd unit, container or control group.";
         name: 12, "CLIENT SETNAME.";
         command: 16, "The child's last command.";
+        pool: 4, "Its pool (BROKER SHOW POOLS).";
     },
     keys: |broker| lanes_where(broker, |lane| lane.lease().is_some()),
     row: lease_row,
@@ -169,6 +170,7 @@ fn lease_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
             .filter(|child| child.last_command().is_some())
             .map(|child| shared.last_command_name(child))
             .into(),
+        lane.pool().0.into(),
     ])
 }
 

@@ -26,6 +26,7 @@ pub(super) const PROCESSES: ShowTable = ShowTable {
         leak: 16, "What it is suspected of.";
         exe: 40, "Path of its program; none where the broker may not look.";
         cgroup: 40, "Its control group.";
+        idle_ms: 9, "Since one of its children was last seen to have done something.";
     },
     keys: |broker| {
         let mut keys: Vec<_> = broker
@@ -68,6 +69,7 @@ fn process_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
         shared.leaks.kind_of(LeakSubject::Process(key)).map(LeakKind::name).into(),
         facts.and_then(|facts| facts.exe.as_deref()).into(),
         facts.and_then(|facts| facts.cgroup.as_deref()).into(),
+        shared.env.now.saturating_sub(process.busy_at()).into(),
     ])
 }
 

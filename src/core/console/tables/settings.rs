@@ -1,6 +1,7 @@
-//! `BROKER SHOW COMMANDS`, `MEMORY`, `CONFIG`, `VERSION`: what is run, what it holds, how it is set up.
+//! `BROKER SHOW STATS`, `COMMANDS`, `MEMORY`, `CONFIG`, `VERSION`: what is run, what it holds, how it is set up.
 
 use super::{ShowTable, columns, numbers};
+use crate::base::log_limit::{log_lines_dropped, log_lines_left_out};
 use crate::config::rows;
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
@@ -20,6 +21,53 @@ pub(super) const COMMANDS: ShowTable = ShowTable {
         let (id, commands) = (u16::try_from(number).ok()?, &broker.shared.commands);
         let way = commands.table()?.way_name(id)?;
         Some(vec![commands.name(id).into(), commands.calls(id).into(), way.into()])
+    },
+};
+
+/// A total or a number of now.
+type ShownStat = (&'static str, &'static str, fn(&Broker) -> u64);
+
+static STATS: &[ShownStat] = &[
+    ("children", "Children now.", |broker| broker.children.len() as u64),
+    ("processes", "Processes that have children, or had some in the last minute.", |broker| {
+        broker.shared.processes.len() as u64
+    }),
+    ("children_opened", "Children so far.", |broker| broker.counters().children_opened),
+    ("children_refused", "Children refused so far.", |broker| broker.counters().children_refused),
+    ("requests", "Requests run so far.", |broker| broker.counters().requests),
+    ("requests_in_flight", "Requests that wait for a reply.", |broker| broker.requests_in_flight() as u64),
+    ("requests_lost", "Answered with BROKERLOST so far.", |broker| broker.counters().requests_lost),
+    ("requests_down", "Answered with BROKERDOWN so far.", |broker| broker.counters().requests_down),
+    ("requests_limited", "Answered with BROKERLIMIT so far.", |broker| broker.counters().requests_limited),
+    ("requests_timed_out", "Answered with BROKERTIMEOUT so far.", |broker| {
+        broker.counters().requests_timed_out
+    }),
+    ("slow_requests", "Longer than slowlog_threshold so far.", Broker::slow_requests),
+    ("leases_waiting", "Children that wait for a lease.", |broker| broker.leases_waiting() as u64),
+    ("leaks", "Suspected leaks now.", |broker| broker.leaks().0),
+    ("leaks_found", "Suspected leaks so far.", |broker| broker.leaks().1),
+    ("upstream_connects", "Attempts to connect to Redis so far.", |broker| {
+        broker.counters().upstream_connects
+    }),
+    ("upstream_losses", "Connections to Redis lost so far.", |broker| broker.counters().upstream_losses),
+    ("desyncs", "Connections closed for replies out of step.", |broker| broker.counters().desyncs),
+    ("log_lines_dropped", "Lines of the log that its reader did not take.", |_| log_lines_dropped()),
+    ("log_lines_left_out", "Lines of the log that were summed up.", |_| log_lines_left_out()),
+];
+
+pub(super) const STATS_TABLE: ShowTable = ShowTable {
+    name: "STATS",
+    doc: "Totals since the start, and numbers of now.",
+    columns: columns! {
+        name: 18, "What is counted.";
+        value: 14, "How many.";
+        meaning: 60, "In words.";
+    },
+    keys: |_| numbers(STATS.len()),
+    row: |broker, key| {
+        let RowKey::Number(at) = key else { return None };
+        let (name, meaning, read) = STATS.get(at as usize)?;
+        Some(vec![(*name).into(), read(broker).into(), Cell::words(meaning)])
     },
 };
 
