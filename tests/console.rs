@@ -115,7 +115,7 @@ fn what_changes_something_is_heard_on_the_admin_socket_alone() {
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn whoever_may_look_needs_no_password_of_redis() {
     let redis = Redis::start_with(&["--requirepass", "pw"]);
-    let broker = Broker::start(&redis, &[("auth", "passthrough")]);
+    let broker = Broker::start(&redis, &[("auth", "passthrough"), ("upstream_password", "pw")]);
     let mut raw = broker.connect();
     assert!(said(&mut raw, "GET k").starts_with("-NOAUTH"));
     assert_eq!(rows(&mut raw, "CHILDREN").len(), 1);
