@@ -1,10 +1,13 @@
 //! The console: who may look, who may change something, what the tables say, and that nobody waits for them.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
+use crate::support::broker::BINARY;
 use crate::support::console::{lines, rows, said};
 use crate::support::native_child::NativeChild;
-use crate::support::{Broker, Raw, Redis, show, wait_until};
+use crate::support::{Broker, Raw, Redis, Running, show, wait_until};
 
 const REFUSED: &str = "-NOPERM this user has no permissions to run the 'broker' command";
 
@@ -227,4 +230,31 @@ fn a_large_table_keeps_nobody_waiting() {
     }
     drop(children);
     assert!(broker.pace().is_some());
+}
+
+/// The broker in a pid namespace of its own sees no pid of those outside, and takes none of its own for theirs.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn whoever_cannot_be_seen_is_named_by_user_label_and_name() {
+    let redis = Redis::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("b.sock");
+    let listen = format!("unix://{}?label=outside", socket.display());
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--kill-child", BINARY, "serve", "--listen", &listen]);
+    unshare.args(["--upstream", &redis.url(), "--set", "leak_threshold=300ms"]);
+    let mut process = unshare.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run unshare");
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+    let _process = Running(process);
+    assert!(line.starts_with("listening"), "{line}");
+    let mut raw = Raw::unix(&socket);
+    raw.expect("CLIENT SETNAME visitor", "+OK\r\n");
+    let row = rows(&mut raw, "CHILDREN").remove(0);
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let shown = ["pid", "uid", "label", "name", "identity", "process"].map(|column| row[column].as_str());
+    assert_eq!(shown, ["-", &uid, "outside", "visitor", "unknown", "-"], "{row:?}");
+    let mut leaky = Raw::unix(&socket);
+    leaky.expect("MULTI", "+OK\r\n");
+    wait_until("it is suspected", || rows(&mut raw, "LEAKS").iter().any(|row| row["called"] == "outside"));
 }

@@ -3,6 +3,9 @@
 
 use std::collections::VecDeque;
 
+/// Marks of one queue: beyond these, bytes have the mark of those before them.
+const MARKS_MAX: usize = 256;
+
 /// Marks in the order of their offsets: (end of the bytes, when).
 #[derive(Debug, Default)]
 pub struct Stamps {
@@ -13,9 +16,12 @@ impl Stamps {
     /// The bytes up to `end` that have no mark get this one.
     #[inline]
     pub fn note(&mut self, end: u64, at: u64) {
+        let count = self.marks.len();
         match self.marks.back_mut() {
             Some((marked, _)) if *marked >= end => {}
             Some((marked, then)) if *then == at => *marked = end,
+            // Whoever sends byte by byte has no mark for each.
+            Some((marked, _)) if count >= MARKS_MAX => *marked = end,
             _ => self.marks.push_back((end, at)),
         }
     }
@@ -30,11 +36,6 @@ impl Stamps {
             self.marks.pop_front();
         }
         None
-    }
-
-    /// Whether there is any mark.
-    pub fn is_empty(&self) -> bool {
-        self.marks.is_empty()
     }
 
     /// Heap bytes.
@@ -56,6 +57,8 @@ mod tests {
         assert_eq!(stamps.marks.len(), 3, "one mark for a moment, and none for what has one");
         assert_eq!([5, 20, 21, 30, 40].map(|end| stamps.take(end)), [1, 1, 2, 2, 4].map(Some));
         assert_eq!(stamps.take(41), None);
-        assert!(stamps.is_empty());
+        (1..100_000).for_each(|at| stamps.note(100 + at, at));
+        assert!(stamps.marks.len() <= MARKS_MAX, "one byte at a time");
+        assert_eq!(stamps.take(100 + 99_999), Some(MARKS_MAX as u64));
     }
 }
