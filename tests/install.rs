@@ -196,6 +196,9 @@ fn every_file_is_in_its_place_and_no_other() {
             ("share/doc/broker/LICENSE", "644"),
             ("share/doc/broker/LICENSE-APACHE", "644"),
             ("share/doc/broker/LICENSE-MIT", "644"),
+            ("share/doc/broker/dist/prometheus/alerts.yml", "644"),
+            ("share/doc/broker/dist/prometheus/alerts_test.yml", "644"),
+            ("share/doc/broker/dist/grafana/broker.json", "644"),
         ]
         .map(|(name, mode): (&str, &str)| (name.to_owned(), mode.to_owned())),
     );
@@ -448,7 +451,8 @@ fn the_libraries_install_alone_and_cmake_takes_the_one_that_is_there() {
     make("install-library", &[&format!("PREFIX={}", prefix.display())]);
     let found = contents(&prefix);
     assert!(found.contains_key("include/broker.h") && found.contains_key("lib/libbroker.a"), "{found:?}");
-    assert!(!found.keys().any(|name| name.starts_with("bin/") || name.contains("man1")), "{found:?}");
+    let of_program = ["bin/", "share/man/man1", "share/doc/broker/dist"];
+    assert!(!found.keys().any(|name| of_program.iter().any(|start| name.starts_with(start))), "{found:?}");
 
     fs::write(root.join("program.c"), PROGRAM).expect("writable");
     let text = CMAKE.lines().filter(|line| !line.contains("(static ")).collect::<Vec<_>>().join("\n");

@@ -2,7 +2,9 @@
 //! nobody who asks can hold up the others.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,6 +98,70 @@ fn check_with_promtool(text: &str) {
     let output = child.wait_with_output().expect("its end");
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success() && said.is_empty(), "{}\n{text}", String::from_utf8_lossy(&said));
+}
+
+/// And nothing about the rules for alerts, which fire and do not fire as their tests say, nor about what the dashboard asks.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn prometheus_accepts_the_rules_and_the_dashboard() {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
+    promtool(&["check", "rules", &dist.join("prometheus/alerts.yml").display().to_string()]);
+    promtool(&["test", "rules", &dist.join("prometheus/alerts_test.yml").display().to_string()]);
+    let dashboard = fs::read_to_string(dist.join("grafana/broker.json")).expect("a dashboard");
+    let asked: Vec<&str> =
+        dashboard.lines().filter_map(|line| line.trim().strip_prefix("\"expr\": ")).collect();
+    assert!(asked.len() > 30, "the expressions are found");
+    let mut rules = "groups:\n  - name: dashboard\n    rules:\n".to_owned();
+    for (number, expression) in asked.iter().enumerate() {
+        // A JSON string is a YAML string, too.
+        let expression = expression.trim_end_matches(',').replace("$__rate_interval", "5m");
+        rules += &format!("      - record: panel:{number}\n        expr: {expression}\n");
+    }
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(rules.as_bytes()).expect("written");
+    promtool(&["check", "rules", &file.path().display().to_string()]);
+    // It can find fault.
+    file.write_all(b"      - record: wrong\n        expr: rate(broker_children\n").expect("written");
+    let wrong =
+        Command::new("promtool").args(["check", "rules"]).arg(file.path()).output().expect("run promtool");
+    assert!(!wrong.status.success(), "{wrong:?}");
+}
+
+fn promtool(args: &[&str]) {
+    let output =
+        Command::new("promtool").args(args).output().expect("run promtool; scripts/deps installs it");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&said));
+}
+
+/// Each command for redis-cli and curl on the page for whoever runs the broker works as it is printed.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn the_commands_of_the_page_of_operations_work() {
+    let (_redis, broker) = start(&[]);
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md"));
+    let page = page.expect("the page");
+    let commands: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert!(commands.len() >= 20, "{commands:?}");
+    let web = broker.metrics()[0].replace("tcp://", "http://");
+    for command in commands {
+        let mut victim = broker.connect();
+        let id = victim.ask("CLIENT ID").trim_start_matches(':').trim_end().to_owned();
+        let line = command
+            .replace("/run/broker/broker.sock", &broker.socket().display().to_string())
+            .replace("http://127.0.0.1:9190", &web)
+            .replace(" ID", &format!(" {id}"));
+        assert!(line.starts_with("redis-cli -s /") || line.starts_with("curl -s http://"), "{command}");
+        let output = Command::new("sh").args(["-c", &line]).output().expect("run a shell");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // Without a script there is nothing to kill.
+        let is_error = ["ERR", "NOPERM", "(error)"].iter().any(|start| said.starts_with(start));
+        assert!(output.status.success() && !said.is_empty() && !is_error, "{command}: {said}");
+        match command.contains(" ID") {
+            true => assert!(victim.is_closed(), "{command}"),
+            false => victim.expect("PING", "+PONG\r\n"),
+        }
+    }
 }
 
 /// Every answer says what may not be done with it, and HEAD has all but the body.
@@ -407,6 +473,46 @@ fn numbers_agree_with_a_counted_workload() {
     assert!(now.abs_diff(started) < Duration::from_secs(600), "{started:?} {now:?}");
 }
 
+/// What children have done is counted for their programs, and stays when they and their processes have gone.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn work_is_counted_by_program() {
+    let (_redis, broker) = start(&[]);
+    let own = std::env::current_exe().expect("a path");
+    let family = |name: &str, program: &str| format!("broker_executable_{name}{{executable=\"{program}\"}}");
+    let this = |name: &str| family(name, &own.display().to_string());
+    let mut children: Vec<Raw> = (0..5).map(|_| broker.connect()).collect();
+    for child in &mut children {
+        child.expect("SET k v", "+OK\r\n");
+        child.expect("GET k", "$1\r\nv\r\n");
+    }
+    wait_until("they are known", || {
+        let reply = metrics(&broker);
+        reply.body.contains(&this("children")) && reply.number(&this("requests_total")) == 10.0
+    });
+    let reply = metrics(&broker);
+    assert_eq!(reply.number(&this("children")), 5.0);
+    let bytes = |direction: &str| {
+        let labels = format!("executable=\"{}\",direction=\"{direction}\"", own.display());
+        reply.number(&format!("broker_executable_bytes_total{{{labels}}}"))
+    };
+    assert_eq!(bytes("out"), 5.0 * ("+OK\r\n".len() + "$1\r\nv\r\n".len()) as f64);
+    assert!(bytes("in") >= 5.0 * ("SET k v\r\nGET k\r\n".len()) as f64);
+    let pids = [std::process::id().to_string(), "pid".to_owned()];
+    let labels = reply.body.lines().filter(|line| line.starts_with("broker_executable"));
+    assert!(labels.clone().count() >= 12, "{}", reply.body);
+    assert!(!labels.into_iter().any(|line| pids.iter().any(|pid| line.contains(&format!("\"{pid}")))));
+    drop(children);
+    // What each had done since the last look at it is added as it goes; the sum is that of all children.
+    wait_until("they have gone", || {
+        let reply = metrics(&broker);
+        let all = ["unknown", "other", &own.display().to_string()];
+        let sum: f64 = all.iter().map(|program| reply.number(&family("requests_total", program))).sum();
+        reply.number(&this("children")) == 0.0 && sum == reply.number("broker_child_requests_total")
+    });
+    assert_eq!(metrics(&broker).number(&this("requests_total")), 10.0);
+}
+
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn who_waits_for_a_lease_is_counted_and_for_how_long() {
@@ -529,6 +635,30 @@ fn an_upstream_that_may_not_serve_is_not_ready() {
         said.contains("LOADING")
     });
     until_ready_is(&broker, 200);
+}
+
+/// The alerts look at these, since a server that stands still keeps its connections.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_server_that_stands_still_shows_in_the_metrics() {
+    let redis = Redis::start_with(&["--busy-reply-threshold", "50"]);
+    let broker = Broker::start(&redis, &[TCP]);
+    until_ready_is(&broker, 200);
+    let mut child = broker.connect();
+    child.expect("SET k v", "+OK\r\n");
+    let longest = || metrics(&broker).number("broker_upstream_longest_wait_seconds");
+    assert_eq!((longest(), metrics(&broker).number("broker_upstream_busy")), (0.0, 0.0));
+    redis.stop();
+    child.send("GET k");
+    wait_until("it waits", || longest() > 0.2);
+    assert_eq!(metrics(&broker).number("broker_upstream_up"), 1.0, "its connections are there");
+    redis.cont();
+    assert_eq!(child.read_text(), "$1\r\nv\r\n");
+    wait_until("nobody waits", || longest() == 0.0);
+    child.send("EVAL while\ttrue\tdo\tend 0");
+    wait_until("it is busy", || metrics(&broker).number("broker_upstream_busy") == 1.0);
+    broker.connect().expect("SCRIPT KILL", "+OK\r\n");
+    wait_until("it is over", || metrics(&broker).number("broker_upstream_busy") == 0.0);
 }
 
 /// A script that does not end keeps everybody waiting; a user that may not PING does not.

@@ -130,6 +130,9 @@ fn each_file_is_in_one_package_and_each_package_says_what_it_needs() {
         "usr/include/broker.h".to_owned(),
         "usr/share/doc/libredis-broker-dev/docs/c-api.md".to_owned(),
         "usr/share/doc/redis-broker/docs/config.md".to_owned(),
+        "usr/share/doc/redis-broker/docs/operations.md".to_owned(),
+        "usr/share/doc/redis-broker/dist/prometheus/alerts.yml".to_owned(),
+        "usr/share/doc/redis-broker/dist/grafana/broker.json".to_owned(),
         "usr/share/doc/redis-broker/changelog.Debian.gz".to_owned(),
         format!("usr/share/doc/{}/copyright", library()),
         format!("{libdir}/libbroker.so"),
@@ -141,6 +144,8 @@ fn each_file_is_in_one_package_and_each_package_says_what_it_needs() {
     ] {
         assert!(seen.contains(&path), "{path} is in no package");
     }
+    let dashboards: Vec<&String> = seen.iter().filter(|path| path.ends_with("grafana/broker.json")).collect();
+    assert_eq!(dashboards.len(), 1, "it is for the program");
     for name in ["redis-broker", &library()] {
         assert!(field(name, "Depends").contains("libc6 (>= 2."), "{name}");
         assert_eq!(field(&format!("{name}-dbgsym"), "Depends"), format!("{name} (= {VERSION}-1)"));

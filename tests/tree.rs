@@ -10,4 +10,5 @@ mod log_areas;
 mod man;
 mod mutants;
 mod names;
+mod operations;
 mod rules;

@@ -256,6 +256,8 @@ pub const PROCESS_KEPT: u64 = 60_000;
 pub const PID_REUSE_MIN: u64 = 1_000;
 /// Processes that wait to be looked up; the oldest beyond these stay without a name.
 pub const PROCESSES_WANTED: usize = if cfg!(test) { 4 } else { 16 * 1024 };
+/// Executables that have metrics of their own; the others are summed up.
+pub const EXECUTABLES_MAX: usize = 100;
 /// Processes that are looked up in one turn: each costs some reads of /proc, about 50 microseconds.
 pub const LOOK_UPS_TURN: usize = 4;
 /// Kernel handles of processes that are kept until these have been looked up; what comes beyond is looked up without.

@@ -9,7 +9,7 @@ use crate::base::failure::FailureKind;
 pub struct Counters {
     /// Children accepted.
     pub children_opened: u64,
-    /// Children refused for `children_max`.
+    /// Children refused for `children_max`, `children_per_process_max` or `children_per_uid_max`.
     pub children_refused: u64,
     /// Requests run.
     pub requests: u64,

@@ -4,6 +4,7 @@ use crate::base::clock::Millis;
 use crate::core::broker::Broker;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
+use crate::core::host::executables::Executable;
 use crate::core::host::leaks::LeakKind;
 use crate::core::keys::LeaseKind;
 use crate::core::latency::Timed;
@@ -47,12 +48,7 @@ impl Broker {
         self.shared.leases.lent(kind)
     }
 
-    /// Children that wait for a lease: in a line, or in a group without a lease that serves them.
-    pub fn leases_waiting(&self) -> usize {
-        LeaseKind::ALL.into_iter().map(|kind| self.shared.waiting_for(kind)).sum()
-    }
-
-    /// The same of one kind.
+    /// Children that wait for a lease of this kind: in a line, or in a group without a lease that serves them.
     pub fn leases_waiting_for(&self, kind: LeaseKind) -> usize {
         self.shared.waiting_for(kind)
     }
@@ -108,12 +104,32 @@ impl Broker {
         Some((figures.count, figures.p50, figures.p99))
     }
 
-    /// Suspected leaks: how many there are now, and were found so far.
-    pub fn leaks(&self) -> (u64, u64) {
-        LeakKind::ALL
-            .into_iter()
-            .map(|kind| self.shared.leaks.count(kind))
-            .fold((0, 0), |(now, found), (more_now, more_found)| (now + more_now as u64, found + more_found))
+    /// Suspected leaks of each kind, by its name: how many there are now, and were found so far.
+    pub fn leaks(&self) -> impl Iterator<Item = (&'static str, usize, u64)> + use<'_> {
+        LeakKind::ALL.into_iter().map(|kind| {
+            let (now, found) = self.shared.leaks.count(kind);
+            (kind.name(), now, found)
+        })
+    }
+
+    /// The executables of the processes that children belong to, or did. Children of which no process is known are of the
+    /// one that is called unknown, so that all of them together are all children.
+    pub(crate) fn executables(&self) -> impl Iterator<Item = (&Executable, usize)> {
+        let named: usize = self.shared.processes.executables().map(Executable::children).sum();
+        let nameless = self.children_len().saturating_sub(named);
+        let all = self.shared.processes.executables().enumerate();
+        all.map(move |(at, each)| (each, each.children() + if at == 0 { nameless } else { 0 }))
+    }
+
+    /// What the upstream keeps children waiting for: whether it answers BUSY, since a script runs that does not end; and for
+    /// how long the request has waited that waits longest for its reply on a shared lane, where nothing may wait by itself.
+    pub fn upstream_delay(&self) -> (bool, Millis) {
+        let is_meant =
+            |lane: &&Lane| lane.role() == LaneRole::Shared && !lane.is_detached() && lane.front().is_some();
+        let lanes = self.shared.connections.lanes().map(|(_, lane): (_, &Lane)| lane);
+        let since = lanes.filter(is_meant).map(Lane::front_since).min();
+        let longest = since.map_or(0, |since| self.shared.env.now.saturating_sub(since));
+        (self.shared.work.is_busy(), longest)
     }
 
     /// Heap bytes of all queues.

@@ -1,6 +1,6 @@
 //! The metrics of a loop: one table of kind, name, labels, meaning and reader, from which the documentation is generated
-//! too. Names and labels are only ever added. What labels distinguish is few and known to the operator: kinds and roles,
-//! never a child.
+//! too. Names and labels are only ever added. What labels distinguish is few and known to the operator: kinds, roles and
+//! executables, of which there is a bound; never a child or a process.
 //!
 //! A row is `Metric::one(kind, name, help, |lp| number)`, or `Metric::by(kind, name, &["label"], help, |lp, series| ...)`,
 //! where the reader adds each number with the values of its labels, `series.add(&[value], number)`, or each histogram. A
@@ -9,6 +9,7 @@
 use super::Loop;
 use crate::base::distribution::Distribution;
 use crate::base::limits;
+use crate::base::log_limit::{log_lines_dropped, log_lines_left_out};
 use crate::core::{LaneRole, LeaseKind, RequestTimes};
 use crate::monitor::exposition::MetricKind::{Counter, Gauge, Histogram};
 use crate::monitor::exposition::{Exposition, Format, MetricKind, MetricValue, Series};
@@ -102,7 +103,7 @@ static METRICS: &[Metric] = &[
     Metric::one(
         Counter,
         "broker_children_refused_total",
-        "Children refused because of children_max.",
+        "Children refused because of children_max, children_per_process_max or children_per_uid_max.",
         |lp| lp.core.counters().children_refused.into(),
     ),
     Metric::one(
@@ -183,11 +184,26 @@ static METRICS: &[Metric] = &[
         "How long the child has waited that waits longest, of those that wait alone or in a group without a lease.",
         |lp, series| by_lease_kind(series, |kind| seconds(lp.core.longest_lease_wait(kind))),
     ),
+    Metric::one(Gauge, "broker_lease_wait_timeout_seconds", "The setting lease_wait_timeout.", |lp| {
+        seconds(lp.core.settings().lease_wait_timeout)
+    }),
     Metric::one(
         Gauge,
         "broker_upstream_up",
         "1 while the control connection to Redis is there, else 0.",
         |lp| u64::from(lp.core.upstream_is_up()).into(),
+    ),
+    Metric::one(
+        Gauge,
+        "broker_upstream_busy",
+        "1 while Redis answers BUSY, since a script runs that does not end, else 0.",
+        |lp| u64::from(lp.core.upstream_delay().0).into(),
+    ),
+    Metric::one(
+        Gauge,
+        "broker_upstream_longest_wait_seconds",
+        "How long the request has been the next to be answered that is so longest, on shared lanes.",
+        |lp| seconds(lp.core.upstream_delay().1),
     ),
     Metric::one(Gauge, "broker_upstream_connections", "Connections to Redis, as Redis counts them.", |lp| {
         lp.core.upstream_connections().into()
@@ -238,6 +254,60 @@ static METRICS: &[Metric] = &[
     Metric::one(Gauge, "broker_memory_max_bytes", "The setting memory_max, which bounds them.", |lp| {
         lp.core.settings().memory_max.into()
     }),
+    Metric::by(
+        Gauge,
+        "broker_suspected_leaks",
+        &["kind"],
+        "Suspected leaks now: BROKER SHOW LEAKS names them.",
+        |lp, series| lp.core.leaks().for_each(|(kind, now, _)| series.add(&[kind], now)),
+    ),
+    Metric::by(
+        Counter,
+        "broker_suspected_leaks_found_total",
+        &["kind"],
+        "Suspected leaks found so far.",
+        |lp, series| lp.core.leaks().for_each(|(kind, _, found)| series.add(&[kind], found)),
+    ),
+    Metric::by(
+        Gauge,
+        "broker_executable_children",
+        &["executable"],
+        "Children now, by the program of their process.",
+        |lp, series| lp.core.executables().for_each(|(each, now)| series.add(&[each.name()], now)),
+    ),
+    Metric::by(
+        Counter,
+        "broker_executable_requests_total",
+        &["executable"],
+        "Requests of children, by the program of their process, at most a second old.",
+        |lp, series| {
+            lp.core.executables().for_each(|(each, _)| series.add(&[each.name()], each.done().requests))
+        },
+    ),
+    Metric::by(
+        Counter,
+        "broker_executable_bytes_total",
+        &["executable", "direction"],
+        "Bytes that children have sent (in) and taken (out), by the program of their process, at most a second old.",
+        |lp, series| {
+            for (each, _) in lp.core.executables() {
+                series.add(&[each.name(), "in"], each.done().bytes_in);
+                series.add(&[each.name(), "out"], each.done().bytes_out);
+            }
+        },
+    ),
+    Metric::one(
+        Counter,
+        "broker_log_lines_dropped_total",
+        "Log lines of this program lost because standard error or the journal had no room.",
+        |_| log_lines_dropped().into(),
+    ),
+    Metric::one(
+        Counter,
+        "broker_log_lines_left_out_total",
+        "Log lines of this program that were summed up in one line instead (docs/config.md).",
+        |_| log_lines_left_out().into(),
+    ),
     Metric::by(
         Histogram,
         "broker_loop_turn_seconds",
@@ -366,7 +436,13 @@ mod tests {
             assert_eq!(name.ends_with("_total"), metric.kind == Counter, "{name}");
             let forbidden = ["_count", "_sum", "_bucket", "_created", "_ms", "_us", "_milliseconds"];
             assert!(!forbidden.iter().any(|end| name.ends_with(end)), "{name}");
-            assert_eq!(METRICS.iter().filter(|other| other.name == name).count(), 1, "{name}");
+            // OpenMetrics leaves out the end of a counter's name where it describes it.
+            let described = |metric: &Metric| metric.name.trim_end_matches("_total");
+            assert_eq!(
+                METRICS.iter().filter(|other| described(other) == described(metric)).count(),
+                1,
+                "{name}"
+            );
         }
     }
 }

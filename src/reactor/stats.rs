@@ -3,7 +3,7 @@
 
 use super::Loop;
 use crate::base::log_limit::{log_lines_dropped, log_lines_left_out};
-use crate::core::LaneRole;
+use crate::core::{LaneRole, LeaseKind};
 
 struct Stat {
     name: &'static str,
@@ -25,7 +25,7 @@ macro_rules! stats {
 stats! {
     children: "Children connected now, including local and adopted ones.", |lp| lp.core.children_len() as u64;
     children_opened: "Children so far.";
-    children_refused: "Children refused so far because of children_max.";
+    children_refused: "Children refused so far because of children_max, children_per_process_max or children_per_uid_max.";
     requests: "Requests run so far.";
     requests_in_flight: "Requests on lanes that wait for a reply from Redis.",
         |lp| lp.core.requests_in_flight() as u64;
@@ -42,7 +42,7 @@ stats! {
     leases_session: "Leased lanes in use for sessions, including subscribers with pubsub = leased.",
         |lp| lp.core.leases_lent().2 as u64;
     leases_idle: "Leased lanes kept ready and not in use.", |lp| lp.core.leases_idle() as u64;
-    leases_waiting: "Children that wait for a lease.", |lp| lp.core.leases_waiting() as u64;
+    leases_waiting: "Children that wait for a lease.", |lp| LeaseKind::ALL.into_iter().map(|kind| lp.core.leases_waiting_for(kind) as u64).sum();
     upstream_up: "1 while Redis is known to answer, else 0.", |lp| u64::from(lp.core.upstream_is_up());
     upstream_connections: "Connections to Redis, as Redis counts them.",
         |lp| lp.core.upstream_connections() as u64;
@@ -59,8 +59,8 @@ stats! {
         |lp| lp.longest_step().0.as_micros() as u64;
     longest_turn_us: "The longest turn of the loop so far, in processor time, without the wait before it.",
         |lp| lp.longest_turn().as_micros() as u64;
-    leaks: "Suspected leaks now.", |lp| lp.core.leaks().0;
-    leaks_found: "Suspected leaks so far.", |lp| lp.core.leaks().1;
+    leaks: "Suspected leaks now.", |lp| lp.core.leaks().map(|(_, now, _)| now as u64).sum();
+    leaks_found: "Suspected leaks so far.", |lp| lp.core.leaks().map(|(.., found)| found).sum();
     log_lines_dropped: "Lines of the process' log that were lost, since its reader took no more.", |_| log_lines_dropped();
     log_lines_left_out: "Lines of the process' log that were summed up, since there were too many alike.",
         |_| log_lines_left_out();

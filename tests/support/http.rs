@@ -118,13 +118,18 @@ impl Http {
 
     fn read_more(&mut self) -> io::Result<()> {
         let mut chunk = [0; 16 * 1024];
-        match self.socket.read(&mut chunk)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => {
-                self.unread.extend_from_slice(&chunk[..count]);
-                Ok(())
+        let count = loop {
+            match self.socket.read(&mut chunk) {
+                // Other tests of this process have signals handled.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
             }
+        };
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.unread.extend_from_slice(&chunk[..count]);
+        Ok(())
     }
 
     /// Asks for a page with these further lines in the head.

@@ -124,9 +124,10 @@ impl Shared {
     /// The child has gone.
     pub(crate) fn forget_identity(&mut self, child: &mut Child) {
         let (process, connected_by) = (child.origin().process(), child.origin().connected_by());
-        if let Some(who) = child.origin().user() {
-            let usage = child.take_uncredited();
-            self.processes.leave(process, who.uid, &usage, self.env.now);
+        let usage = child.take_uncredited();
+        match child.origin().user() {
+            Some(who) => self.processes.leave(process, who.uid, &usage, self.env.now),
+            None => self.processes.credit(process, &usage, self.env.now),
         }
         if !connected_by.is_none() {
             self.processes.let_go(connected_by, self.env.now);

@@ -1,5 +1,6 @@
 //! This host, as far as children come from it: their processes, users and what those add up to.
 
+pub(crate) mod executables;
 pub(crate) mod identity;
 pub(crate) mod leak_watch;
 pub(crate) mod leaks;

@@ -1,10 +1,11 @@
-//! The processes of this host that children belong to: what is known of each, and what its children add up to. Owns the
-//! table; whoever drives the core looks them up (`wanted`) and tells when one has ended. Reads no /proc.
+//! The processes of this host that children belong to: what is known of each, and what its children add up to, which it
+//! passes on to the table of their executables. Owns both tables; whoever drives the core looks them up (`wanted`) and tells when one has ended. Reads no /proc.
 
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
 use crate::base::process::{ProcessFacts, UnixCredentials};
+use crate::core::host::executables::{Executable, ExecutableId, Executables};
 use crate::core::host::usage::Usage;
 use crate::core::keys::{ProcessKey, ProcessName};
 use std::collections::{HashMap, VecDeque};
@@ -29,6 +30,8 @@ pub(crate) struct Process {
     connected: usize,
     /// What its children have done, as of the last look at them.
     done: Usage,
+    /// Where that is summed up; none as long as it is being looked up.
+    executable: Option<ExecutableId>,
     first_seen: Millis,
     /// When a child of it was last seen to have done something.
     busy_at: Millis,
@@ -152,9 +155,15 @@ pub(crate) struct Processes {
     /// Those that nobody is of any more, by when that began. They are kept for a while: programs that connect for each
     /// request would be looked up each time.
     unused: VecDeque<(Millis, ProcessKey)>,
+    executables: Executables,
 }
 
 impl Processes {
+    /// The executables of all processes so far.
+    pub(crate) fn executables(&self) -> impl Iterator<Item = &Executable> {
+        self.executables.iter()
+    }
+
     pub(crate) fn get(&self, key: ProcessKey) -> Option<&Process> {
         self.arena.get(key)
     }
@@ -214,6 +223,7 @@ impl Processes {
             children: 0,
             connected: 0,
             done: Usage::default(),
+            executable: None,
             first_seen: now,
             busy_at: now,
             unused_since: now,
@@ -236,11 +246,16 @@ impl Processes {
         self.wanted.pop_front()
     }
 
-    /// What /proc says of it.
+    /// What /proc says of it. What its children have done before belongs to its executable, too.
     pub(crate) fn told(&mut self, key: ProcessKey, facts: Option<ProcessFacts>) {
-        if let Some(process) = self.arena.get_mut(key) {
-            process.known = facts.map_or(Knowledge::Nothing, Knowledge::Facts);
+        let Some(process) = self.arena.get_mut(key) else { return };
+        let executable = self.executables.place(facts.as_ref());
+        match process.executable.replace(executable) {
+            Some(before) => self.executables.leave(before, process.children),
+            None => self.executables.credit(executable, &process.done),
         }
+        self.executables.join(executable, process.children);
+        process.known = facts.map_or(Knowledge::Nothing, Knowledge::Facts);
     }
 
     /// There is no such process any more.
@@ -250,13 +265,18 @@ impl Processes {
         }
     }
 
-    /// What a child of it has done.
+    /// What a child of it has done. A child that is of no process that could be seen is of an unknown executable.
     pub(crate) fn credit(&mut self, key: ProcessKey, usage: &Usage, now: Millis) {
-        if *usage != Usage::default()
-            && let Some(process) = self.arena.get_mut(key)
-        {
-            process.done.add(usage);
-            process.busy_at = now;
+        if *usage == Usage::default() {
+            return;
+        }
+        let Some(process) = self.arena.get_mut(key) else {
+            return self.executables.credit(ExecutableId::UNKNOWN, usage);
+        };
+        process.done.add(usage);
+        process.busy_at = now;
+        if let Some(executable) = process.executable {
+            self.executables.credit(executable, usage);
         }
     }
 
@@ -300,6 +320,7 @@ impl Processes {
         *self.by_uid.entry(uid).or_default() += 1;
         if let Some(process) = self.arena.get_mut(key) {
             process.children += 1;
+            process.executable.inspect(|executable| self.executables.join(*executable, 1));
         }
     }
 
@@ -311,9 +332,10 @@ impl Processes {
                 self.by_uid.remove(&uid);
             }
         }
+        self.credit(key, usage, now);
         if let Some(process) = self.arena.get_mut(key) {
             process.children -= 1;
-            process.done.add(usage);
+            process.executable.inspect(|executable| self.executables.leave(*executable, 1));
         }
         self.note_unused(key, now);
     }
@@ -358,6 +380,9 @@ impl Processes {
 
     fn remove(&mut self, key: ProcessKey) {
         let Some(process) = self.arena.remove(key) else { return };
+        if process.executable.is_none() {
+            self.executables.credit(ExecutableId::UNKNOWN, &process.done);
+        }
         let pid = process.who.pid;
         if self.by_pid.get(&pid) == Some(&key) {
             self.by_pid.remove(&pid);
@@ -435,6 +460,88 @@ mod tests {
         assert_eq!(processes.len(), limits::PROCESSES_UNUSED);
         assert!(processes.wanted.len() <= limits::PROCESSES_WANTED);
         assert_eq!(processes.by_pid.len(), processes.len());
+    }
+
+    fn totals(processes: &Processes) -> (usize, Usage) {
+        let mut sum = (0, Usage::default());
+        for executable in processes.executables() {
+            sum.0 += executable.children();
+            sum.1.add(executable.done());
+        }
+        sum
+    }
+
+    /// Some of the processes are known at once, some after their children have gone, some never.
+    #[test]
+    fn executables_are_few_and_their_totals_exact_whatever_comes() {
+        const CHILDREN: i32 = 10_000;
+        const NAMES: i32 = 3_000;
+        let (mut processes, mut credited, mut before) = (Processes::default(), Usage::default(), Vec::new());
+        for pid in 1..=CHILDREN {
+            let key = processes.find(who(pid), 0);
+            processes.join(key, 33);
+            let usage = Usage { requests: pid as u64, bytes_in: 7, bytes_out: 1 };
+            processes.credit(key, &usage, 0);
+            let path = format!("/usr/bin/program-{}", pid % NAMES);
+            let facts = facts(Some(&*path).filter(|_| pid % 5 != 0), None);
+            match pid % 4 {
+                0 => processes.told(key, None),
+                1 => {}
+                _ => processes.told(key, Some(facts.clone())),
+            }
+            credited.add(&usage);
+            if pid % 3 == 0 {
+                processes.leave(key, 33, &usage, 0);
+                credited.add(&usage);
+            }
+            if pid % 8 == 1 {
+                processes.told(key, Some(facts));
+            }
+            if pid % 1_000 == 0 {
+                let now: Vec<Usage> = processes.executables().map(|each| *each.done()).collect();
+                for (then, now) in before.iter().zip(&now) {
+                    now.since(then);
+                }
+                before = now;
+            }
+        }
+        // Whoever was not looked up in time stays without a name.
+        processes.forget_unused(limits::PROCESS_KEPT);
+        let waiting: Vec<ProcessKey> = processes
+            .iter()
+            .filter(|(_, process)| process.executable.is_none())
+            .map(|(key, _)| key)
+            .collect();
+        waiting.into_iter().for_each(|key| processes.told(key, None));
+        assert_eq!(processes.executables().count(), limits::EXECUTABLES_MAX + 2);
+        let names: std::collections::BTreeSet<&str> = processes.executables().map(Executable::name).collect();
+        assert_eq!(names.len(), limits::EXECUTABLES_MAX + 2);
+        assert_eq!(totals(&processes), ((CHILDREN - CHILDREN / 3) as usize, credited));
+        assert!(
+            ["unknown", "other", "claimed:claims", "/usr/bin/program-2"]
+                .iter()
+                .all(|name| names.contains(name)),
+            "{names:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_done_before_the_name_was_known_belongs_to_it() {
+        let mut processes = Processes::default();
+        let key = processes.find(who(7), 0);
+        processes.join(key, 33);
+        let usage = Usage { requests: 4, ..Usage::default() };
+        processes.credit(key, &usage, 0);
+        assert_eq!(totals(&processes), (0, Usage::default()), "nobody's as yet");
+        processes.told(key, Some(facts(Some("/usr/bin/web"), None)));
+        processes.leave(key, 33, &usage, 0);
+        processes.credit(ProcessKey::default(), &usage, 0);
+        let of = |processes: &Processes, name: &str| {
+            processes.executables().find(|each| each.name() == name).map(|each| each.done().requests)
+        };
+        assert_eq!((of(&processes, "/usr/bin/web"), of(&processes, "unknown")), (Some(8), Some(4)));
+        processes.forget_unused(limits::PROCESS_KEPT);
+        assert_eq!((processes.len(), of(&processes, "/usr/bin/web")), (0, Some(8)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::config::rows;
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
+use crate::core::keys::LeaseKind;
 
 pub(super) const COMMANDS: ShowTable = ShowTable {
     name: "COMMANDS",
@@ -43,9 +44,11 @@ static STATS: &[ShownStat] = &[
         broker.counters().requests_timed_out
     }),
     ("slow_requests", "Longer than slowlog_threshold so far.", Broker::slow_requests),
-    ("leases_waiting", "Children that wait for a lease.", |broker| broker.leases_waiting() as u64),
-    ("leaks", "Suspected leaks now.", |broker| broker.leaks().0),
-    ("leaks_found", "Suspected leaks so far.", |broker| broker.leaks().1),
+    ("leases_waiting", "Children that wait for a lease.", |broker| {
+        LeaseKind::ALL.into_iter().map(|kind| broker.leases_waiting_for(kind) as u64).sum()
+    }),
+    ("leaks", "Suspected leaks now.", |broker| broker.leaks().map(|(_, now, _)| now as u64).sum()),
+    ("leaks_found", "Suspected leaks so far.", |broker| broker.leaks().map(|(_, _, found)| found).sum()),
     ("upstream_connects", "Attempts to connect to Redis so far.", |broker| {
         broker.counters().upstream_connects
     }),
