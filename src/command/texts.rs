@@ -170,6 +170,9 @@ fn one_line(mut line: Vec<u8>) -> Vec<u8> {
     line
 }
 
+/// Above `children_max`, as Redis above `maxclients`.
+pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +207,3 @@ mod tests {
         assert!(exec_aborted(NOAUTH).ends_with("of: NOAUTH Authentication required."));
     }
 }
-
-/// Above `children_max`, as Redis above `maxclients`.
-pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
