@@ -46,7 +46,7 @@ fn the_reader_sees_what_is_forbidden() {
     assert_eq!(early_returns(&lines(bound)), [4]);
     let told = "#[test]\nfn a() {\n    if no_tool() {\n        return eprintln!(\"no tool\");\n    }\n}\n";
     assert_eq!(early_returns(&lines(told)), [4]);
-    assert_eq!(early_returns(&lines("fn helper() {\n    return;\n}\n")), []);
+    assert!(early_returns(&lines("fn helper() {\n    return;\n}\n")).is_empty());
     let pause = "fn a() {\n    thread::sleep(MOMENT);\n    // Measured.\n    thread::sleep(MOMENT);\n}\n";
     assert_eq!(sleeps(&lines(pause)), [2]);
 }
