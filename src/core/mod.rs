@@ -30,6 +30,7 @@ mod route;
 mod shared;
 mod standing;
 mod stats;
+mod status;
 mod sweep;
 mod sweeps;
 mod timers;
@@ -46,8 +47,13 @@ pub use broker::{Broker, Newcomer};
 pub use child::{Child, ChildKind};
 pub use connection::lane::Lane;
 pub use connection::role::LaneRole;
+pub(crate) use console::cell::Cell;
 pub use console::console_tables;
 pub use counters::Counters;
 pub use keys::{ChildKey, LaneKey, LeaseKind, ProcessKey};
 pub use questions::ready::Readiness;
 pub use standing::LaneReading;
+pub(crate) use status::survey::{Survey, SurveyRow};
+pub use status::wrong::{
+    Fullness, KindFigures, LastMinute, LeakFigures, LeaseHolder, Severity, StatusFigures, Trouble, wrong_now,
+};

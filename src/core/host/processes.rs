@@ -5,7 +5,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
 use crate::base::process::{ProcessFacts, UnixCredentials};
-use crate::core::host::usage::Usage;
+use crate::core::host::usage::{Usage, UsageMarks};
 use crate::core::keys::{ProcessKey, ProcessName};
 use std::collections::{HashMap, VecDeque};
 
@@ -29,6 +29,8 @@ pub(crate) struct Process {
     connected: usize,
     /// What its children have done, as of the last look at them.
     done: Usage,
+    /// What it had done when somebody looked.
+    marks: UsageMarks,
     first_seen: Millis,
     /// Since when nobody is of it.
     unused_since: Millis,
@@ -209,6 +211,7 @@ impl Processes {
             children: 0,
             connected: 0,
             done: Usage::default(),
+            marks: UsageMarks::default(),
             first_seen: now,
             unused_since: now,
             ended_at: None,
@@ -235,6 +238,12 @@ impl Processes {
         if let Some(process) = self.arena.get_mut(key) {
             process.known = facts.map_or(Knowledge::Nothing, Knowledge::Facts);
         }
+    }
+
+    /// What a process has done in all, and in a second of late if that is known.
+    pub(crate) fn look_at_usage(&mut self, key: ProcessKey, now: Millis) -> Option<(Usage, Option<Usage>)> {
+        let process = self.arena.get_mut(key)?;
+        Some((process.done, process.marks.look(&process.done, now)))
     }
 
     /// There is no such process any more.

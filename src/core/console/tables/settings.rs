@@ -6,7 +6,7 @@ use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
 
-pub(super) const COMMANDS: ShowTable = ShowTable {
+pub(crate) const COMMANDS: ShowTable = ShowTable {
     name: "COMMANDS",
     doc: "One row for each command of the server that was called: how often, and which way it goes.",
     columns: columns! {
