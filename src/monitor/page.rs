@@ -3,7 +3,6 @@
 
 use super::answer::Content;
 use sha2::{Digest, Sha256};
-use std::sync::LazyLock;
 
 const HTML: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -13,24 +12,30 @@ const SCRIPT: &str = include_str!("page/page.js");
 const STYLE_MARK: &str = "/* page.css */";
 const SCRIPT_MARK: &str = "/* page.js */";
 
-struct WholePage {
+/// The page, whole.
+#[derive(Debug)]
+pub(crate) struct StatusPage {
     html: String,
     policy: String,
 }
 
-static PAGE: LazyLock<WholePage> = LazyLock::new(|| WholePage {
-    html: HTML.replacen(STYLE_MARK, STYLE, 1).replacen(SCRIPT_MARK, SCRIPT, 1),
-    policy: format!(
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
-        base64(&Sha256::digest(SCRIPT)),
-        base64(&Sha256::digest(STYLE))
-    ),
-});
+impl StatusPage {
+    /// Puts it together, which takes a moment: the hashes are made here.
+    pub(crate) fn new() -> StatusPage {
+        let html = HTML.replacen(STYLE_MARK, STYLE, 1).replacen(SCRIPT_MARK, SCRIPT, 1);
+        let policy = format!(
+            "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data:; \
+             base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+            base64(&Sha256::digest(SCRIPT)),
+            base64(&Sha256::digest(STYLE))
+        );
+        StatusPage { html, policy }
+    }
 
-/// The page.
-pub(crate) fn content() -> Content<'static> {
-    Content { media: "text/html; charset=utf-8", policy: &PAGE.policy, body: &PAGE.html }
+    /// What is answered to who asks for it.
+    pub(crate) fn content(&self) -> Content<'_> {
+        Content { media: "text/html; charset=utf-8", policy: &self.policy, body: &self.html }
+    }
 }
 
 /// RFC 4648, with padding.
@@ -77,7 +82,8 @@ mod tests {
         for part in [STYLE, SCRIPT] {
             assert!(!part.to_lowercase().contains("</s") && !part.contains("<!--"));
         }
-        let Content { body, policy, media } = content();
+        let page = StatusPage::new();
+        let Content { body, policy, media } = page.content();
         assert!(body.contains(STYLE) && body.contains(SCRIPT) && media.starts_with("text/html"));
         assert!(policy.contains(&format!("script-src 'sha256-{}'", base64(&Sha256::digest(SCRIPT)))));
         assert!(!policy.contains("-inline") && !policy.contains("-eval"), "{policy}");

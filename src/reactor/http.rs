@@ -10,7 +10,7 @@ use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::Readiness;
 use crate::monitor::answer::{Content, JSON, PLAIN, answer, plain};
-use crate::monitor::page;
+use crate::monitor::page::StatusPage;
 use crate::monitor::request::{self, HttpRequest, Page};
 use crate::monitor::{Hosts, HttpStatus};
 use crate::transport::conn::{Fill, Flush};
@@ -95,6 +95,8 @@ pub(super) struct Http {
     connections: Vec<HttpConnection>,
     /// How many there are, those that are being served too.
     held: usize,
+    /// Made for the first who asks for it. It is no static: a fork may come while one is made.
+    page: Option<StatusPage>,
     answered: [u64; HttpStatus::ALL.len()],
 }
 
@@ -260,7 +262,11 @@ impl Loop {
     fn begin_answer(&mut self, connection: &mut HttpConnection, asked: HttpRequest) {
         let manner = Manner { head_only: asked.head_only, keeps: asked.keeps };
         match asked.page {
-            Ok(Page::Index) => self.answer_with(connection, HttpStatus::Fine, page::content(), manner),
+            Ok(Page::Index) => {
+                let page = self.http.page.take().unwrap_or_else(StatusPage::new);
+                self.answer_with(connection, HttpStatus::Fine, page.content(), manner);
+                self.http.page = Some(page);
+            }
             Ok(Page::Status) => {
                 let status = Box::new(StatusText::new());
                 connection.state = HttpState::Surveys { status, manner };
