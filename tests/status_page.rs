@@ -68,7 +68,7 @@ fn where_all_is_well_the_page_says_so() {
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn under_load_it_shows_who_does_and_who_waits() {
-    let (_redis, broker) = start(&[("leases_transaction_max", "1"), ("lease_wait_timeout", "60s")]);
+    let (_redis, broker) = start(&[("leases_transaction_max", "1"), ("lease_wait_timeout", "300s")]);
     let workers = NativeChild::start(broker.socket(), "pool", &["10", "20"], &[]);
     let mut own = broker.connect();
     own.expect("SET secret-key secret-value", "+OK\r\n");

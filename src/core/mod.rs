@@ -55,5 +55,6 @@ pub use questions::ready::Readiness;
 pub use standing::LaneReading;
 pub(crate) use status::survey::{Survey, SurveyRow};
 pub use status::wrong::{
-    Fullness, KindFigures, LastMinute, LeakFigures, LeaseHolder, Severity, StatusFigures, Trouble, wrong_now,
+    Fullness, HolderFigures, KindFigures, LastMinute, LeakFigures, StatusFigures, StatusTrouble,
+    TroubleSeverity, wrong_now,
 };

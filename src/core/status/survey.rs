@@ -10,7 +10,7 @@ use crate::core::console::tables::{COMMANDS, LEAKS, LEASES, PROCESSES, ShowTable
 use crate::core::host::usage::Usage;
 use crate::core::keys::{LaneKey, LeaseKind, ProcessKey};
 use crate::core::status::greatest::Greatest;
-use crate::core::status::wrong::{Fullness, KindFigures, LeakFigures, LeaseHolder, StatusFigures};
+use crate::core::status::wrong::{Fullness, HolderFigures, KindFigures, LeakFigures, StatusFigures};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -49,7 +49,7 @@ pub(crate) struct Survey {
     pub(crate) leaks: Vec<SurveyRow>,
     /// The commands that were called most.
     pub(crate) commands: Vec<SurveyRow>,
-    holders: Vec<(LeaseKind, LeaseHolder)>,
+    holders: Vec<(LeaseKind, HolderFigures)>,
 }
 
 impl Survey {
@@ -202,8 +202,8 @@ fn number(row: &SurveyRow, name: &str) -> Option<u64> {
     if let Cell::Int(number) = cell.1 { Some(number) } else { None }
 }
 
-fn holder_of(row: &SurveyRow) -> LeaseHolder {
-    LeaseHolder {
+fn holder_of(row: &SurveyRow) -> HolderFigures {
+    HolderFigures {
         pid: number(row, "pid"),
         process: text(row, "process"),
         unit: text(row, "unit"),

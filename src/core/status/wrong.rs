@@ -8,30 +8,30 @@ use std::fmt::Write;
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub enum TroubleSeverity {
     /// Requests fail, or all of a kind wait.
     Critical,
     /// Nothing fails yet, or only of those who cause it.
     Warning,
 }
 
-impl Severity {
+impl TroubleSeverity {
     /// In a word.
     pub fn as_str(self) -> &'static str {
         match self {
-            Severity::Critical => "critical",
-            Severity::Warning => "warning",
+            TroubleSeverity::Critical => "critical",
+            TroubleSeverity::Warning => "warning",
         }
     }
 }
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct StatusTrouble {
     /// What kind of trouble it is, in a word that stays; several troubles may be of one kind.
     pub kind: &'static str,
     /// How bad it is.
-    pub severity: Severity,
+    pub severity: TroubleSeverity,
     /// What is wrong, one sentence.
     pub what: String,
     /// Who it is about, or who causes it; empty where it is about everybody.
@@ -63,7 +63,7 @@ impl Fullness {
 
 /// Who has a lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeaseHolder {
+pub struct HolderFigures {
     /// Its process, where it is known.
     pub pid: Option<u64>,
     /// The program.
@@ -92,7 +92,7 @@ pub struct KindFigures {
     /// How long the first of them has waited.
     pub longest_ms: Millis,
     /// Who has had one for longest.
-    pub holders: Vec<LeaseHolder>,
+    pub holders: Vec<HolderFigures>,
 }
 
 /// A leak that is suspected now.
@@ -164,7 +164,7 @@ pub struct StatusFigures {
 const WAIT_ORDINARY: Millis = 1_000;
 
 /// All that is wrong, the worst first.
-pub fn wrong_now(now: &StatusFigures) -> Vec<Trouble> {
+pub fn wrong_now(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found = Vec::new();
     found.extend(upstream(now));
     now.kinds.iter().for_each(|kind| found.extend(leases(kind)));
@@ -179,19 +179,19 @@ pub fn wrong_now(now: &StatusFigures) -> Vec<Trouble> {
 
 fn trouble(
     kind: &'static str,
-    severity: Severity,
+    severity: TroubleSeverity,
     what: impl Into<String>,
     hint: impl Into<String>,
-) -> Trouble {
+) -> StatusTrouble {
     let (what, hint) = (what.into(), hint.into());
-    Trouble { kind, severity, what, who: String::new(), since_ms: None, hint }
+    StatusTrouble { kind, severity, what, who: String::new(), since_ms: None, hint }
 }
 
-fn upstream(now: &StatusFigures) -> Option<Trouble> {
+fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
     let who = now.address.clone();
     if now.is_draining {
         let hint = "No new connections are taken. It ends with the last child, or after drain_timeout.";
-        return Some(trouble("draining", Severity::Warning, "The broker is shutting down.", hint));
+        return Some(trouble("draining", TroubleSeverity::Warning, "The broker is shutting down.", hint));
     }
     if !now.is_up {
         let why =
@@ -200,22 +200,26 @@ fn upstream(now: &StatusFigures) -> Option<Trouble> {
             "{why}Requests wait up to queue_timeout, then fail with BROKERDOWN. Check that Redis runs and accepts \
              connections at this address."
         );
-        let down = trouble("upstream-down", Severity::Critical, "Redis cannot be reached.", hint);
-        return Some(Trouble { who, since_ms: now.down_ms, ..down });
+        let down = trouble("upstream-down", TroubleSeverity::Critical, "Redis cannot be reached.", hint);
+        return Some(StatusTrouble { who, since_ms: now.down_ms, ..down });
     }
     if now.is_busy {
         let hint =
             "Everybody else is answered BUSY. SCRIPT KILL ends the script, unless it has written something.";
-        let busy =
-            trouble("upstream-busy", Severity::Critical, "Redis runs a script that does not end.", hint);
-        return Some(Trouble { who, ..busy });
+        let busy = trouble(
+            "upstream-busy",
+            TroubleSeverity::Critical,
+            "Redis runs a script that does not end.",
+            hint,
+        );
+        return Some(StatusTrouble { who, ..busy });
     }
     let why = now.not_ready.as_ref()?;
     let hint =
         "The connection is there, but requests are not served as they should be. Look at Redis itself.";
     let not_ready =
-        trouble("upstream-not-ready", Severity::Critical, format!("Redis is not ready: {why}."), hint);
-    Some(Trouble { who, ..not_ready })
+        trouble("upstream-not-ready", TroubleSeverity::Critical, format!("Redis is not ready: {why}."), hint);
+    Some(StatusTrouble { who, ..not_ready })
 }
 
 /// What leases of a kind are for, and the setting that bounds them.
@@ -228,7 +232,7 @@ fn kind_in_words(kind: LeaseKind) -> (&'static str, &'static str) {
     (what, kind.limit_name())
 }
 
-fn leases(figures: &KindFigures) -> Option<Trouble> {
+fn leases(figures: &KindFigures) -> Option<StatusTrouble> {
     let (purpose, setting) = kind_in_words(figures.kind);
     let (used, max) = (figures.leases.used, figures.leases.max);
     let (is_full, waits) =
@@ -240,7 +244,7 @@ fn leases(figures: &KindFigures) -> Option<Trouble> {
     if !waits {
         let hint = format!("Nobody waits yet; whoever comes next does. The setting is {setting}.");
         let what = format!("All {max} connections for {purpose} are in use.");
-        return Some(Trouble { who, ..trouble("leases-full", Severity::Warning, what, hint) });
+        return Some(StatusTrouble { who, ..trouble("leases-full", TroubleSeverity::Warning, what, hint) });
     }
     let (children, wait) = if figures.waiting == 1 { ("child", "waits") } else { ("children", "wait") };
     let what = format!("{} {children} {wait} for a connection for {purpose}.", figures.waiting);
@@ -256,8 +260,8 @@ fn leases(figures: &KindFigures) -> Option<Trouble> {
         format!("If it does not give it back, BROKER KILL CHILD {id} on admin_listen takes it. ")
     });
     let hint = format!("{why}{kill}Who waits longer than lease_wait_timeout is answered BROKERLIMIT.");
-    let severity = if is_full { Severity::Critical } else { Severity::Warning };
-    Some(Trouble {
+    let severity = if is_full { TroubleSeverity::Critical } else { TroubleSeverity::Warning };
+    Some(StatusTrouble {
         who,
         since_ms: Some(figures.longest_ms),
         ..trouble("leases-waiting", severity, what, hint)
@@ -274,7 +278,7 @@ fn holders_in_words(figures: &KindFigures) -> String {
     format!("held by {}{more}", named.join("; "))
 }
 
-fn holder_in_words(holder: &LeaseHolder) -> String {
+fn holder_in_words(holder: &HolderFigures) -> String {
     let mut text = match holder.pid {
         Some(pid) => format!("pid {pid}"),
         None => "an unknown process".to_owned(),
@@ -298,25 +302,26 @@ fn holder_in_words(holder: &LeaseHolder) -> String {
     text
 }
 
-fn full(now: &StatusFigures) -> Vec<Trouble> {
+fn full(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found = Vec::new();
     let of = |fullness: Fullness| format!("{} of {}", fullness.used, fullness.max);
     if now.children.is_full() {
         let what = format!("children_max is reached: {} children are connected.", now.children.used);
         let hint = "Further connections are refused. See which program has most of them below.";
-        found.push(trouble("children-full", Severity::Critical, what, hint));
+        found.push(trouble("children-full", TroubleSeverity::Critical, what, hint));
     } else if now.children.is_above(90) {
         let what = format!("{} children are connected: near children_max.", of(now.children));
         let hint = "Beyond children_max connections are refused. See which program has most of them below.";
-        found.push(trouble("children-near-max", Severity::Warning, what, hint));
+        found.push(trouble("children-near-max", TroubleSeverity::Warning, what, hint));
     }
     if now.connections.is_full() {
         let what = format!("All {} connections to Redis are in use.", now.connections.max);
         let hint = "Who needs one more waits. The setting is upstream_connections_max.";
-        found.push(trouble("connections-full", Severity::Warning, what, hint));
+        found.push(trouble("connections-full", TroubleSeverity::Warning, what, hint));
     }
     if now.memory.is_above(75) {
-        let severity = if now.memory.is_above(95) { Severity::Critical } else { Severity::Warning };
+        let severity =
+            if now.memory.is_above(95) { TroubleSeverity::Critical } else { TroubleSeverity::Warning };
         let percent = u128::from(now.memory.used) * 100 / u128::from(now.memory.max.max(1));
         let what = format!("The queues hold {percent} % of memory_max.");
         let hint = "Long replies are slowed down. Above memory_max the child that holds most is closed.";
@@ -325,39 +330,39 @@ fn full(now: &StatusFigures) -> Vec<Trouble> {
     found
 }
 
-fn failures(minute: &LastMinute) -> Vec<Trouble> {
+fn failures(minute: &LastMinute) -> Vec<StatusTrouble> {
     let kinds = [
         (
             "failed-lost",
             "BROKERLOST",
             minute.lost,
-            Severity::Critical,
+            TroubleSeverity::Critical,
             "A connection to Redis broke with these on their way: they may have been executed or not.",
         ),
         (
             "failed-down",
             "BROKERDOWN",
             minute.down,
-            Severity::Critical,
+            TroubleSeverity::Critical,
             "They were not executed: Redis could not be reached in time (queue_timeout).",
         ),
         (
             "failed-limit",
             "BROKERLIMIT",
             minute.limited,
-            Severity::Warning,
+            TroubleSeverity::Warning,
             "They were not executed: a limit was reached. The error that the program got names it.",
         ),
         (
             "failed-timeout",
             "BROKERTIMEOUT",
             minute.timed_out,
-            Severity::Warning,
+            TroubleSeverity::Warning,
             "Redis has not answered them in time (request_timeout): they may have been executed or not.",
         ),
     ];
     let told = kinds.into_iter().filter(|(_, _, count, ..)| *count > 0);
-    let mut found: Vec<Trouble> = told
+    let mut found: Vec<StatusTrouble> = told
         .map(|(kind, error, count, severity, hint)| {
             let what =
                 format!("{count} {} failed with {error} in the last minute.", plural(count, "request"));
@@ -368,20 +373,24 @@ fn failures(minute: &LastMinute) -> Vec<Trouble> {
         let what =
             format!("{} {} refused in the last minute.", minute.refused, was(minute.refused, "connection"));
         let hint = "children_max, or the cap of a process or user, was reached. The log names who has most.";
-        found.push(trouble("children-refused", Severity::Warning, what, hint));
+        found.push(trouble("children-refused", TroubleSeverity::Warning, what, hint));
     }
     found
 }
 
-fn leaks(now: &StatusFigures) -> Vec<Trouble> {
+fn leaks(now: &StatusFigures) -> Vec<StatusTrouble> {
     let named = now.leaks.iter().take(limits::STATUS_NAMED);
-    let mut found: Vec<Trouble> = named
+    let mut found: Vec<StatusTrouble> = named
         .map(|leak| {
             let kill = leak.child.map_or(String::new(), |id| format!(" BROKER KILL CHILD {id} closes it."));
             let what = format!("Suspected leak: {}.", leak.kind);
             let hint = format!("When it was found: {}.{kill}", leak.what.trim_end_matches('.'));
             let since_ms = Some(leak.since_ms);
-            Trouble { who: leak.who.clone(), since_ms, ..trouble("leak", Severity::Warning, what, hint) }
+            StatusTrouble {
+                who: leak.who.clone(),
+                since_ms,
+                ..trouble("leak", TroubleSeverity::Warning, what, hint)
+            }
         })
         .collect();
     let others = now.leaks_now.saturating_sub(found.len() as u64);
@@ -389,7 +398,7 @@ fn leaks(now: &StatusFigures) -> Vec<Trouble> {
         let what = format!("{others} further suspected {}.", plural(others, "leak"));
         found.push(trouble(
             "leak",
-            Severity::Warning,
+            TroubleSeverity::Warning,
             what,
             "They are listed below, or in BROKER SHOW LEAKS.",
         ));
@@ -397,11 +406,11 @@ fn leaks(now: &StatusFigures) -> Vec<Trouble> {
     found
 }
 
-fn log_lines(minute: &LastMinute) -> Option<Trouble> {
+fn log_lines(minute: &LastMinute) -> Option<StatusTrouble> {
     let count = minute.log_lines_dropped;
     let what = format!("{count} {} lost in the last minute.", was(count, "log line"));
     let hint = "Whoever reads the broker's log (journald, or standard error) does not keep up.";
-    (count > 0).then(|| trouble("log-lines-lost", Severity::Warning, what, hint))
+    (count > 0).then(|| trouble("log-lines-lost", TroubleSeverity::Warning, what, hint))
 }
 
 fn plural(count: u64, noun: &str) -> String {
@@ -448,7 +457,7 @@ mod tests {
         }
     }
 
-    fn only(now: &StatusFigures) -> Trouble {
+    fn only(now: &StatusFigures) -> StatusTrouble {
         let found = wrong_now(now);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].what.ends_with('.') && found[0].hint.ends_with('.'), "sentences: {found:?}");
@@ -469,7 +478,7 @@ mod tests {
         let refusal = "connection refused".to_owned();
         let down = StatusFigures { is_up: false, down_ms: Some(4_000), refusal, ..well() };
         let found = only(&down);
-        assert_eq!((found.kind, found.severity), ("upstream-down", Severity::Critical));
+        assert_eq!((found.kind, found.severity), ("upstream-down", TroubleSeverity::Critical));
         assert_eq!((found.since_ms, found.who.as_str()), (Some(4_000), "redis://db:6379/0"));
         assert!(found.hint.starts_with("Last attempt: connection refused. "), "{found:?}");
         let not_ready = Some("the upstream does not answer".to_owned());
@@ -478,13 +487,13 @@ mod tests {
         assert_eq!(found.what, "Redis is not ready: the upstream does not answer.");
         assert_eq!(only(&StatusFigures { is_busy: true, not_ready, ..well() }).kind, "upstream-busy");
         let draining = only(&StatusFigures { is_draining: true, is_up: false, ..well() });
-        assert_eq!((draining.kind, draining.severity), ("draining", Severity::Warning));
+        assert_eq!((draining.kind, draining.severity), ("draining", TroubleSeverity::Warning));
     }
 
     #[test]
     fn who_waits_for_a_lease_is_told_with_who_has_them() {
         let mut now = well();
-        let holder = LeaseHolder {
+        let holder = HolderFigures {
             pid: Some(4242),
             process: "worker".to_owned(),
             unit: "web.service".to_owned(),
@@ -498,10 +507,10 @@ mod tests {
             leases: Fullness { used: 4, max: 4 },
             waiting: 2,
             longest_ms: 12_300,
-            holders: vec![holder, LeaseHolder::default()],
+            holders: vec![holder, HolderFigures::default()],
         };
         let found = only(&now);
-        assert_eq!((found.kind, found.severity), ("leases-waiting", Severity::Critical));
+        assert_eq!((found.kind, found.severity), ("leases-waiting", TroubleSeverity::Critical));
         assert_eq!(found.what, "2 children wait for a connection for a transaction (WATCH, MULTI).");
         assert_eq!(
             found.who,
@@ -515,7 +524,9 @@ mod tests {
         assert_eq!(found.since_ms, Some(12_300));
         now.kinds[0].leases.used = 3;
         let found = only(&now);
-        assert!(found.severity == Severity::Warning && found.hint.contains("upstream_connections_max"));
+        assert!(
+            found.severity == TroubleSeverity::Warning && found.hint.contains("upstream_connections_max")
+        );
         (now.kinds[0].leases.used, now.kinds[0].waiting) = (4, 0);
         assert_eq!(only(&now).kind, "leases-full");
     }
@@ -528,11 +539,11 @@ mod tests {
             let found = only(&now);
             (found.kind, found.severity)
         };
-        assert_eq!(set(|now| now.children.used = 90), ("children-near-max", Severity::Warning));
-        assert_eq!(set(|now| now.children.used = 100), ("children-full", Severity::Critical));
-        assert_eq!(set(|now| now.connections.used = 20), ("connections-full", Severity::Warning));
-        assert_eq!(set(|now| now.memory.used = 75), ("memory-near-max", Severity::Warning));
-        assert_eq!(set(|now| now.memory.used = 95), ("memory-near-max", Severity::Critical));
+        assert_eq!(set(|now| now.children.used = 90), ("children-near-max", TroubleSeverity::Warning));
+        assert_eq!(set(|now| now.children.used = 100), ("children-full", TroubleSeverity::Critical));
+        assert_eq!(set(|now| now.connections.used = 20), ("connections-full", TroubleSeverity::Warning));
+        assert_eq!(set(|now| now.memory.used = 75), ("memory-near-max", TroubleSeverity::Warning));
+        assert_eq!(set(|now| now.memory.used = 95), ("memory-near-max", TroubleSeverity::Critical));
         let nothing = StatusFigures { children: Fullness::default(), memory: Fullness::default(), ..well() };
         assert_eq!(wrong_now(&nothing), [], "what has no bound is never full");
     }
@@ -597,11 +608,11 @@ mod tests {
             StatusFigures { is_draining: true, ..well() },
             StatusFigures { children: Fullness { used: 1, max: 1 }, ..well() },
         ];
-        let found: Vec<Trouble> = others.iter().chain([&worst]).flat_map(wrong_now).collect();
+        let found: Vec<StatusTrouble> = others.iter().chain([&worst]).flat_map(wrong_now).collect();
         let kinds: std::collections::BTreeSet<_> = found.iter().map(|trouble| trouble.kind).collect();
         assert_eq!(kinds.len(), 17, "{found:?}");
         let page = include_str!("../../../docs/status.md");
-        for Trouble { kind, .. } in found {
+        for StatusTrouble { kind, .. } in found {
             assert!(page.contains(&format!("`{kind}`")), "docs/status.md does not name {kind}");
         }
     }
