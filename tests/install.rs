@@ -205,8 +205,9 @@ fn every_file_is_in_its_place_and_no_other() {
     let headers = contents(&Path::new(env!("CARGO_MANIFEST_DIR")).join("include"));
     assert!(headers.contains_key("broker.h"));
     expected.extend(headers.into_keys().map(|name| (format!("include/{name}"), "644".to_owned())));
-    // What the headers refer to, by the name they give it.
-    let pages = names("docs", ".md");
+    // What the headers refer to, by the name they give it, and the pictures in it.
+    let mut pages = names("docs", ".md");
+    pages.extend(names("docs", ".png"));
     assert!(pages.contains(&"c-api.md".to_owned()) && pages.contains(&"config.md".to_owned()), "{pages:?}");
     expected.extend(pages.iter().map(|name| (format!("share/doc/broker/docs/{name}"), "644".to_owned())));
     let functions = names("dist/man", ".3");

@@ -47,6 +47,7 @@ mod pace;
 mod policy;
 mod reasons;
 mod roster;
+mod status_page;
 mod upkeep;
 
 // The program.

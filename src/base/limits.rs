@@ -327,3 +327,21 @@ pub const HTTP_SLICE: usize = if cfg!(test) { 512 } else { 16 * 1024 };
 pub const READY_FRESH: u64 = 100;
 /// An upstream that leaves a PING unanswered for this many milliseconds is not ready: with `READY_FRESH` a second.
 pub const READY_PATIENCE: u64 = 900;
+/// Milliseconds between two marks by which the rates of a process are found out; its totals are up to a second old.
+pub const RATE_WINDOW: u64 = 4_000;
+/// Milliseconds that a rate must be about at least.
+pub const RATE_MIN: u64 = 1_500;
+/// Milliseconds after which a mark says nothing of late any more: nobody has looked for longer.
+pub const RATE_STALE: u64 = 15_000;
+/// Rows of each table of the status page: more is for the console.
+pub const STATUS_ROWS: usize = if cfg!(test) { 3 } else { 50 };
+/// Processes that are looked at in one step to find those of the status page.
+pub const STATUS_LOOKS: usize = if cfg!(test) { 4 } else { 256 };
+/// Rows of the status page that are made in one step. A row of a process looks at every lease and whoever waits for one.
+pub const STATUS_ROWS_STEP: usize = if cfg!(test) { 1 } else { 4 };
+/// Holders of leases, and suspected leaks, that the status page names under what is wrong; of others it says how many.
+pub const STATUS_NAMED: usize = 3;
+/// Milliseconds between two samples of what the status page draws.
+pub const HISTORY_STEP: u64 = 5_000;
+/// How many samples are kept: 15 minutes, and one before the first.
+pub const HISTORY_SAMPLES: usize = 181;

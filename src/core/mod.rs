@@ -31,6 +31,7 @@ mod route;
 mod shared;
 mod standing;
 mod stats;
+mod status;
 mod sweep;
 mod sweeps;
 mod timers;
@@ -47,9 +48,15 @@ pub use broker::{Broker, Newcomer};
 pub use child::{Child, ChildKind};
 pub use connection::lane::Lane;
 pub use connection::role::LaneRole;
+pub(crate) use console::cell::Cell;
 pub use console::console_tables;
 pub use counters::Counters;
 pub use keys::{ChildKey, LaneKey, LeaseKind, ProcessKey};
 pub use questions::ready::Readiness;
 pub use standing::LaneReading;
 pub use stats::RequestTimes;
+pub(crate) use status::survey::{Survey, SurveyRow};
+pub use status::wrong::{
+    Fullness, HolderFigures, KindFigures, LastMinute, LeakFigures, StatusFigures, StatusTrouble,
+    TroubleSeverity, wrong_now,
+};

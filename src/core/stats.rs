@@ -104,6 +104,13 @@ impl Broker {
         Some((figures.count, figures.p50, figures.p99))
     }
 
+    /// Suspected leaks of all kinds: how many there are now, and were found so far.
+    pub fn leaks_in_all(&self) -> (u64, u64) {
+        self.leaks().fold((0, 0), |(now, found), (_, more_now, more_found)| {
+            (now + more_now as u64, found + more_found)
+        })
+    }
+
     /// Suspected leaks of each kind, by its name: how many there are now, and were found so far.
     pub fn leaks(&self) -> impl Iterator<Item = (&'static str, usize, u64)> + use<'_> {
         LeakKind::ALL.into_iter().map(|kind| {

@@ -32,6 +32,7 @@ macro_rules! statuses {
 statuses! {
     Fine = 200 "OK" "ok";
     BadRequest = 400 "Bad Request" "this is no HTTP request, or one that can be read in two ways";
+    Forbidden = 403 "Forbidden" "only the status page may read this in a browser";
     NotFound = 404 "Not Found" "there is no such page; / lists them";
     NotAllowed = 405 "Method Not Allowed" "only GET and HEAD are allowed";
     TooSlow = 408 "Request Timeout" "the request has not arrived in time";
@@ -45,21 +46,41 @@ statuses! {
 /// The type of plain text.
 pub(crate) const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// The paths that there are.
-pub(crate) const INDEX: &str = "/metrics  metrics, in the format of Prometheus or OpenMetrics\n\
-     /healthz  200 as long as the broker's loop turns\n\
-     /readyz   200 if Redis answers, else 503 and why not\n";
+/// The type of JSON.
+pub(crate) const JSON: &str = "application/json";
+
+/// What a browser may do with an answer that is no page: nothing.
+const NO_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
+
+/// What is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Content<'t> {
+    /// Its type.
+    pub(crate) media: &'t str,
+    /// Its Content-Security-Policy.
+    pub(crate) policy: &'t str,
+    pub(crate) body: &'t str,
+}
+
+impl<'t> Content<'t> {
+    /// Of what is no page.
+    pub(crate) fn new(media: &'t str, body: &'t str) -> Content<'t> {
+        Content { media, policy: NO_POLICY, body }
+    }
+}
 
 /// An answer in full; of one to HEAD, all but the body.
-pub(crate) fn answer(status: HttpStatus, media: &str, body: &str, head_only: bool, keeps: bool) -> Vec<u8> {
-    let mut out = String::with_capacity(320 + if head_only { 0 } else { body.len() });
+pub(crate) fn answer(status: HttpStatus, content: Content<'_>, head_only: bool, keeps: bool) -> Vec<u8> {
+    let Content { media, policy, body } = content;
+    let mut out = String::with_capacity(400 + policy.len() + if head_only { 0 } else { body.len() });
     let allow = if status == HttpStatus::NotAllowed { "Allow: GET, HEAD\r\n" } else { "" };
     let connection = if keeps { "keep-alive" } else { "close" };
     // A String takes everything.
     let _ = write!(
         out,
         "HTTP/1.1 {} {}\r\nContent-Type: {media}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
-         X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n{allow}\
+         X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n\
+         Content-Security-Policy: {policy}\r\nReferrer-Policy: no-referrer\r\n{allow}\
          Connection: {connection}\r\n\r\n",
         status.code(),
         status.reason(),
@@ -73,7 +94,8 @@ pub(crate) fn answer(status: HttpStatus, media: &str, body: &str, head_only: boo
 
 /// An answer that says no more than its status.
 pub(crate) fn plain(status: HttpStatus, head_only: bool, keeps: bool) -> Vec<u8> {
-    answer(status, PLAIN, &format!("{}\n", status.about()), head_only, keeps)
+    let body = format!("{}\n", status.about());
+    answer(status, Content::new(PLAIN, &body), head_only, keeps)
 }
 
 #[cfg(test)]
@@ -92,6 +114,8 @@ mod tests {
                 "Cache-Control: no-store",
                 "X-Content-Type-Options: nosniff",
                 "Cross-Origin-Resource-Policy: same-origin",
+                "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
+                "Referrer-Policy: no-referrer",
             ] {
                 assert!(head.contains(&format!("\r\n{field}\r\n")), "{head}");
             }

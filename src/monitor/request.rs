@@ -10,8 +10,10 @@ use crate::base::limits;
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Page {
-    /// The list of paths.
+    /// `/`: the status as a page.
     Index,
+    /// `/status.json`
+    Status,
     /// `/metrics`
     Metrics(Format),
     /// `/healthz`
@@ -69,18 +71,27 @@ fn understand(request: &httparse::Request<'_, '_>, len: usize, hosts: Hosts<'_>)
     let wanted =
         !fields.names_in("connection", "close") && (is_newer || fields.names_in("connection", "keep-alive"));
     // A request that was understood, with nothing behind it but the next one.
-    let harmless = matches!(page, Ok(_) | Err(HttpStatus::NotFound | HttpStatus::NotAllowed));
+    let harmless =
+        matches!(page, Ok(_) | Err(HttpStatus::Forbidden | HttpStatus::NotFound | HttpStatus::NotAllowed));
     HttpRequest { len, page, head_only, keeps: wanted && harmless && body.is_ok() }
 }
 
 fn page_of(path: &str, fields: &Fields<'_, '_>) -> Result<Page, HttpStatus> {
     match path.split_once('?').map_or(path, |(path, _)| path) {
         "/" => Ok(Page::Index),
+        "/status.json" => check_site(fields).map(|()| Page::Status),
         "/metrics" => Ok(Page::Metrics(format_of(fields.values("accept")))),
         "/healthz" => Ok(Page::Health),
         "/readyz" => Ok(Page::Ready),
         _ => Err(HttpStatus::NotFound),
     }
+}
+
+/// A browser says for whom it asks; nobody else says anything. A page from elsewhere could not read the answer, but is to
+/// cause no work either.
+fn check_site(fields: &Fields<'_, '_>) -> Result<(), HttpStatus> {
+    let is_own = |site: &str| matches!(site, "same-origin" | "none");
+    if fields.values("sec-fetch-site").all(is_own) { Ok(()) } else { Err(HttpStatus::Forbidden) }
 }
 
 /// A target with a host in it, as proxies get, names that host instead of the header (RFC 9112, 3.2.2).
@@ -167,6 +178,7 @@ mod tests {
     fn paths_lead_to_pages() {
         for (path, page) in [
             ("/", Ok(Page::Index)),
+            ("/status.json", Ok(Page::Status)),
             ("/metrics", Ok(Page::Metrics(Format::Text))),
             ("/metrics?x=/healthz", Ok(Page::Metrics(Format::Text))),
             ("/healthz", Ok(Page::Health)),
@@ -184,6 +196,28 @@ mod tests {
         assert_eq!(
             with("GET /metrics", "Accept: application/openmetrics-text\r\n").page,
             Ok(Page::Metrics(Format::OpenMetrics))
+        );
+    }
+
+    #[test]
+    fn the_status_is_for_its_own_page_and_for_programs() {
+        for (lines, is_allowed) in [
+            ("", true),
+            ("Sec-Fetch-Site: same-origin\r\n", true),
+            ("Sec-Fetch-Site: none\r\n", true),
+            ("Sec-Fetch-Site: same-site\r\n", false),
+            ("sec-fetch-site: cross-site\r\n", false),
+            ("Sec-Fetch-Site: \r\n", false),
+            ("Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n", false),
+        ] {
+            let asked = with("GET /status.json", lines);
+            let expected = if is_allowed { Ok(Page::Status) } else { Err(HttpStatus::Forbidden) };
+            assert_eq!((asked.page, asked.keeps), (expected, true), "{lines}");
+        }
+        assert_eq!(
+            with("GET /", "Sec-Fetch-Site: cross-site\r\n").page,
+            Ok(Page::Index),
+            "a link may lead here"
         );
     }
 

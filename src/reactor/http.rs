@@ -3,12 +3,14 @@
 
 use super::metrics::Scrape;
 use super::pace::StepKind;
+use super::status::StatusText;
 use super::{Link, Loop, Owner};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::Readiness;
-use crate::monitor::answer::{INDEX, PLAIN, answer, plain};
+use crate::monitor::answer::{Content, JSON, PLAIN, answer, plain};
+use crate::monitor::page::StatusPage;
 use crate::monitor::request::{self, HttpRequest, Page};
 use crate::monitor::{Hosts, HttpStatus};
 use crate::transport::conn::{Fill, Flush};
@@ -30,6 +32,8 @@ enum HttpState {
     Asks { since: Millis, manner: Manner },
     /// The metrics are being written, some in each turn.
     Scrapes { scrape: Scrape, manner: Manner },
+    /// The same of the status.
+    Surveys { status: Box<StatusText>, manner: Manner },
     /// An answer is on its way.
     Answers { bytes: Vec<u8>, written: usize, keeps: bool },
     /// The last answer has been written; what the client still sends is dropped, so that it can read that.
@@ -77,7 +81,7 @@ impl HttpConnection {
     fn is_busy(&self, link: &Link) -> bool {
         match &self.state {
             HttpState::Listens => self.has_line || link.conn.unread() || self.ended,
-            HttpState::Scrapes { .. } => true,
+            HttpState::Scrapes { .. } | HttpState::Surveys { .. } => true,
             HttpState::Answers { .. } => !link.conn.blocked(),
             HttpState::Leaves => link.conn.unread() || self.ended,
             HttpState::Asks { .. } => false,
@@ -91,6 +95,8 @@ pub(super) struct Http {
     connections: Vec<HttpConnection>,
     /// How many there are, those that are being served too.
     held: usize,
+    /// Made for the first who asks for it. It is no static: a fork may come while one is made.
+    page: Option<StatusPage>,
     answered: [u64; HttpStatus::ALL.len()],
 }
 
@@ -240,7 +246,13 @@ impl Loop {
             HttpState::Scrapes { scrape, manner } => {
                 let manner = *manner;
                 if let Some((media, text)) = self.go_on_scraping(scrape) {
-                    self.answer_with(connection, HttpStatus::Fine, media, &text, manner);
+                    self.answer_with(connection, HttpStatus::Fine, Content::new(media, &text), manner);
+                }
+            }
+            HttpState::Surveys { status, manner } => {
+                let manner = *manner;
+                if let Some(text) = self.go_on_with_status(status) {
+                    self.answer_with(connection, HttpStatus::Fine, Content::new(JSON, &text), manner);
                 }
             }
             HttpState::Listens | HttpState::Answers { .. } | HttpState::Leaves => {}
@@ -250,7 +262,16 @@ impl Loop {
     fn begin_answer(&mut self, connection: &mut HttpConnection, asked: HttpRequest) {
         let manner = Manner { head_only: asked.head_only, keeps: asked.keeps };
         match asked.page {
-            Ok(Page::Index) => self.answer_with(connection, HttpStatus::Fine, PLAIN, INDEX, manner),
+            Ok(Page::Index) => {
+                let page = self.http.page.take().unwrap_or_else(StatusPage::new);
+                self.answer_with(connection, HttpStatus::Fine, page.content(), manner);
+                self.http.page = Some(page);
+            }
+            Ok(Page::Status) => {
+                let status = Box::new(StatusText::new());
+                connection.state = HttpState::Surveys { status, manner };
+                connection.due = self.told + limits::HTTP_PATIENCE;
+            }
             Ok(Page::Health) => self.answer_plain(connection, HttpStatus::Fine, manner),
             Ok(Page::Ready) => self.answer_ready(connection, self.told, manner),
             Ok(Page::Metrics(format)) => {
@@ -264,10 +285,13 @@ impl Loop {
     /// Says whether the upstream serves, or waits for what it says to that.
     fn answer_ready(&mut self, connection: &mut HttpConnection, since: Millis, manner: Manner) {
         match self.core.readiness(since) {
-            Readiness::Ready => self.answer_with(connection, HttpStatus::Fine, PLAIN, "ready\n", manner),
+            Readiness::Ready => {
+                self.answer_with(connection, HttpStatus::Fine, Content::new(PLAIN, "ready\n"), manner);
+            }
             Readiness::NotReady(why) => {
                 let body = format!("not ready: {why}\n");
-                self.answer_with(connection, HttpStatus::Unavailable, PLAIN, &body, manner);
+                let content = Content::new(PLAIN, &body);
+                self.answer_with(connection, HttpStatus::Unavailable, content, manner);
             }
             Readiness::Asked { until } => {
                 connection.state = HttpState::Asks { since, manner };
@@ -284,11 +308,10 @@ impl Loop {
         &mut self,
         connection: &mut HttpConnection,
         status: HttpStatus,
-        media: &str,
-        body: &str,
+        content: Content<'_>,
         manner: Manner,
     ) {
-        let bytes = answer(status, media, body, manner.head_only, manner.keeps);
+        let bytes = answer(status, content, manner.head_only, manner.keeps);
         self.begin_writing(connection, status, bytes, manner);
     }
 

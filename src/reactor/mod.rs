@@ -5,6 +5,7 @@ mod accept;
 mod adopt;
 mod dial;
 mod drain;
+mod history;
 mod http;
 mod local;
 mod metrics;
@@ -12,6 +13,7 @@ mod pace;
 mod quiet;
 mod reload;
 mod stats;
+mod status;
 mod turn;
 mod who;
 
@@ -34,6 +36,7 @@ use accept::{Door, PolledListener};
 use adopt::Handed;
 use dial::Dialler;
 use drain::Draining;
+use history::History;
 use http::Http;
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
@@ -139,6 +142,7 @@ pub struct Loop {
     next_listener: usize,
     handed: Handed,
     http: Http,
+    history: History,
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
@@ -240,6 +244,7 @@ impl Loop {
             listeners,
             handed: Handed::default(),
             http: Http::default(),
+            history: History::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
             dialler: Dialler::new(resolver),
@@ -341,6 +346,11 @@ impl Loop {
     /// open when the parent dies. In the process that created the loop it is the same as dropping it.
     pub fn after_fork(self) {
         drop(self);
+    }
+
+    /// Whether anybody may ask over HTTP.
+    fn serves_http(&self) -> bool {
+        !self.core.settings().metrics_listen.is_empty()
     }
 
     fn close_doors(&mut self) {

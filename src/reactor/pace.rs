@@ -83,6 +83,8 @@ pub(super) struct Pace {
     kind: StepKind,
     longest_step: (Duration, StepKind),
     longest_turn: Duration,
+    /// The longest turn since somebody last asked for this.
+    longest_lately: Duration,
     pub(super) turns: Distribution<11>,
     /// How much later the loop came to something than it was due.
     pub(super) lags: Distribution<10>,
@@ -103,6 +105,7 @@ impl Default for Pace {
             kind: StepKind::Timers,
             longest_step,
             longest_turn: Duration::ZERO,
+            longest_lately: Duration::ZERO,
             turns: Distribution::new(&TURN_BOUNDS),
             lags: Distribution::new(&LAG_BOUNDS),
             due: None,
@@ -122,7 +125,13 @@ impl Pace {
         }
         let used = self.watch.used_since(&self.began);
         self.longest_turn = self.longest_turn.max(used);
+        self.longest_lately = self.longest_lately.max(used);
         self.turns.note(used);
+    }
+
+    /// The longest turn since this was last asked for.
+    pub(super) fn take_longest_lately(&mut self) -> Duration {
+        std::mem::take(&mut self.longest_lately)
     }
 
     /// The loop is about to wait, and something is due then.
@@ -206,6 +215,8 @@ mod tests {
         assert_eq!(pace.longest_step.1, StepKind::LaneInput);
         assert!(pace.longest_step.0 >= Duration::from_millis(5), "{pace:?}");
         assert!(pace.longest_turn >= pace.longest_step.0, "{pace:?}");
+        assert_eq!(pace.take_longest_lately(), pace.longest_turn);
+        assert_eq!(pace.take_longest_lately(), Duration::ZERO);
         pace.begin_turn();
         assert!(!pace.has_lasted(5), "the next turn begins anew");
     }

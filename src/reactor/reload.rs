@@ -61,6 +61,7 @@ impl Loop {
         self.pace.begin_turn();
         self.tell_time();
         self.core.reload(settings, upstream);
+        self.forget_history();
         self.pace.step(StepKind::Reload);
         self.pace.end_turn();
         self.wake();

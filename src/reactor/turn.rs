@@ -106,6 +106,7 @@ impl Loop {
         }
         self.settle();
         self.look_up_processes();
+        self.sample_history();
         (self.turning, self.woken) = (false, false);
         self.pace.end_turn();
         if self.core.is_drained() && !self.draining.is_under_way() {

@@ -11,6 +11,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod broker;
+pub(crate) mod chromium;
 pub(crate) mod console;
 pub(crate) mod embedded;
 pub(crate) mod examples;

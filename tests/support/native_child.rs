@@ -37,7 +37,18 @@ impl NativeChild {
         arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> NativeChild {
-        let mut command = Command::new(program());
+        NativeChild::start_program(program(), socket, mode, arguments, variables)
+    }
+
+    /// The same of a copy of the program.
+    pub(crate) fn start_program(
+        program: &Path,
+        socket: &Path,
+        mode: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> NativeChild {
+        let mut command = Command::new(program);
         command.arg(mode).arg(socket).args(arguments).envs(variables.iter().copied());
         let mut process =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start a child");

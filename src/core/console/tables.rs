@@ -10,6 +10,9 @@ mod settings;
 use crate::core::broker::Broker;
 use crate::core::console::cell::{Cell, Column};
 use crate::core::console::showing::RowKey;
+pub(crate) use connections::{LEASES, UPSTREAM};
+pub(crate) use hosts::{LEAKS, PROCESSES};
+pub(crate) use settings::COMMANDS;
 
 /// A table.
 #[derive(Debug)]

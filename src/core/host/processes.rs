@@ -6,7 +6,7 @@ use crate::base::key::Arena;
 use crate::base::limits;
 use crate::base::process::{ProcessFacts, UnixCredentials};
 use crate::core::host::executables::{Executable, ExecutableId, Executables};
-use crate::core::host::usage::Usage;
+use crate::core::host::usage::{Usage, UsageMarks};
 use crate::core::keys::{ProcessKey, ProcessName};
 use std::collections::{HashMap, VecDeque};
 
@@ -32,6 +32,8 @@ pub(crate) struct Process {
     done: Usage,
     /// Where that is summed up; none as long as it is being looked up.
     executable: Option<ExecutableId>,
+    /// What it had done when somebody looked.
+    marks: UsageMarks,
     first_seen: Millis,
     /// When a child of it was last seen to have done something.
     busy_at: Millis,
@@ -224,6 +226,7 @@ impl Processes {
             connected: 0,
             done: Usage::default(),
             executable: None,
+            marks: UsageMarks::default(),
             first_seen: now,
             busy_at: now,
             unused_since: now,
@@ -256,6 +259,12 @@ impl Processes {
         }
         self.executables.join(executable, process.children);
         process.known = facts.map_or(Knowledge::Nothing, Knowledge::Facts);
+    }
+
+    /// What a process has done in all, and in a second of late if that is known.
+    pub(crate) fn look_at_usage(&mut self, key: ProcessKey, now: Millis) -> Option<(Usage, Option<Usage>)> {
+        let process = self.arena.get_mut(key)?;
+        Some((process.done, process.marks.look(&process.done, now)))
     }
 
     /// There is no such process any more.

@@ -110,7 +110,7 @@ fn lane_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
     ])
 }
 
-pub(super) const LEASES: ShowTable = ShowTable {
+pub(crate) const LEASES: ShowTable = ShowTable {
     name: "LEASES",
     doc: "One row for each connection that is lent: who has it, since when, what for.",
     columns: columns! {
@@ -260,7 +260,7 @@ pub(super) const TOPICS: ShowTable = ShowTable {
     },
 };
 
-pub(super) const UPSTREAM: ShowTable = ShowTable {
+pub(crate) const UPSTREAM: ShowTable = ShowTable {
     name: "UPSTREAM",
     doc: "The Redis server, and how it is reached.",
     columns: columns! {

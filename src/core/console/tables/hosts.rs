@@ -6,7 +6,7 @@ use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
 use crate::core::host::leaks::{LeakKind, LeakSubject};
 
-pub(super) const PROCESSES: ShowTable = ShowTable {
+pub(crate) const PROCESSES: ShowTable = ShowTable {
     name: "PROCESSES",
     doc: "One row for each process of this host that has children, or had some in the last minute.",
     columns: columns! {
@@ -73,7 +73,7 @@ fn process_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
     ])
 }
 
-pub(super) const LEAKS: ShowTable = ShowTable {
+pub(crate) const LEAKS: ShowTable = ShowTable {
     name: "LEAKS",
     doc: "What is suspected of being a leak, and below it what was lately.",
     columns: columns! {

@@ -8,7 +8,7 @@ use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
 use crate::core::keys::LeaseKind;
 
-pub(super) const COMMANDS: ShowTable = ShowTable {
+pub(crate) const COMMANDS: ShowTable = ShowTable {
     name: "COMMANDS",
     doc: "One row for each command of the server that was called: how often, and which way it goes.",
     columns: columns! {
@@ -47,8 +47,8 @@ static STATS: &[ShownStat] = &[
     ("leases_waiting", "Children that wait for a lease.", |broker| {
         LeaseKind::ALL.into_iter().map(|kind| broker.leases_waiting_for(kind) as u64).sum()
     }),
-    ("leaks", "Suspected leaks now.", |broker| broker.leaks().map(|(_, now, _)| now as u64).sum()),
-    ("leaks_found", "Suspected leaks so far.", |broker| broker.leaks().map(|(_, _, found)| found).sum()),
+    ("leaks", "Suspected leaks now.", |broker| broker.leaks_in_all().0),
+    ("leaks_found", "Suspected leaks so far.", |broker| broker.leaks_in_all().1),
     ("upstream_connects", "Attempts to connect to Redis so far.", |broker| {
         broker.counters().upstream_connects
     }),

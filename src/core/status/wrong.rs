@@ -1,0 +1,625 @@
+//! What is wrong now, in words for whoever is paged at night: one function of plain figures. Knows no child and no lane,
+//! and asks nobody.
+
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::core::keys::LeaseKind;
+use std::fmt::Write;
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TroubleSeverity {
+    /// Requests fail, or all of a kind wait.
+    Critical,
+    /// Nothing fails yet, or only of those who cause it.
+    Warning,
+}
+
+impl TroubleSeverity {
+    /// In a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TroubleSeverity::Critical => "critical",
+            TroubleSeverity::Warning => "warning",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusTrouble {
+    /// What kind of trouble it is, in a word that stays; several troubles may be of one kind.
+    pub kind: &'static str,
+    /// How bad it is.
+    pub severity: TroubleSeverity,
+    /// What is wrong, one sentence.
+    pub what: String,
+    /// Who it is about, or who causes it; empty where it is about everybody.
+    pub who: String,
+    /// For how long it is so, where that is known.
+    pub since_ms: Option<Millis>,
+    /// What it means, and what can be done.
+    pub hint: String,
+}
+
+/// How much of something is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fullness {
+    /// So much is used now.
+    pub used: u64,
+    /// So much may be used.
+    pub max: u64,
+}
+
+impl Fullness {
+    fn is_full(self) -> bool {
+        self.max > 0 && self.used >= self.max
+    }
+
+    fn is_above(self, percent: u64) -> bool {
+        self.max > 0 && u128::from(self.used) * 100 >= u128::from(self.max) * u128::from(percent)
+    }
+}
+
+/// Who has a lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HolderFigures {
+    /// Its process, where it is known.
+    pub pid: Option<u64>,
+    /// The program.
+    pub process: String,
+    /// Its unit or container.
+    pub unit: String,
+    /// CLIENT ID; none where children share the lease.
+    pub child: Option<u64>,
+    /// CLIENT SETNAME.
+    pub name: String,
+    /// For how long.
+    pub held_ms: Millis,
+    /// The last command of the child.
+    pub command: String,
+}
+
+/// The leases of one kind.
+#[derive(Debug, Clone)]
+pub struct KindFigures {
+    /// Which.
+    pub kind: LeaseKind,
+    /// How many are lent, of how many.
+    pub leases: Fullness,
+    /// Children that wait for one.
+    pub waiting: u64,
+    /// How long the first of them has waited.
+    pub longest_ms: Millis,
+    /// Who has had one for longest.
+    pub holders: Vec<HolderFigures>,
+}
+
+/// A leak that is suspected now.
+#[derive(Debug, Clone, Default)]
+pub struct LeakFigures {
+    /// What it looks like, in a word.
+    pub kind: String,
+    /// Who it is about, in words.
+    pub who: String,
+    /// CLIENT ID, where it is about one child.
+    pub child: Option<u64>,
+    /// For how long.
+    pub since_ms: Millis,
+    /// The facts.
+    pub what: String,
+}
+
+/// How often something has happened within the last minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LastMinute {
+    /// Requests that ended in BROKERLOST.
+    pub lost: u64,
+    /// In BROKERDOWN.
+    pub down: u64,
+    /// In BROKERLIMIT.
+    pub limited: u64,
+    /// In BROKERTIMEOUT.
+    pub timed_out: u64,
+    /// Connections of children that were refused.
+    pub refused: u64,
+    /// Log lines that nobody took.
+    pub log_lines_dropped: u64,
+}
+
+/// Everything by which it is decided what is wrong.
+#[derive(Debug, Clone, Default)]
+pub struct StatusFigures {
+    /// Where Redis is.
+    pub address: String,
+    /// The broker ends.
+    pub is_draining: bool,
+    /// The control connection is there.
+    pub is_up: bool,
+    /// A script runs that does not end.
+    pub is_busy: bool,
+    /// For how long there has been no connection.
+    pub down_ms: Option<Millis>,
+    /// Why the last attempt to connect failed.
+    pub refusal: String,
+    /// Why Redis does not serve, as far as is known.
+    pub not_ready: Option<String>,
+    /// The leases by kind.
+    pub kinds: Vec<KindFigures>,
+    /// Connections to Redis.
+    pub connections: Fullness,
+    /// Children.
+    pub children: Fullness,
+    /// Bytes of all queues.
+    pub memory: Fullness,
+    /// Suspected leaks now.
+    pub leaks_now: u64,
+    /// Some of them.
+    pub leaks: Vec<LeakFigures>,
+    /// What has happened of late.
+    pub minute: LastMinute,
+}
+
+/// Milliseconds of waiting for a lease that are still ordinary: it is given back within them as a rule.
+const WAIT_ORDINARY: Millis = 1_000;
+
+/// All that is wrong, the worst first.
+pub fn wrong_now(now: &StatusFigures) -> Vec<StatusTrouble> {
+    let mut found = Vec::new();
+    found.extend(upstream(now));
+    now.kinds.iter().for_each(|kind| found.extend(leases(kind)));
+    found.extend(full(now));
+    found.extend(failures(&now.minute));
+    found.extend(leaks(now));
+    found.extend(log_lines(&now.minute));
+    // Stable: what is equally bad stays in the order in which it is looked for.
+    found.sort_by_key(|trouble| trouble.severity);
+    found
+}
+
+fn trouble(
+    kind: &'static str,
+    severity: TroubleSeverity,
+    what: impl Into<String>,
+    hint: impl Into<String>,
+) -> StatusTrouble {
+    let (what, hint) = (what.into(), hint.into());
+    StatusTrouble { kind, severity, what, who: String::new(), since_ms: None, hint }
+}
+
+fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
+    let who = now.address.clone();
+    if now.is_draining {
+        let hint = "No new connections are taken. It ends with the last child, or after drain_timeout.";
+        return Some(trouble("draining", TroubleSeverity::Warning, "The broker is shutting down.", hint));
+    }
+    if !now.is_up {
+        let why =
+            if now.refusal.is_empty() { String::new() } else { format!("Last attempt: {}. ", now.refusal) };
+        let hint = format!(
+            "{why}Requests wait up to queue_timeout, then fail with BROKERDOWN. Check that Redis runs and accepts \
+             connections at this address."
+        );
+        let down = trouble("upstream-down", TroubleSeverity::Critical, "Redis cannot be reached.", hint);
+        return Some(StatusTrouble { who, since_ms: now.down_ms, ..down });
+    }
+    if now.is_busy {
+        let hint =
+            "Everybody else is answered BUSY. SCRIPT KILL ends the script, unless it has written something.";
+        let busy = trouble(
+            "upstream-busy",
+            TroubleSeverity::Critical,
+            "Redis runs a script that does not end.",
+            hint,
+        );
+        return Some(StatusTrouble { who, ..busy });
+    }
+    let why = now.not_ready.as_ref()?;
+    let hint =
+        "The connection is there, but requests are not served as they should be. Look at Redis itself.";
+    let not_ready =
+        trouble("upstream-not-ready", TroubleSeverity::Critical, format!("Redis is not ready: {why}."), hint);
+    Some(StatusTrouble { who, ..not_ready })
+}
+
+/// What leases of a kind are for, and the setting that bounds them.
+fn kind_in_words(kind: LeaseKind) -> (&'static str, &'static str) {
+    let what = match kind {
+        LeaseKind::Transaction => "a transaction (WATCH, MULTI)",
+        LeaseKind::Session => "a session (subscriptions and the like)",
+        LeaseKind::Blocking => "a blocking command",
+    };
+    (what, kind.limit_name())
+}
+
+fn leases(figures: &KindFigures) -> Option<StatusTrouble> {
+    let (purpose, setting) = kind_in_words(figures.kind);
+    let (used, max) = (figures.leases.used, figures.leases.max);
+    let (is_full, waits) =
+        (figures.leases.is_full(), figures.waiting > 0 && figures.longest_ms >= WAIT_ORDINARY);
+    if !waits && !is_full {
+        return None;
+    }
+    let who = holders_in_words(figures);
+    if !waits {
+        let hint = format!("Nobody waits yet; whoever comes next does. The setting is {setting}.");
+        let what = format!("All {max} connections for {purpose} are in use.");
+        return Some(StatusTrouble { who, ..trouble("leases-full", TroubleSeverity::Warning, what, hint) });
+    }
+    let (children, wait) = if figures.waiting == 1 { ("child", "waits") } else { ("children", "wait") };
+    let what = format!("{} {children} {wait} for a connection for {purpose}.", figures.waiting);
+    let why = if is_full {
+        format!("All {max} are in use ({setting}). ")
+    } else {
+        format!(
+            "{used} of {max} are in use: there is no further connection to Redis (upstream_connections_max). "
+        )
+    };
+    let first = figures.holders.iter().find_map(|holder| holder.child);
+    let kill = first.map_or(String::new(), |id| {
+        format!("If it does not give it back, BROKER KILL CHILD {id} on admin_listen takes it. ")
+    });
+    let hint = format!("{why}{kill}Who waits longer than lease_wait_timeout is answered BROKERLIMIT.");
+    let severity = if is_full { TroubleSeverity::Critical } else { TroubleSeverity::Warning };
+    Some(StatusTrouble {
+        who,
+        since_ms: Some(figures.longest_ms),
+        ..trouble("leases-waiting", severity, what, hint)
+    })
+}
+
+fn holders_in_words(figures: &KindFigures) -> String {
+    let named: Vec<String> = figures.holders.iter().take(limits::STATUS_NAMED).map(holder_in_words).collect();
+    if named.is_empty() {
+        return String::new();
+    }
+    let others = figures.leases.used.saturating_sub(named.len() as u64);
+    let more = if others > 0 { format!("; and {others} more") } else { String::new() };
+    format!("held by {}{more}", named.join("; "))
+}
+
+fn holder_in_words(holder: &HolderFigures) -> String {
+    let mut text = match holder.pid {
+        Some(pid) => format!("pid {pid}"),
+        None => "an unknown process".to_owned(),
+    };
+    let about: Vec<&str> =
+        [&*holder.process, &*holder.unit].into_iter().filter(|part| !part.is_empty()).collect();
+    // A String takes everything.
+    if !about.is_empty() {
+        let _ = write!(text, " ({})", about.join(", "));
+    }
+    if let Some(child) = holder.child {
+        let _ = write!(text, " child {child}");
+    }
+    if !holder.name.is_empty() {
+        let _ = write!(text, " \"{}\"", holder.name);
+    }
+    let _ = write!(text, " for {}", duration(holder.held_ms));
+    if !holder.command.is_empty() {
+        let _ = write!(text, ", last command {}", holder.command);
+    }
+    text
+}
+
+fn full(now: &StatusFigures) -> Vec<StatusTrouble> {
+    let mut found = Vec::new();
+    let of = |fullness: Fullness| format!("{} of {}", fullness.used, fullness.max);
+    if now.children.is_full() {
+        let what = format!("children_max is reached: {} children are connected.", now.children.used);
+        let hint = "Further connections are refused. See which program has most of them below.";
+        found.push(trouble("children-full", TroubleSeverity::Critical, what, hint));
+    } else if now.children.is_above(90) {
+        let what = format!("{} children are connected: near children_max.", of(now.children));
+        let hint = "Beyond children_max connections are refused. See which program has most of them below.";
+        found.push(trouble("children-near-max", TroubleSeverity::Warning, what, hint));
+    }
+    if now.connections.is_full() {
+        let what = format!("All {} connections to Redis are in use.", now.connections.max);
+        let hint = "Who needs one more waits. The setting is upstream_connections_max.";
+        found.push(trouble("connections-full", TroubleSeverity::Warning, what, hint));
+    }
+    if now.memory.is_above(75) {
+        let severity =
+            if now.memory.is_above(95) { TroubleSeverity::Critical } else { TroubleSeverity::Warning };
+        let percent = u128::from(now.memory.used) * 100 / u128::from(now.memory.max.max(1));
+        let what = format!("The queues hold {percent} % of memory_max.");
+        let hint = "Long replies are slowed down. Above memory_max the child that holds most is closed.";
+        found.push(trouble("memory-near-max", severity, what, hint));
+    }
+    found
+}
+
+fn failures(minute: &LastMinute) -> Vec<StatusTrouble> {
+    let kinds = [
+        (
+            "failed-lost",
+            "BROKERLOST",
+            minute.lost,
+            TroubleSeverity::Critical,
+            "A connection to Redis broke with these on their way: they may have been executed or not.",
+        ),
+        (
+            "failed-down",
+            "BROKERDOWN",
+            minute.down,
+            TroubleSeverity::Critical,
+            "They were not executed: Redis could not be reached in time (queue_timeout).",
+        ),
+        (
+            "failed-limit",
+            "BROKERLIMIT",
+            minute.limited,
+            TroubleSeverity::Warning,
+            "They were not executed: a limit was reached. The error that the program got names it.",
+        ),
+        (
+            "failed-timeout",
+            "BROKERTIMEOUT",
+            minute.timed_out,
+            TroubleSeverity::Warning,
+            "Redis has not answered them in time (request_timeout): they may have been executed or not.",
+        ),
+    ];
+    let told = kinds.into_iter().filter(|(_, _, count, ..)| *count > 0);
+    let mut found: Vec<StatusTrouble> = told
+        .map(|(kind, error, count, severity, hint)| {
+            let what =
+                format!("{count} {} failed with {error} in the last minute.", plural(count, "request"));
+            trouble(kind, severity, what, hint)
+        })
+        .collect();
+    if minute.refused > 0 {
+        let what =
+            format!("{} {} refused in the last minute.", minute.refused, was(minute.refused, "connection"));
+        let hint = "children_max, or the cap of a process or user, was reached. The log names who has most.";
+        found.push(trouble("children-refused", TroubleSeverity::Warning, what, hint));
+    }
+    found
+}
+
+fn leaks(now: &StatusFigures) -> Vec<StatusTrouble> {
+    let named = now.leaks.iter().take(limits::STATUS_NAMED);
+    let mut found: Vec<StatusTrouble> = named
+        .map(|leak| {
+            let kill = leak.child.map_or(String::new(), |id| format!(" BROKER KILL CHILD {id} closes it."));
+            let what = format!("Suspected leak: {}.", leak.kind);
+            let hint = format!("When it was found: {}.{kill}", leak.what.trim_end_matches('.'));
+            let since_ms = Some(leak.since_ms);
+            StatusTrouble {
+                who: leak.who.clone(),
+                since_ms,
+                ..trouble("leak", TroubleSeverity::Warning, what, hint)
+            }
+        })
+        .collect();
+    let others = now.leaks_now.saturating_sub(found.len() as u64);
+    if others > 0 && !found.is_empty() {
+        let what = format!("{others} further suspected {}.", plural(others, "leak"));
+        found.push(trouble(
+            "leak",
+            TroubleSeverity::Warning,
+            what,
+            "They are listed below, or in BROKER SHOW LEAKS.",
+        ));
+    }
+    found
+}
+
+fn log_lines(minute: &LastMinute) -> Option<StatusTrouble> {
+    let count = minute.log_lines_dropped;
+    let what = format!("{count} {} lost in the last minute.", was(count, "log line"));
+    let hint = "Whoever reads the broker's log (journald, or standard error) does not keep up.";
+    (count > 0).then(|| trouble("log-lines-lost", TroubleSeverity::Warning, what, hint))
+}
+
+fn plural(count: u64, noun: &str) -> String {
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+fn was(count: u64, noun: &str) -> String {
+    format!("{} {}", plural(count, noun), if count == 1 { "was" } else { "were" })
+}
+
+/// In the unit that a person would say it in.
+fn duration(ms: Millis) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is wrong.
+    fn well() -> StatusFigures {
+        let fullness = |used, max| Fullness { used, max };
+        let kind = |kind| KindFigures {
+            kind,
+            leases: fullness(1, 4),
+            waiting: 0,
+            longest_ms: 0,
+            holders: Vec::new(),
+        };
+        StatusFigures {
+            address: "redis://db:6379/0".to_owned(),
+            is_up: true,
+            kinds: LeaseKind::ALL.map(kind).into(),
+            connections: fullness(9, 20),
+            children: fullness(80, 100),
+            memory: fullness(10, 100),
+            ..StatusFigures::default()
+        }
+    }
+
+    fn only(now: &StatusFigures) -> StatusTrouble {
+        let found = wrong_now(now);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].what.ends_with('.') && found[0].hint.ends_with('.'), "sentences: {found:?}");
+        found.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_wrong_where_all_is_well() {
+        assert_eq!(wrong_now(&well()), []);
+        // A wait that is over in a moment is none.
+        let mut now = well();
+        (now.kinds[0].waiting, now.kinds[0].longest_ms) = (3, WAIT_ORDINARY - 1);
+        assert_eq!(wrong_now(&now), []);
+    }
+
+    #[test]
+    fn what_the_upstream_does_is_said_once_and_by_its_cause() {
+        let refusal = "connection refused".to_owned();
+        let down = StatusFigures { is_up: false, down_ms: Some(4_000), refusal, ..well() };
+        let found = only(&down);
+        assert_eq!((found.kind, found.severity), ("upstream-down", TroubleSeverity::Critical));
+        assert_eq!((found.since_ms, found.who.as_str()), (Some(4_000), "redis://db:6379/0"));
+        assert!(found.hint.starts_with("Last attempt: connection refused. "), "{found:?}");
+        let not_ready = Some("the upstream does not answer".to_owned());
+        assert_eq!(only(&StatusFigures { not_ready: not_ready.clone(), ..down }).kind, "upstream-down");
+        let found = only(&StatusFigures { not_ready: not_ready.clone(), ..well() });
+        assert_eq!(found.what, "Redis is not ready: the upstream does not answer.");
+        assert_eq!(only(&StatusFigures { is_busy: true, not_ready, ..well() }).kind, "upstream-busy");
+        let draining = only(&StatusFigures { is_draining: true, is_up: false, ..well() });
+        assert_eq!((draining.kind, draining.severity), ("draining", TroubleSeverity::Warning));
+    }
+
+    #[test]
+    fn who_waits_for_a_lease_is_told_with_who_has_them() {
+        let mut now = well();
+        let holder = HolderFigures {
+            pid: Some(4242),
+            process: "worker".to_owned(),
+            unit: "web.service".to_owned(),
+            child: Some(17),
+            name: "jobs".to_owned(),
+            held_ms: 61_000,
+            command: "watch".to_owned(),
+        };
+        now.kinds[0] = KindFigures {
+            kind: LeaseKind::Transaction,
+            leases: Fullness { used: 4, max: 4 },
+            waiting: 2,
+            longest_ms: 12_300,
+            holders: vec![holder, HolderFigures::default()],
+        };
+        let found = only(&now);
+        assert_eq!((found.kind, found.severity), ("leases-waiting", TroubleSeverity::Critical));
+        assert_eq!(found.what, "2 children wait for a connection for a transaction (WATCH, MULTI).");
+        assert_eq!(
+            found.who,
+            "held by pid 4242 (worker, web.service) child 17 \"jobs\" for 61 s, last command watch; \
+             an unknown process for 0 s; and 2 more"
+        );
+        assert!(
+            found.hint.contains("leases_transaction_max") && found.hint.contains("KILL CHILD 17"),
+            "{found:?}"
+        );
+        assert_eq!(found.since_ms, Some(12_300));
+        now.kinds[0].leases.used = 3;
+        let found = only(&now);
+        assert!(
+            found.severity == TroubleSeverity::Warning && found.hint.contains("upstream_connections_max")
+        );
+        (now.kinds[0].leases.used, now.kinds[0].waiting) = (4, 0);
+        assert_eq!(only(&now).kind, "leases-full");
+    }
+
+    #[test]
+    fn bounds_are_told_before_and_when_they_are_reached() {
+        let set = |change: fn(&mut StatusFigures)| {
+            let mut now = well();
+            change(&mut now);
+            let found = only(&now);
+            (found.kind, found.severity)
+        };
+        assert_eq!(set(|now| now.children.used = 90), ("children-near-max", TroubleSeverity::Warning));
+        assert_eq!(set(|now| now.children.used = 100), ("children-full", TroubleSeverity::Critical));
+        assert_eq!(set(|now| now.connections.used = 20), ("connections-full", TroubleSeverity::Warning));
+        assert_eq!(set(|now| now.memory.used = 75), ("memory-near-max", TroubleSeverity::Warning));
+        assert_eq!(set(|now| now.memory.used = 95), ("memory-near-max", TroubleSeverity::Critical));
+        let nothing = StatusFigures { children: Fullness::default(), memory: Fullness::default(), ..well() };
+        assert_eq!(wrong_now(&nothing), [], "what has no bound is never full");
+    }
+
+    #[test]
+    fn failures_of_the_last_minute_are_told_by_kind_and_the_worst_come_first() {
+        let minute =
+            LastMinute { lost: 1, down: 2, limited: 3, timed_out: 4, refused: 1, log_lines_dropped: 1 };
+        let found = wrong_now(&StatusFigures { minute, ..well() });
+        let said: Vec<_> = found.iter().map(|trouble| (trouble.kind, trouble.what.as_str())).collect();
+        assert_eq!(
+            said,
+            [
+                ("failed-lost", "1 request failed with BROKERLOST in the last minute."),
+                ("failed-down", "2 requests failed with BROKERDOWN in the last minute."),
+                ("failed-limit", "3 requests failed with BROKERLIMIT in the last minute."),
+                ("failed-timeout", "4 requests failed with BROKERTIMEOUT in the last minute."),
+                ("children-refused", "1 connection was refused in the last minute."),
+                ("log-lines-lost", "1 log line was lost in the last minute."),
+            ]
+        );
+        assert!(found.is_sorted_by_key(|trouble| trouble.severity));
+    }
+
+    #[test]
+    fn some_leaks_are_named_and_the_others_counted() {
+        let leak = LeakFigures {
+            kind: "open-transaction".to_owned(),
+            who: "pid 7".to_owned(),
+            child: Some(5),
+            since_ms: 9_000,
+            what: "MULTI open".to_owned(),
+        };
+        let mut now = StatusFigures { leaks_now: 1, leaks: vec![leak.clone()], ..well() };
+        let found = only(&now);
+        assert_eq!((&*found.what, &*found.who), ("Suspected leak: open-transaction.", "pid 7"));
+        assert_eq!(
+            (found.since_ms, &*found.hint),
+            (Some(9_000), "When it was found: MULTI open. BROKER KILL CHILD 5 closes it.")
+        );
+        (now.leaks_now, now.leaks) = (100, vec![leak; 10]);
+        let found = wrong_now(&now);
+        assert_eq!(found.len(), limits::STATUS_NAMED + 1);
+        assert_eq!(
+            found.last().unwrap().what,
+            format!("{} further suspected leaks.", 100 - limits::STATUS_NAMED)
+        );
+    }
+
+    #[test]
+    fn every_kind_is_in_the_documentation() {
+        let minute =
+            LastMinute { lost: 1, down: 1, limited: 1, timed_out: 1, refused: 1, log_lines_dropped: 1 };
+        let (not_ready, leaks) = (Some("so".to_owned()), vec![LeakFigures::default()]);
+        let mut worst = StatusFigures { minute, not_ready, leaks, leaks_now: 1, ..well() };
+        (worst.children.used, worst.connections.used, worst.memory.used) = (90, 20, 80);
+        (worst.kinds[0].leases.used, worst.kinds[1].leases.used) = (4, 4);
+        (worst.kinds[1].waiting, worst.kinds[1].longest_ms) = (1, WAIT_ORDINARY);
+        let others = [
+            StatusFigures { is_up: false, ..well() },
+            StatusFigures { is_busy: true, ..well() },
+            StatusFigures { is_draining: true, ..well() },
+            StatusFigures { children: Fullness { used: 1, max: 1 }, ..well() },
+        ];
+        let found: Vec<StatusTrouble> = others.iter().chain([&worst]).flat_map(wrong_now).collect();
+        let kinds: std::collections::BTreeSet<_> = found.iter().map(|trouble| trouble.kind).collect();
+        assert_eq!(kinds.len(), 17, "{found:?}");
+        let page = include_str!("../../../docs/status.md");
+        for StatusTrouble { kind, .. } in found {
+            assert!(page.contains(&format!("`{kind}`")), "docs/status.md does not name {kind}");
+        }
+    }
+
+    #[test]
+    fn times_are_said_as_people_say_them() {
+        let said = [0, 1_999, 119_000, 120_000, 7_199_000, 7_200_000, 172_800_000].map(duration);
+        assert_eq!(said, ["0 s", "1 s", "119 s", "2 min", "119 min", "2 h", "2 days"]);
+    }
+}
