@@ -44,8 +44,6 @@ pub(crate) struct Env {
     pub(crate) reply: Option<Fragment>,
     /// As which user of this host the broker runs, where the driver has said so.
     pub(crate) own_uid: Option<u32>,
-    /// How often the console has changed a setting.
-    pub(crate) settings_changed: u64,
     pub(crate) draining: bool,
     /// What children had sent when the drain began has been read: each ends once that is run.
     pub(crate) dismissing: bool,
@@ -74,7 +72,6 @@ impl Env {
             request: None,
             reply: None,
             own_uid: None,
-            settings_changed: 0,
             draining: false,
             dismissing: false,
         }

@@ -333,6 +333,8 @@ impl Child {
     pub(crate) fn note_kept(&mut self, micros: u64) {
         if !self.inbox.is_empty() {
             self.kept.get_or_insert_default().note(self.sent_bytes, micros);
+        } else if self.kept.is_some() {
+            self.kept = None;
         }
     }
 
@@ -581,6 +583,7 @@ impl Child {
             + self.topics.as_ref().map_or(0, |topics| topics.footprint())
             + self.front.footprint()
             + self.counted.as_ref().map_or(0, |counted| counted.footprint())
+            + self.kept.as_ref().map_or(0, |kept| kept.footprint())
     }
 
     /// Measures it. Returns what it held when it was last measured, and what it holds now.

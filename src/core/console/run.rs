@@ -117,7 +117,6 @@ impl Shared {
         }
         match self.env.settings.set(key, value) {
             Ok(()) => {
-                self.env.settings_changed += 1;
                 log::info!("child {} has set {key} = {value}", child.label());
                 self.answer_ok(child)
             }
@@ -151,11 +150,6 @@ impl Broker {
     /// Says as which user the broker runs: it may use the console.
     pub fn set_own_uid(&mut self, uid: u32) {
         self.shared.env.own_uid = Some(uid);
-    }
-
-    /// How often a setting was changed by the console.
-    pub fn settings_changed(&self) -> u64 {
-        self.shared.env.settings_changed
     }
 
     pub(crate) fn run_console(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 /// The longest time that is told apart, microseconds: a minute.
 const LONGEST_US: u64 = 60_000_000;
-/// Digits that are told apart: within one percent.
-const DIGITS: u8 = 2;
+/// Digits that are told apart: within six percent. One more takes seven times the memory.
+const DIGITS: u8 = 1;
 /// Microseconds of the shortest window.
 const TICK_US: u64 = 2_000_000;
 /// Of how many of the shorter ones a longer window is made, and how many of each are kept: 2 s, 10 s, 60 s.
@@ -238,8 +238,8 @@ mod tests {
         assert!((50..=70).contains(&counts[1]), "{counts:?}");
         assert!((840..=960).contains(&counts[2]), "{counts:?}");
         let quarter = windows.figures(Span::Quarter, now);
-        assert!((12_000..=14_000).contains(&quarter.p50), "{quarter:?}");
-        assert!((19_900..=20_200).contains(&quarter.max), "{quarter:?}");
+        assert!((12_000..=14_500).contains(&quarter.p50), "{quarter:?}");
+        assert!((19_900..=21_000).contains(&quarter.max), "{quarter:?}");
         let later = windows.figures(Span::TenSeconds, now + 60 * SECOND);
         assert_eq!(later, Figures::default(), "nothing of late");
         assert_eq!(windows.figures(Span::Quarter, now + 3600 * SECOND).count, 0);
@@ -268,11 +268,11 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_within_one_percent() {
+    fn percentiles_are_within_six_percent() {
         let mut windows = Windows::new(0);
         (1..=10_000).for_each(|took| windows.note(took, 0));
         let figures = windows.figures(Span::TenSeconds, 0);
-        let near = |value: u64, exact: u64| value.abs_diff(exact) * 100 <= exact;
+        let near = |value: u64, exact: u64| value.abs_diff(exact) * 100 <= exact * 6;
         assert!(
             near(figures.p50, 5000) && near(figures.p99, 9900) && near(figures.p999, 9990),
             "{figures:?}"

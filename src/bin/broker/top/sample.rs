@@ -193,23 +193,12 @@ fn person(row: &TableRow) -> Person {
 
 fn waits_for_lease(row: &TableRow) -> WaitsForLease {
     WaitsForLease {
-        kind: lease_kind(&row.text("command"), &row.text("state")),
+        kind: match row.text("wants_lease").as_str() {
+            "transaction" => "transaction",
+            "session" => "session",
+            _ => "blocking",
+        },
         wait_ms: row.count("waits_ms"),
-    }
-}
-
-/// What a child that waits for a lease wants one for: the console tells the command, not the kind.
-fn lease_kind(command: &str, state: &str) -> &'static str {
-    const TRANSACTION: [&str; 5] = ["watch", "multi", "exec", "discard", "unwatch"];
-    const SESSION: [&str; 5] = ["subscribe", "psubscribe", "ssubscribe", "monitor", "client"];
-    let command = command.to_ascii_lowercase();
-    let first = command.split(['|', '\\']).next().unwrap_or_default();
-    if state == "multi" || TRANSACTION.contains(&first) {
-        "transaction"
-    } else if SESSION.contains(&first) {
-        "session"
-    } else {
-        "blocking"
     }
 }
 
@@ -423,7 +412,8 @@ pub(crate) mod tests {
             ("waiting", "2"),
             ("maxwait_ms", "4200"),
         ]);
-        let waiter = |ms: &str| TableRow::of(&[("id", "9"), ("command", "watch"), ("waits_ms", ms)]);
+        let waiter =
+            |ms: &str| TableRow::of(&[("id", "9"), ("wants_lease", "transaction"), ("waits_ms", ms)]);
         sample.waiting = vec![waiter("4200"), waiter("300")];
         sample.leases = vec![TableRow::of(&[
             ("lane", "3"),
@@ -461,19 +451,6 @@ pub(crate) mod tests {
         assert_eq!(sample.groups(), (3, 5000));
         sample.waiting = vec![TableRow::default(); WAITING_MAX];
         assert_eq!(sample.groups(), (0, 0), "how many children wait is not known then");
-    }
-
-    #[test]
-    fn the_kind_of_a_lease_follows_from_the_command() {
-        for (command, state, kind) in [
-            ("watch", "waiting", "transaction"),
-            ("get", "multi", "transaction"),
-            ("SUBSCRIBE", "open", "session"),
-            ("client|tracking", "open", "session"),
-            ("blpop", "waiting", "blocking"),
-        ] {
-            assert_eq!(lease_kind(command, state), kind, "{command}");
-        }
     }
 
     #[test]

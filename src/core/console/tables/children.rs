@@ -31,7 +31,7 @@ pub(super) const CHILDREN: ShowTable = ShowTable {
         db: 2, "Database.";
         protocol: 8, "RESP version.";
         state: 9, "open, subscribed, multi, watching, waiting, ending; gone: it went while this table was made.";
-        waits_for: 17, "Why its next request waits; lease:transaction, lease:session, lease:blocking for a lease of that kind.";
+        waits_for: 16, "Why its next request waits.";
         waits_ms: 8, "For how long it waits for a lease or an element.";
         age_ms: 9, "Since it has connected.";
         idle_ms: 9, "Since it has last sent something.";
@@ -48,6 +48,7 @@ pub(super) const CHILDREN: ShowTable = ShowTable {
         topics: 6, "Subscriptions.";
         command: 16, "Its last command.";
         leak: 16, "What it is suspected of (BROKER SHOW LEAKS).";
+        wants_lease: 11, "Kind of the lease that it waits for.";
     },
     keys,
     row,
@@ -113,6 +114,7 @@ impl Shared {
             (channels + patterns + shards).into(),
             child.last_command().map(|_| self.last_command_name(child)).into(),
             child.leak().map(LeakKind::name).into(),
+            waits.filter(|_| child.hold() == Hold::LeaseQueue).map(|wait| wait.kind.as_str()).into(),
         ]
     }
 
@@ -149,11 +151,7 @@ fn waits_for(child: &Child) -> Option<&'static str> {
         Hold::OwnReplies => "own-replies",
         Hold::OutputFull => "its-own-reading",
         Hold::LaneFull => "lane-full",
-        Hold::LeaseQueue => match child.front().wait().map(|wait| wait.kind) {
-            Some(LeaseKind::Transaction) => "lease:transaction",
-            Some(LeaseKind::Session) => "lease:session",
-            _ => "lease:blocking",
-        },
+        Hold::LeaseQueue => "lease",
         Hold::Element => "element",
         Hold::WriteLane => "last-write-lane",
         Hold::Reply => "reply",

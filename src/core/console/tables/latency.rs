@@ -14,7 +14,7 @@ pub(super) const LATENCY: ShowTable = ShowTable {
         family: 14, "read, write, script, transaction, pubsub, other: from a request's arrival to its reply. part:input: in its child's input; part:queue: until it was written; part:upstream: until the reply came; part:output: until a child that was slow had taken it.";
         window: 6, "The last 10 seconds, minute, 15 minutes.";
         count: 10, "How many.";
-        p50: 9, "Half of them took as long at most, microseconds of the loop's clock, which is read once a turn.";
+        p50: 9, "Half of them took as long at most, microseconds of the loop's clock, which is read once a turn; within 6 %, as are the others.";
         p99: 9, "99 of 100.";
         p999: 9, "999 of 1000.";
         max: 9, "The longest.";
