@@ -203,7 +203,8 @@ impl Shared {
     /// The child ends with the event at hand. Nothing is done for it any more.
     pub(crate) fn close(&mut self, child: &mut Child) {
         if child.state() != ChildState::Closed {
-            self.end_leak(child, LeakEnd::Closed);
+            let by_itself = child.has_left() || child.state() == ChildState::Finishing;
+            self.end_leak(child, if by_itself { LeakEnd::Gone } else { LeakEnd::Closed });
             self.leave_line(child);
             child.set_state(ChildState::Closed);
             child.set_hold(Hold::None);
