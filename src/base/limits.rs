@@ -274,10 +274,14 @@ pub const PROCESSES_CHECKED_TURN: usize = 16;
 pub const PREFIXES_KEPT: usize = 64;
 /// See [`PREFIXES_KEPT`].
 pub const PREFIX_LEN: usize = 96;
+/// Bytes that each row of it counts when the rows are listed.
+pub const KEY_COST: usize = 8;
 /// Bytes that one row of a console's table counts against its child's turn: looking it up and writing it.
 pub const ROW_COST: usize = 256;
 /// Suspected leaks that are kept in detail at a time; further ones are named in the log and counted.
 pub const LEAKS_KEPT: usize = 1024;
+/// So many of them are kept for processes and users.
+pub const LEAKS_OF_MANY: usize = 128;
 /// Those that are over and are still shown.
 pub const LEAKS_PAST: usize = 128;
 /// In so many windows in a row a process has to grow before it is suspected; with one before them they are `leak_threshold`.

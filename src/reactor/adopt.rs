@@ -82,7 +82,8 @@ impl Loop {
                 return Err((stream, NotAdmitted::of(&failure, self.core.settings().children_max)));
             }
         };
-        self.note_wanted(kind.is_accepted().then_some(&stream));
+        let own = who.filter(|_| kind.is_accepted());
+        self.note_wanted(own.map(|who| (&stream, who.pid)));
         match self.add_link(stream, Owner::Child(child)) {
             Ok(key) => {
                 self.core.set_child_link(child, super::link_of(key));

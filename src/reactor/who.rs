@@ -38,11 +38,13 @@ impl Lookups {
 }
 
 impl Loop {
-    /// Takes over what the core wants to know. `peer` is the connection of the process at hand, if it has made that itself.
-    pub(super) fn note_wanted(&mut self, peer: Option<&Stream>) {
+    /// Takes over what the core wants to know. `peer` is the connection of the process of
+    /// this pid, if it has made that itself.
+    pub(super) fn note_wanted(&mut self, peer: Option<(&Stream, i32)>) {
         while let Some((key, pid)) = self.core.next_wanted_process() {
             let has_room = self.lookups.handles < limits::PROCESS_HANDLES;
-            let handle = peer.filter(|_| has_room).and_then(handle_of_peer);
+            let own = peer.filter(|(_, of)| *of == pid && has_room);
+            let handle = own.and_then(|(stream, _)| handle_of_peer(stream));
             self.lookups.handles += usize::from(handle.is_some());
             self.lookups.line.push_back((key, pid, handle));
         }

@@ -19,7 +19,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::MsgFlags;
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::sockopt;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
@@ -53,6 +53,8 @@ pub struct Conn {
     learns_writers: bool,
     /// The kernel keeps the credentials of what is written (SO_PASSCRED).
     keeps_credentials: bool,
+    /// All that can be read was written since it does: whoever is nobody to us is really another.
+    all_have_credentials: bool,
     /// When a read last asked who has written.
     asked_at: Millis,
     /// Who has written the bytes of the last read; none if it did not ask, or the system did not say.
@@ -100,6 +102,7 @@ impl Conn {
             doubtful: false,
             learns_writers: false,
             keeps_credentials: false,
+            all_have_credentials: false,
             asked_at: 0,
             writer: None,
             ended: false,
@@ -118,6 +121,7 @@ impl Conn {
         let is_unix = matches!(self.stream, Stream::Unix(_));
         self.learns_writers = is_unix && (is_set || sockopt::set_socket_passcred(&self.stream, true).is_ok());
         self.keeps_credentials = self.learns_writers;
+        self.all_have_credentials = is_set;
     }
 
     /// Whether the credentials of what is written are kept from now on.
@@ -125,6 +129,7 @@ impl Conn {
         if self.learns_writers && self.keeps_credentials != keeps {
             let done = sockopt::set_socket_passcred(&self.stream, keeps);
             self.keeps_credentials = if done.is_ok() { keeps } else { self.keeps_credentials };
+            self.all_have_credentials = false;
         }
     }
 
@@ -240,9 +245,10 @@ impl Conn {
             }
         };
         let short = matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        self.doubtful = is_unix && short && !asks;
+        self.all_have_credentials |= self.keeps_credentials && outcome == Err(Errno::AGAIN);
         // A read ends where another process has written, too.
-        self.doubtful = is_unix && short && (!asks || self.learns_writers);
-        let cut_short = matches!(outcome, Ok((_, true)));
+        let cut_short = matches!(outcome, Ok((_, true))) || short && self.has_more_of_another();
         self.asking = self.asking.map(|left| match cut_short {
             true => limits::ASKING_READS,
             false => left.saturating_sub(1),
@@ -258,9 +264,14 @@ impl Conn {
         self.learns_writers && now.saturating_sub(self.asked_at) >= limits::WRITER_FRESH
     }
 
+    /// Whether bytes are left behind a short read, which one of several writers may have ended.
+    fn has_more_of_another(&self) -> bool {
+        self.keeps_credentials && ioctl_fionread(&self.stream).is_ok_and(|left| left > 0)
+    }
+
     fn receive_and_learn(&mut self, buffer: &mut [u8], now: Millis) -> Result<(usize, bool), Errno> {
         let read = receive_from(&self.stream, buffer, MsgFlags::empty())?;
-        self.writer = read.writer.filter(|writer| !is_nobody(*writer));
+        self.writer = read.writer.filter(|writer| self.all_have_credentials || !is_nobody(*writer));
         if self.writer.is_some() {
             self.asked_at = now;
         }
@@ -276,6 +287,8 @@ impl Conn {
         }
         let hides = self.keeps_credentials && self.peek_at_writer(now);
         if hides {
+            // The read may bring bytes of several writers then.
+            self.writer = None;
             let _ = sockopt::set_socket_passcred(&self.stream, false);
         }
         const CREDENTIALS: usize = rustix::cmsg_space!(ScmCredentials(1));
@@ -300,8 +313,8 @@ impl Conn {
         }
         self.asking =
             self.asking.map(|left| if cut_short { limits::ASKING_READS } else { left.saturating_sub(1) });
-        self.doubtful =
-            self.keeps_credentials && matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        let short = matches!(outcome, Ok((count, _)) if 0 < count && count < size);
+        cut_short |= short && self.has_more_of_another();
         if self.asking == Some(0) && self.writer.is_some() {
             self.keep_credentials(false);
         }
@@ -654,8 +667,7 @@ mod tests {
             observe(&mut poll, &mut conn);
             assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(1)));
             assert_eq!(writer_of(&conn), Some(me));
-            assert!(conn.is_doubtful(), "a read ends where another has written");
-            conn.look_again();
+            assert!(conn.unread(), "a read ends where another has written");
             assert!(matches!(fill(&mut conn, &mut [0; 64], take), Fill::Bytes(1)));
             assert_eq!(writer_of(&conn), Some(other));
         }

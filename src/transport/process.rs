@@ -35,7 +35,9 @@ pub fn look_up(pid: i32, handle: Option<&OwnedFd>) -> io::Result<ProcessFacts> {
     let stat = read(pid, "stat")?;
     let (comm, started) = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let exe = exe.map(|path| cut(&String::from_utf8_lossy(path.as_os_str().as_bytes())));
+    let exe = exe.map(|path| {
+        end_of(String::from_utf8_lossy(path.as_os_str().as_bytes()).trim_end_matches(" (deleted)"))
+    });
     let cgroup = read(pid, "cgroup").ok().and_then(|text| parse_cgroup(&text));
     Ok(ProcessFacts { comm, exe, cgroup, started, is_exact: handle.is_some_and(is_alive) })
 }
@@ -88,6 +90,13 @@ fn parse_cgroup(text: &[u8]) -> Option<String> {
     let path_of = |start: &str| text.lines().find_map(|line| line.split_once(start).map(|(_, path)| path));
     let path = path_of("0::").filter(|path| *path != "/").or_else(|| path_of(":name=systemd:"));
     path.or_else(|| path_of("0::")).map(cut)
+}
+
+/// The end of a path, where the name is. A program that was replaced is marked as deleted.
+fn end_of(path: &str) -> String {
+    let start = path.len().saturating_sub(PATH_MAX);
+    let start = (start..=path.len()).find(|at| path.is_char_boundary(*at)).unwrap_or_default();
+    path[start..].to_owned()
 }
 
 fn cut(text: &str) -> String {

@@ -50,11 +50,16 @@ fn object(time: String, line: &LogLine) -> Value {
     Value::Object(object)
 }
 
+/// Separators of lines and marks of direction, by which a name could show as something else.
+fn is_for_layout(ch: char) -> bool {
+    matches!(ch, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Control characters, which may come from a child (its name, for example), must not forge a line.
 fn one_line(message: &str) -> String {
     let mut line = String::with_capacity(message.len());
     for ch in message.chars() {
-        if ch.is_control() { line.extend(ch.escape_default()) } else { line.push(ch) }
+        if ch.is_control() || is_for_layout(ch) { line.extend(ch.escape_default()) } else { line.push(ch) }
     }
     line
 }

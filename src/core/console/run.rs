@@ -184,8 +184,12 @@ impl Broker {
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         let (kept, mut credit) = (child.front_mut().take_showing(), child.credit());
         let proto = child.session().proto;
-        let mut showing = kept.unwrap_or_else(|| Showing::new((query.table.keys)(self)));
-        let made = self.show_on(&mut showing, query, proto, &mut credit);
+        let mut showing = kept.unwrap_or_else(|| {
+            let keys = (query.table.keys)(self);
+            credit -= (keys.len() * limits::KEY_COST) as i64;
+            Showing::new(keys)
+        });
+        let made = if credit > 0 { self.show_on(&mut showing, query, proto, &mut credit) } else { Ok(false) };
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         child.spend((child.credit() - credit) as usize);
         match made {

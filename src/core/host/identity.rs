@@ -39,8 +39,7 @@ impl Shared {
     /// A child was refused for its cap, which is noted.
     pub(crate) fn refuse_for_cap(&mut self, limit: Limit, who: Option<UnixCredentials>) -> Failure {
         if let Some(who) = who {
-            let process = self.processes.find(who, self.env.now);
-            self.note_cap(&limit, process, who.uid);
+            self.note_cap(&limit, self.processes.key_of_pid(who.pid), who.uid);
         }
         Failure::Limited(limit)
     }

@@ -56,7 +56,7 @@ impl Shared {
         }
         let is_old = |since: Millis| since + threshold <= self.env.now;
         let (heard, taken) = (child.last_request(), child.taken_at());
-        if let Some(since) = child.stuck_since() {
+        if let Some(since) = child.stuck_since().filter(|_| child.is_subscribed()) {
             return is_old(since).then_some((LeakKind::StuckReader, since));
         }
         if !is_old(heard) || child.hold() != Hold::None || child.is_under_way() || child.is_lined_up() {
@@ -73,8 +73,8 @@ impl Shared {
             return Some((LeakKind::UnusedLease, heard.max(taken)));
         }
         let ended = self.processes.get(child.origin().process()).and_then(|process| process.ended_at())?;
-        let since = ended.max(heard);
-        is_old(since).then_some((LeakKind::Orphaned, since))
+        let since = ended.max(heard).max(taken);
+        (is_old(since) && !child.is_subscribed()).then_some((LeakKind::Orphaned, since))
     }
 
     fn leak_in_words(&self, child: &Child, kind: LeakKind, since: Millis) -> String {
@@ -179,7 +179,9 @@ impl Shared {
         if child.opened() >= begun || child.origin().is_local() {
             return false;
         }
-        let is_unused = child.last_request() < begun && !child.is_subscribed() && !child.is_under_way();
+        let waits = child.hold() != Hold::None || child.is_under_way() || child.is_lined_up();
+        let is_unused =
+            child.last_request() < begun && child.taken_at() < begun && !child.is_subscribed() && !waits;
         self.processes.count_old(process, is_unused);
         let grows = self.leaks.has(LeakSubject::Process(process), LeakKind::Growing);
         let closes = is_unused && grows && self.env.settings.leak_action == LeakAction::Close;

@@ -119,7 +119,8 @@ pub(crate) struct Leaks {
     current: HashMap<(LeakSubject, LeakKind), Leak>,
     /// The youngest last.
     past: VecDeque<Leak>,
-    /// How many were found so far, by kind.
+    /// How many there are now, kept or not, and were found so far, by kind.
+    now: [usize; LeakKind::ALL.len()],
     found: [u64; LeakKind::ALL.len()],
 }
 
@@ -135,8 +136,7 @@ impl Leaks {
 
     /// How many there are now, and were found so far.
     pub(crate) fn count(&self, kind: LeakKind) -> (usize, u64) {
-        let now = self.current.values().filter(|leak| leak.kind == kind).count();
-        (now, self.found[kind as usize])
+        (self.now[kind as usize], self.found[kind as usize])
     }
 
     /// One was found. False if there is no room to keep it: then it is counted, and named in the log alone.
@@ -150,7 +150,11 @@ impl Leaks {
     ) -> bool {
         self.found[kind as usize] += 1;
         let number = self.found.iter().sum();
-        let has_room = self.current.len() < limits::LEAKS_KEPT;
+        // Children, of which there may be very many, leave room for processes and users.
+        let is_child = matches!(subject, LeakSubject::Child(_));
+        let max = if is_child { limits::LEAKS_KEPT - limits::LEAKS_OF_MANY } else { limits::LEAKS_KEPT };
+        let has_room = self.current.len() < max;
+        self.now[kind as usize] += usize::from(has_room || is_child);
         if has_room {
             self.current.insert((subject, kind), Leak { number, kind, who, what, since, ended: None });
         }
@@ -158,7 +162,11 @@ impl Leaks {
     }
 
     pub(crate) fn end(&mut self, subject: LeakSubject, kind: LeakKind, end: LeakEnd, now: Millis) {
-        if let Some(leak) = self.current.remove(&(subject, kind)) {
+        let leak = self.current.remove(&(subject, kind));
+        if leak.is_some() || matches!(subject, LeakSubject::Child(_)) {
+            self.now[kind as usize] -= 1;
+        }
+        if let Some(leak) = leak {
             self.remember(Leak { ended: Some((now, end)), ..leak });
         }
     }

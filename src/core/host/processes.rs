@@ -39,6 +39,8 @@ pub(crate) struct Process {
     busy_at: Millis,
     /// Since when nobody is of it.
     unused_since: Millis,
+    /// It stands in the line of those that nobody is of.
+    in_line: bool,
     /// When it was found to have ended.
     ended_at: Option<Millis>,
     growth: Growth,
@@ -199,6 +201,11 @@ impl Processes {
         self.by_pid.get(&pid).and_then(|key| self.get(*key)).map_or(0, Process::children)
     }
 
+    /// The process that has this pid now, if it is known.
+    pub(crate) fn key_of_pid(&self, pid: i32) -> ProcessKey {
+        self.by_pid.get(&pid).copied().unwrap_or_default()
+    }
+
     pub(crate) fn by_pid(&self, pid: i32) -> Option<&Process> {
         self.by_pid.get(&pid).and_then(|key| self.get(*key))
     }
@@ -236,6 +243,7 @@ impl Processes {
             first_seen: now,
             busy_at: now,
             unused_since: now,
+            in_line: false,
             ended_at: None,
             growth: Growth { window_began: now, ..Growth::default() },
         };
@@ -373,21 +381,28 @@ impl Processes {
     fn note_unused(&mut self, key: ProcessKey, now: Millis) {
         let Some(process) = self.arena.get_mut(key).filter(|process| process.is_unused()) else { return };
         process.unused_since = now;
-        self.unused.push_back((now, key));
+        if !std::mem::replace(&mut process.in_line, true) {
+            self.unused.push_back((now, key));
+        }
         self.forget_unused(now);
     }
 
     /// Forgets those that nobody has been of for a while, or of which there are too many.
     pub(crate) fn forget_unused(&mut self, now: Millis) {
-        while let Some((since, key)) = self.unused.front().copied() {
-            let is_over = since + limits::PROCESS_KEPT <= now || self.unused.len() > limits::PROCESSES_UNUSED;
-            let still =
-                self.get(key).is_some_and(|process| process.is_unused() && process.unused_since == since);
-            if still && !is_over {
+        // One that has been used since it stands there goes to the end, or leaves the line.
+        for _ in 0..self.unused.len() {
+            let Some((since, key)) = self.unused.front().copied() else { return };
+            let too_many = self.unused.len() > limits::PROCESSES_UNUSED;
+            if since + limits::PROCESS_KEPT > now && !too_many {
                 return;
             }
             self.unused.pop_front();
-            if still {
+            let Some(process) = self.arena.get_mut(key) else { continue };
+            let (is_unused, unused_since) = (process.is_unused(), process.unused_since);
+            process.in_line = is_unused && unused_since != since;
+            if process.in_line {
+                self.unused.push_back((unused_since, key));
+            } else if is_unused {
                 self.remove(key);
             }
         }

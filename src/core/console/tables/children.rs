@@ -17,8 +17,8 @@ pub(super) const CHILDREN: ShowTable = ShowTable {
     columns: columns! {
         id: 8, "CLIENT ID, for BROKER KILL CHILD.";
         pid: 7, "Process that writes, or as long as nobody has written the one that has connected; in the broker's pid namespace.";
-        uid: 6, "Its effective user.";
-        gid: 6, "Its effective group.";
+        uid: 6, "Its user: of a process that writes the real one, of one that has only connected the effective one, as the kernel tells.";
+        gid: 6, "Its group, in the same way.";
         process: 16, "Its program's file name; its own name for itself where the broker may not look (identity = claimed).";
         unit: 24, "Its systemd unit, container or control group.";
         identity: 8, "exact, inexact (the kernel gave no handle of the process), claimed, unknown.";
