@@ -3,11 +3,11 @@
 
 use super::client::{ConsoleAnswer, ConsoleClient, TableRow, Trouble};
 use super::wrong::{
-    LaneAge, LeakNow, LeaseHolder, LeaseUse, Person, Picture, WaitsForLease, wrong as find_wrong,
+    Failures, LaneAge, LeakNow, LeaseHolder, LeaseUse, Person, Picture, WaitsForLease, wrong as find_wrong,
 };
 use crate::top::wrong::Finding;
 use broker::config::ListenUrl;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 /// Rows asked for: of more than these, the first by what is looked for say enough.
@@ -16,6 +16,17 @@ const WAITING_MAX: usize = 200;
 const LEASES_MAX: usize = 500;
 const LEAKS_MAX: usize = 200;
 const LANES_MAX: usize = 16;
+/// How far back it is remembered what has failed, in milliseconds.
+const LATELY: u64 = 60_000;
+/// Rows of STATS that count what must not happen.
+const FAILURES: [&str; 6] = [
+    "requests_lost",
+    "requests_down",
+    "requests_limited",
+    "requests_timed_out",
+    "children_refused",
+    "log_lines_dropped",
+];
 /// The kinds of leases, as the console names them.
 pub(crate) const LEASE_KINDS: [&str; 3] = ["transaction", "session", "blocking"];
 
@@ -35,6 +46,10 @@ pub(crate) struct Sample {
     memory: Vec<TableRow>,
     lanes: Vec<TableRow>,
     settings: HashMap<String, String>,
+    /// Totals by their names; empty where the broker has no such table.
+    stats: HashMap<String, u64>,
+    /// What has failed since an earlier look, at most a minute ago.
+    failures: Failures,
     /// None where the broker has no such table.
     pub(crate) latency: Option<Vec<TableRow>>,
     /// The rows of further tables, in the order in which these were asked for.
@@ -64,7 +79,8 @@ impl Sample {
     pub(crate) fn totals(&self) -> Totals {
         let sum = |rows: &[TableRow], column| rows.iter().map(|row| row.count(column)).sum();
         Totals {
-            requests: sum(&self.commands, "calls"),
+            // Of a broker without STATS, the commands add up to it.
+            requests: self.stat("requests").unwrap_or_else(|| sum(&self.commands, "calls")),
             bytes_in: sum(&self.processes, "bytes_in"),
             bytes_out: sum(&self.processes, "bytes_out"),
             children: sum(&self.processes, "children"),
@@ -103,6 +119,11 @@ impl Sample {
         let all = recent.iter().find(|row| row.text("family") == "all");
         let row = all.or(recent.iter().max_by_key(|row| row.count("p99")))?;
         Some((row.count("p99"), row.count("max")))
+    }
+
+    /// A total of the broker's own.
+    fn stat(&self, name: &str) -> Option<u64> {
+        self.stats.get(name).copied()
     }
 
     /// A setting that is a number.
@@ -150,7 +171,8 @@ impl Sample {
             leaks: self.leaks.iter().map(leak).collect(),
             memory: held("queues"),
             memory_max: held("memory_max"),
-            children: self.totals().children,
+            children: self.stat("children").unwrap_or_else(|| self.totals().children),
+            failures: self.failures.clone(),
             children_max: self.setting("children_max"),
             // One that WAIT blocks is nobody else's.
             lanes: self
@@ -225,6 +247,47 @@ fn lane(row: &TableRow) -> LaneAge {
     LaneAge { lane: row.count("lane"), in_flight: row.count("in_flight"), oldest_ms: row.count("oldest_ms") }
 }
 
+/// What the broker has counted at a time of its own clock.
+#[derive(Debug, Clone, Copy)]
+struct CountedAt {
+    uptime_ms: u64,
+    counts: [u64; FAILURES.len()],
+}
+
+/// What was counted at the looks of the last minute, the youngest last.
+#[derive(Debug, Default)]
+struct FailureHistory(VecDeque<CountedAt>);
+
+impl FailureHistory {
+    /// Takes a look, and says what has failed since the oldest one of the last minute.
+    fn take(&mut self, uptime_ms: u64, stats: &HashMap<String, u64>) -> Failures {
+        let counts = FAILURES.map(|name| stats.get(name).copied().unwrap_or_default());
+        let now = CountedAt { uptime_ms, counts };
+        let is_anew = self.0.back().is_some_and(|last| {
+            now.uptime_ms < last.uptime_ms || last.counts.iter().zip(&counts).any(|(then, now)| now < then)
+        });
+        if is_anew {
+            self.0.clear();
+        }
+        self.0.push_back(now);
+        // Where looks are further apart than that, there is the last one all the same.
+        while self.0.len() > 2 && uptime_ms - self.0[0].uptime_ms > LATELY {
+            self.0.pop_front();
+        }
+        let then = self.0[0];
+        let since = |at: usize| counts[at] - then.counts[at];
+        Failures {
+            span_ms: uptime_ms - then.uptime_ms,
+            lost: since(0),
+            down: since(1),
+            limited: since(2),
+            timed_out: since(3),
+            children_refused: since(4),
+            log_lines_dropped: since(5),
+        }
+    }
+}
+
 /// Looks at one broker again and again, over a connection that it makes anew when it is lost.
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -241,13 +304,22 @@ pub(crate) struct Watcher {
     lacks_latency: bool,
     /// Somebody waited for a lease at the last look.
     expects_waits: bool,
+    history: FailureHistory,
 }
 
 impl Watcher {
     pub(crate) fn new(place: ListenUrl, admin: Option<ListenUrl>, patience: Duration) -> Watcher {
-        let (is_typed, avoids_hello, lacks_latency, expects_waits) = Default::default();
-        let client = None;
-        Watcher { place, admin, patience, client, is_typed, avoids_hello, lacks_latency, expects_waits }
+        Watcher {
+            place,
+            admin,
+            patience,
+            client: None,
+            is_typed: false,
+            avoids_hello: false,
+            lacks_latency: false,
+            expects_waits: false,
+            history: FailureHistory::default(),
+        }
     }
 
     /// Looks at it now; `more` are further tables, each with its conditions.
@@ -317,6 +389,11 @@ impl Watcher {
             memory: next()?,
             lanes: next()?,
             settings: settings(&next()?),
+            stats: match next() {
+                Err(Trouble::Refused(text)) if text.starts_with("ERR no table") => HashMap::new(),
+                rows => stats(&rows?),
+            },
+            failures: Failures::default(),
             waiting: if self.expects_waits { next()? } else { Vec::new() },
             latency,
             more: answers.collect::<Result<_, _>>()?,
@@ -326,6 +403,9 @@ impl Watcher {
             sample.waiting = client.show(&waits)?;
         }
         self.expects_waits = is_waited;
+        if !sample.stats.is_empty() {
+            sample.failures = self.history.take(sample.version.count("uptime_ms"), &sample.stats);
+        }
         Ok(sample)
     }
 
@@ -356,6 +436,7 @@ fn questions() -> Vec<String> {
         "MEMORY".to_owned(),
         format!("LANES WHERE role shared SORT oldest_ms LIMIT {LANES_MAX}"),
         "CONFIG".to_owned(),
+        "STATS".to_owned(),
     ]
 }
 
@@ -366,6 +447,10 @@ fn first(rows: Vec<TableRow>) -> TableRow {
 
 fn settings(rows: &[TableRow]) -> HashMap<String, String> {
     rows.iter().map(|row| (row.text("key"), row.text("value"))).collect()
+}
+
+fn stats(rows: &[TableRow]) -> HashMap<String, u64> {
+    rows.iter().filter_map(|row| Some((row.text("name"), row.number("value")?))).collect()
 }
 
 #[cfg(test)]
@@ -397,6 +482,8 @@ pub(crate) mod tests {
             memory: Vec::new(),
             lanes: Vec::new(),
             settings: [setting("leases_transaction_max", "1"), setting("leases_session_max", "32")].into(),
+            stats: HashMap::new(),
+            failures: Failures::default(),
             latency: None,
             more: Vec::new(),
         }
@@ -464,6 +551,39 @@ pub(crate) mod tests {
         assert_eq!((speeds.requests, speeds.bytes_in, speeds.bytes_out), (12.5, 250.0, 0.0));
         assert_eq!(earlier.speeds(&later), None);
         assert_eq!((later.totals().children, later.totals().processes), (4, 2));
+    }
+
+    fn stats_of(rows: &[(&str, &str)]) -> HashMap<String, u64> {
+        let rows: Vec<TableRow> =
+            rows.iter().map(|(name, value)| TableRow::of(&[("name", name), ("value", value)])).collect();
+        stats(&rows)
+    }
+
+    #[test]
+    fn failures_are_those_of_the_last_minute() {
+        let mut history = FailureHistory::default();
+        let mut take = |uptime_ms, down: &str| {
+            let failures = history.take(uptime_ms, &stats_of(&[("requests_down", down), ("children", "3")]));
+            (failures.down, failures.span_ms)
+        };
+        assert_eq!(take(1_000, "7"), (0, 0), "what failed before the first look is not known to be of late");
+        assert_eq!(take(2_000, "9"), (2, 1_000));
+        assert_eq!(take(61_500, "9"), (0, 59_500), "the first look is more than a minute ago");
+        assert_eq!(take(62_500, "10"), (1, 1_000));
+        assert_eq!(take(200_000, "12"), (2, 137_500), "there is no other look to compare with");
+        assert_eq!(take(500, "1"), (0, 0), "another broker");
+        assert_eq!(take(900, "4"), (3, 400));
+        assert_eq!(take(9_000, "2"), (0, 0), "another one that has run for longer");
+    }
+
+    #[test]
+    fn requests_are_those_that_the_broker_has_counted() {
+        let (mut earlier, mut later) = (sample(1_000), sample(3_000));
+        later.commands = vec![TableRow::of(&[("calls", "1000")])];
+        earlier.stats = stats_of(&[("requests", "10")]);
+        later.stats = stats_of(&[("requests", "30"), ("children", "9")]);
+        assert_eq!(later.speeds(&earlier).map(|speeds| speeds.requests), Some(10.0));
+        assert_eq!(later.picture().children, 9);
     }
 
     #[test]

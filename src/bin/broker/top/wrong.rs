@@ -117,6 +117,20 @@ pub(crate) struct LaneAge {
     pub(crate) oldest_ms: u64,
 }
 
+/// What has failed of late.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Failures {
+    /// Milliseconds in which it has.
+    pub(crate) span_ms: u64,
+    /// Requests answered with BROKERLOST, BROKERDOWN, BROKERLIMIT, BROKERTIMEOUT.
+    pub(crate) lost: u64,
+    pub(crate) down: u64,
+    pub(crate) limited: u64,
+    pub(crate) timed_out: u64,
+    pub(crate) children_refused: u64,
+    pub(crate) log_lines_dropped: u64,
+}
+
 /// All that is looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Picture {
@@ -146,6 +160,7 @@ pub(crate) struct Picture {
     pub(crate) children_max: Option<u64>,
     /// Shared lanes.
     pub(crate) lanes: Vec<LaneAge>,
+    pub(crate) failures: Failures,
 }
 
 /// The worst first.
@@ -153,6 +168,7 @@ pub(crate) fn wrong(picture: &Picture) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     found.extend(upstream(picture));
     found.extend(stalled(picture));
+    found.extend(failures(picture));
     for lease in &picture.leases {
         found.extend(waits(picture, lease));
     }
@@ -223,6 +239,54 @@ fn stalled(picture: &Picture) -> Option<Finding> {
         since_ms: Some(oldest.oldest_ms),
         hint: "a slow command or a Redis that hangs: see SLOWLOG and CLIENT LIST there".to_owned(),
     })
+}
+
+/// Requests that got an error of the broker's own, and what else was refused or lost.
+fn failures(picture: &Picture) -> Vec<Finding> {
+    let Failures { span_ms, lost, down, limited, timed_out, children_refused, log_lines_dropped } =
+        picture.failures;
+    let of_late = match span_ms {
+        0..1_500 => "in the last second".to_owned(),
+        1_500..59_000 => format!("in the last {} s", span_ms.div_ceil(1_000)),
+        59_000..62_000 => "in the last minute".to_owned(),
+        _ => format!("in the last {}", lasting(span_ms)),
+    };
+    let failed = |count, error: &str| format!("{} failed with {error}", plural(count, "request", "requests"));
+    let refused = plural(children_refused, "new child was refused", "new children were refused");
+    let dropped = plural(log_lines_dropped, "line of the log was lost", "lines of the log were lost");
+    let facts = [
+        (
+            down,
+            Severity::Warning,
+            failed(down, "BROKERDOWN"),
+            "Redis did not answer in time or was not there",
+        ),
+        (
+            lost,
+            Severity::Warning,
+            failed(lost, "BROKERLOST"),
+            "connections to Redis broke with requests on them",
+        ),
+        (limited, Severity::Warning, failed(limited, "BROKERLIMIT"), "the log says which setting was met"),
+        (
+            timed_out,
+            Severity::Warning,
+            failed(timed_out, "BROKERTIMEOUT"),
+            "they waited longer than they may",
+        ),
+        (children_refused, Severity::Warning, refused, "the log says which setting was met"),
+        (log_lines_dropped, Severity::Notice, dropped, "whoever reads the log does not keep up"),
+    ];
+    let facts = facts.into_iter().filter(|(count, ..)| *count > 0);
+    facts
+        .map(|(_, severity, what, hint)| Finding {
+            severity,
+            what: format!("{what} {of_late}"),
+            who: String::new(),
+            since_ms: None,
+            hint: hint.to_owned(),
+        })
+        .collect()
 }
 
 /// Children that wait for a lease, and who has what they wait for.
@@ -524,6 +588,38 @@ mod tests {
         assert!(wrong(&picture)[0].what.contains("lane 0 for 1.0 s, 8 requests wait"));
         picture.lanes[0].oldest_ms = STALL - 1;
         assert_eq!(wrong(&picture), []);
+    }
+
+    #[test]
+    fn requests_that_fail_are_wrong_however_well_the_rest_is() {
+        let mut picture = well();
+        picture.failures = Failures { span_ms: 1_004, down: 12, ..Failures::default() };
+        let found = wrong(&picture);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].what, "12 requests failed with BROKERDOWN in the last second");
+        assert!(!is_well(&found));
+        picture.failures = Failures {
+            span_ms: 60_000,
+            lost: 1,
+            limited: 2,
+            timed_out: 3,
+            children_refused: 1,
+            ..Failures::default()
+        };
+        let found: Vec<String> = wrong(&picture).into_iter().map(|finding| finding.what).collect();
+        assert_eq!(
+            found,
+            [
+                "1 request failed with BROKERLOST in the last minute",
+                "2 requests failed with BROKERLIMIT in the last minute",
+                "3 requests failed with BROKERTIMEOUT in the last minute",
+                "1 new child was refused in the last minute",
+            ]
+        );
+        picture.failures = Failures { span_ms: 11_500, log_lines_dropped: 5, ..Failures::default() };
+        let found = wrong(&picture);
+        assert_eq!(found[0].what, "5 lines of the log were lost in the last 12 s");
+        assert!(is_well(&found), "no request has failed");
     }
 
     #[test]
