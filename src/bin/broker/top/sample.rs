@@ -218,7 +218,8 @@ fn waits_for_lease(row: &TableRow) -> WaitsForLease {
         kind: match row.text("wants_lease").as_str() {
             "transaction" => "transaction",
             "session" => "session",
-            _ => "blocking",
+            "blocking" => "blocking",
+            _ => "",
         },
         wait_ms: row.count("waits_ms"),
     }
@@ -229,7 +230,7 @@ fn holder(row: &TableRow) -> LeaseHolder {
         kind: row.text("kind"),
         who: person(row),
         held_ms: row.count("held_ms"),
-        idle_ms: row.count("idle_ms"),
+        idle_ms: row.number("idle_ms"),
         command: row.text("command"),
     }
 }
@@ -400,7 +401,10 @@ impl Watcher {
         };
         let is_waited = sample.pools.iter().any(|pool| pool.count("waiting") > 0);
         if is_waited && !self.expects_waits {
-            sample.waiting = client.show(&waits)?;
+            // Both of the same moment, or whoever was served in between would be taken for a group.
+            let mut answers = client.show_all(&["POOLS".to_owned(), waits])?.into_iter();
+            let mut next = || answers.next().unwrap_or_else(|| Ok(Vec::new()));
+            (sample.pools, sample.waiting) = (next()?, next()?);
         }
         self.expects_waits = is_waited;
         if !sample.stats.is_empty() {
@@ -524,9 +528,21 @@ pub(crate) mod tests {
         assert_eq!(
             findings[0].what,
             "2 children wait for a lease of kind transaction for 4.2 s; held by pid 44 (worker, web.service), \
-             since 9.1 s, last command watch"
+             since 9.1 s, last command watch, idle for 20 ms"
         );
         assert_eq!(findings[0].hint, "leases_transaction_max allows 1");
+    }
+
+    #[test]
+    fn a_wait_is_of_the_kind_that_the_broker_names_and_of_no_other() {
+        let kind = |cells: &[(&str, &str)]| waits_for_lease(&TableRow::of(cells)).kind;
+        for name in LEASE_KINDS {
+            assert_eq!(kind(&[("wants_lease", name), ("lease", "blocking")]), name);
+        }
+        assert_eq!(kind(&[("waits_for", "lease"), ("command", "watch")]), "");
+        assert_eq!(kind(&[("wants_lease", "-")]), "");
+        let findings = sample_with_waits(5).findings();
+        assert!(findings.iter().all(|finding| !finding.what.contains("blocking")), "{findings:?}");
     }
 
     #[test]

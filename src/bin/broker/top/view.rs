@@ -12,7 +12,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Span;
 
 /// Lines of one finding at most.
-const FINDING_LINES: usize = 3;
+const FINDING_LINES: usize = 6;
 /// Lines of leaks below a process.
 const DETAIL_LEAKS: usize = 3;
 
@@ -364,7 +364,8 @@ fn detail(pen: &mut Pen<'_>, model: &Model, pid: u64, wanted: &super::model::Wan
         let state = leak.text("state");
         let looks = if state == "now" { Looks::Warning } else { Looks::Dim };
         let kind = leak.text("kind");
-        pen.line(&format!("leak {state} {kind}, child {}: {}", leak.text("child"), leak.text("what")), looks);
+        let (child, what) = (leak.text("child"), leak.text("what"));
+        pen.line(&format!("leak {state} {kind}, child {child}: when it was found: {what}"), looks);
     }
 }
 
@@ -542,7 +543,7 @@ mod tests {
             "process 44  worker  unit web.service",
             "requests/s 0  bytes/s 0  children 3  leases 1",
             "/usr/bin/worker",
-            "leak now open-transaction, child 5: WATCH open",
+            "leak now open-transaction, child 5: when it was found: WATCH open",
             "watching",
             "Esc back",
         ] {

@@ -11,6 +11,8 @@ const WAIT_CRITICAL: u64 = 1_000;
 const STALL: u64 = 1_000;
 /// Findings about leaks that are told one by one.
 const LEAKS_TOLD: usize = 10;
+/// Holders of a lease that are named.
+const HOLDERS_TOLD: usize = 3;
 
 /// How bad it is. A notice is nothing wrong: it is what will be, if it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,7 +77,7 @@ impl fmt::Display for Person {
 /// Leases of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeaseUse {
-    /// transaction, session, blocking.
+    /// transaction, session, blocking; empty for all of them.
     pub(crate) kind: &'static str,
     pub(crate) used: u64,
     /// As it is set; none where that is not known.
@@ -85,6 +87,7 @@ pub(crate) struct LeaseUse {
 /// A child that waits for a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WaitsForLease {
+    /// Empty where it is not known.
     pub(crate) kind: &'static str,
     pub(crate) wait_ms: u64,
 }
@@ -95,7 +98,8 @@ pub(crate) struct LeaseHolder {
     pub(crate) kind: String,
     pub(crate) who: Person,
     pub(crate) held_ms: u64,
-    pub(crate) idle_ms: u64,
+    /// None where its child is not known.
+    pub(crate) idle_ms: Option<u64>,
     pub(crate) command: String,
 }
 
@@ -172,6 +176,7 @@ pub(crate) fn wrong(picture: &Picture) -> Vec<Finding> {
     for lease in &picture.leases {
         found.extend(waits(picture, lease));
     }
+    found.extend(waits(picture, &LeaseUse { kind: "", used: 0, max: None }));
     found.extend(connections(picture));
     found.extend(picture.refused.iter().map(refused));
     found.extend(leaks(picture));
@@ -308,20 +313,27 @@ fn waits(picture: &Picture, lease: &LeaseUse) -> Option<Finding> {
         return full(lease);
     }
     let mut holders: Vec<&LeaseHolder> =
-        picture.holders.iter().filter(|holder| holder.kind == kind).collect();
+        picture.holders.iter().filter(|holder| kind.is_empty() || holder.kind == kind).collect();
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.held_ms));
-    let by = match (holders.first(), holders.len()) {
-        (Some(holder), 1) => format!("; held by {}", held(holder)),
-        (Some(holder), more) => format!("; {more} are held, longest by {}", held(holder)),
-        (None, _) => "; none is lent".to_owned(),
-    };
+    let of_kind = if kind.is_empty() { String::new() } else { format!(" of kind {kind}") };
     Some(Finding {
         severity: if longest < WAIT_CRITICAL { Severity::Warning } else { Severity::Critical },
-        what: format!("{who_waits} for a lease of kind {kind} for {}{by}", lasting(longest)),
+        what: format!("{who_waits} for a lease{of_kind} for {}; {}", lasting(longest), held_by(&holders)),
         who: holders.first().map_or(String::new(), |holder| holder.who.to_string()),
         since_ms: Some(longest),
-        hint: hint_for_waits(picture, lease, holders.first().copied()),
+        hint: hint_for_waits(picture, lease, &holders),
     })
+}
+
+/// `held by` the first of them; whoever holds one for the longest comes first.
+fn held_by(holders: &[&LeaseHolder]) -> String {
+    if holders.is_empty() {
+        return "none is lent".to_owned();
+    }
+    let told: Vec<String> = holders.iter().take(HOLDERS_TOLD).map(|holder| held(holder)).collect();
+    let more = holders.len() - told.len();
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("held by {}{more}", told.join("; by "))
 }
 
 /// `pid 44 (worker, web.service), since 5.2 s, last command watch, idle for 5.1 s`.
@@ -330,14 +342,15 @@ fn held(holder: &LeaseHolder) -> String {
     if !holder.command.is_empty() {
         text += &format!(", last command {}", holder.command);
     }
-    if holder.idle_ms >= WAIT_CRITICAL {
-        text += &format!(", idle for {}", lasting(holder.idle_ms));
+    if let Some(idle_ms) = holder.idle_ms {
+        text += &format!(", idle for {}", lasting(idle_ms));
     }
     text
 }
 
-fn hint_for_waits(picture: &Picture, lease: &LeaseUse, holder: Option<&LeaseHolder>) -> String {
-    let idle = holder.filter(|holder| holder.idle_ms >= WAIT_CRITICAL).and_then(|holder| holder.who.child);
+fn hint_for_waits(picture: &Picture, lease: &LeaseUse, holders: &[&LeaseHolder]) -> String {
+    let is_idle = |holder: &&&LeaseHolder| holder.idle_ms.is_some_and(|ms| ms >= WAIT_CRITICAL);
+    let idle = holders.iter().filter(is_idle).find_map(|holder| holder.who.child);
     let is_full = lease.max.is_some_and(|max| lease.used >= max);
     match idle {
         Some(child) => format!("BROKER KILL CHILD {child} on the admin socket takes it back"),
@@ -408,7 +421,8 @@ fn one_leak(leak: &LeakNow) -> Finding {
     });
     Finding {
         severity: Severity::Warning,
-        what: format!("suspected leak, {}: {}: {}", leak.kind, leak.who, leak.what),
+        // The facts are those of that moment: they do not grow older with it.
+        what: format!("suspected leak, {}: {}: when it was found: {}", leak.kind, leak.who, leak.what),
         who: leak.who.to_string(),
         since_ms: Some(leak.since_ms),
         hint,
@@ -490,7 +504,7 @@ mod tests {
             kind: "transaction".to_owned(),
             who: person,
             held_ms: 9_100,
-            idle_ms: 9_000,
+            idle_ms: Some(9_000),
             command: "watch".to_owned(),
         }];
         let waiter = |wait_ms| WaitsForLease { kind: "transaction", wait_ms };
@@ -521,13 +535,55 @@ mod tests {
     }
 
     #[test]
-    fn of_several_holders_the_longest_is_named() {
+    fn of_several_holders_three_are_named() {
         let mut picture = held_by(person());
         let other = Person { pid: Some(45), ..Person::default() };
         let holder = &picture.holders[0];
         picture.holders.insert(0, LeaseHolder { who: other, held_ms: 10, ..holder.clone() });
         let what = &wrong(&picture)[0].what;
-        assert!(what.contains("2 are held, longest by pid 44"), "{what}");
+        assert!(
+            what.ends_with(
+                "; held by pid 44 (worker, web.service), since 9.1 s, last command watch, idle for 9.0 s; \
+                 by pid 45, since 10 ms, last command watch, idle for 9.0 s"
+            ),
+            "{what}"
+        );
+        for pid in 46..49 {
+            let other = Person { pid: Some(pid), ..Person::default() };
+            let holder = &picture.holders[0];
+            picture.holders.push(LeaseHolder {
+                who: other,
+                held_ms: 100,
+                idle_ms: Some(3),
+                ..holder.clone()
+            });
+        }
+        let what = &wrong(&picture)[0].what;
+        assert!(
+            what.contains("; by pid 46, since 100 ms, last command watch, idle for 3 ms; by pid 47"),
+            "{what}"
+        );
+        assert!(what.ends_with("; and 2 more"), "{what}");
+    }
+
+    /// Who has just begun is named as well as who sleeps.
+    #[test]
+    fn a_holder_is_named_however_short_it_is_idle() {
+        let mut picture = held_by(person());
+        (picture.holders[0].held_ms, picture.holders[0].idle_ms) = (260, Some(2));
+        let found = wrong(&picture);
+        assert!(found[0].what.contains("held by pid 44 (worker, web.service), since 260 ms"), "{found:?}");
+        assert!(found[0].what.ends_with("idle for 2 ms"), "{found:?}");
+        assert_eq!(found[0].hint, "leases_transaction_max allows 1");
+    }
+
+    #[test]
+    fn a_wait_whose_kind_is_not_known_is_told_without_one() {
+        let mut picture = held_by(person());
+        picture.waiting = vec![WaitsForLease { kind: "", wait_ms: 2_000 }];
+        let what: Vec<String> = wrong(&picture).into_iter().map(|finding| finding.what).collect();
+        assert!(what[0].starts_with("1 child waits for a lease for 2.0 s; held by pid 44"), "{what:?}");
+        assert!(what.iter().all(|what| !what.contains("blocking")), "{what:?}");
     }
 
     #[test]
@@ -635,7 +691,11 @@ mod tests {
         let found = wrong(&picture);
         assert_eq!(found.len(), LEAKS_TOLD + 1);
         assert_eq!(found[0].since_ms, Some(12));
-        assert!(found[0].what.contains("open-transaction: pid 44 (worker, web.service): WATCH open"));
+        assert!(
+            found[0]
+                .what
+                .contains("open-transaction: pid 44 (worker, web.service): when it was found: WATCH open")
+        );
         assert_eq!(found[LEAKS_TOLD].what, "3 more suspected leaks");
         assert!(!is_well(&found));
     }
