@@ -137,7 +137,10 @@ fn status_names_who_holds_what_others_wait_for() {
     let object = json_of(broker.socket());
     let finding = &object["wrong"][0];
     assert!(finding["who"].as_str().is_some_and(|who| who.starts_with(&format!("pid {pid} ("))), "{object}");
-    assert!(finding["hint"].as_str().is_some_and(|hint| hint.contains("BROKER KILL CHILD ")), "{object}");
+    assert!(
+        finding["hint"].as_str().is_some_and(|hint| hint.contains(".admin BROKER KILL CHILD ")),
+        "{object}"
+    );
     assert_eq!(
         (&object["waiting"]["count"], &object["leases"]["transaction"]["used"]),
         (&2.into(), &1.into())
@@ -178,7 +181,7 @@ fn status_without_a_broker_has_a_code_of_its_own() {
         serde_json::from_slice(&status(&socket, &["--timeout", "100ms", "--json"]).stdout).expect("JSON");
     assert_eq!((&object["well"], &object["answers"]), (&Value::Bool(false), &Value::Bool(false)));
     assert!(object["error"].as_str().is_some_and(|error| error.contains("no answer")), "{object}");
-    for wrong in [&["status", "--bogus"][..], &["status", "--socket", "b.sock"], &["status"]] {
+    for wrong in [&["status", "--bogus"][..], &["status", "--socket", "h:6379"], &["status"]] {
         assert_eq!(Broker::run(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
@@ -359,13 +362,13 @@ fn top_shows_who_is_connected_and_obeys_keys() {
     seat.press("2");
     seat.shows(&["[2 children]", "3 rows", "waits for"], &[]);
     seat.press("/look-for");
-    seat.shows(&["search: look-for_", "1 rows"], &[]);
+    seat.shows(&["search: look-for_", "1 row "], &[]);
     seat.press("\r");
-    seat.shows(&["/look-for", "1 rows"], &["search:"]);
+    seat.shows(&["/look-for", "1 row "], &["search:"]);
     seat.press("\r");
     seat.shows(&[&format!("process {pid}"), "Esc back"], &[]);
     seat.press("\x1b");
-    seat.shows(&["[2 children]", "1 rows"], &["Esc back"]);
+    seat.shows(&["[2 children]", "1 row "], &["Esc back"]);
 
     seat.press("k");
     seat.shows(&["close child ", "? y or n"], &[]);

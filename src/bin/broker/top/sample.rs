@@ -1,12 +1,12 @@
 //! What the console says at one moment, and the picture that `wrong` looks at. Owns the connection and makes a new one when
 //! that is lost; asks a few short tables, however many children there are. Knows no screen.
 
-use super::client::{ConsoleAnswer, ConsoleClient, TableRow, Trouble};
+use super::client::{ConsoleAnswer, ConsoleClient, TableRow, Trouble, redis_cli};
 use super::wrong::{
     Failures, LaneAge, LeakNow, LeaseHolder, LeaseUse, Person, Picture, WaitsForLease, wrong as find_wrong,
 };
 use crate::top::wrong::Finding;
-use broker::config::ListenUrl;
+use broker::config::{ListenUrl, parse_listen};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -48,6 +48,9 @@ pub(crate) struct Sample {
     settings: HashMap<String, String>,
     /// Totals by their names; empty where the broker has no such table.
     stats: HashMap<String, u64>,
+    /// redis-cli as it reaches the broker, and as it reaches the socket on which verbs are heard.
+    asking: String,
+    telling: String,
     /// What has failed since an earlier look, at most a minute ago.
     failures: Failures,
     /// None where the broker has no such table.
@@ -115,7 +118,9 @@ impl Sample {
     pub(crate) fn latency_now(&self) -> Option<(u64, u64)> {
         let rows = self.latency.as_ref()?;
         let window = rows.first()?.text("window");
-        let recent: Vec<&TableRow> = rows.iter().filter(|row| row.text("window") == window).collect();
+        // Where nothing was answered there is nothing to tell, and zeros would say that it was fast.
+        let is_recent = |row: &&TableRow| row.text("window") == window && row.number("count") != Some(0);
+        let recent: Vec<&TableRow> = rows.iter().filter(is_recent).collect();
         let all = recent.iter().find(|row| row.text("family") == "all");
         let row = all.or(recent.iter().max_by_key(|row| row.count("p99")))?;
         Some((row.count("p99"), row.count("max")))
@@ -173,6 +178,8 @@ impl Sample {
             memory_max: held("memory_max"),
             children: self.stat("children").unwrap_or_else(|| self.totals().children),
             failures: self.failures.clone(),
+            asking: self.asking.clone(),
+            telling: self.telling.clone(),
             children_max: self.setting("children_max"),
             // One that WAIT blocks is nobody else's.
             lanes: self
@@ -394,10 +401,17 @@ impl Watcher {
                 Err(Trouble::Refused(text)) if text.starts_with("ERR no table") => HashMap::new(),
                 rows => stats(&rows?),
             },
+            asking: redis_cli(&self.place),
+            telling: String::new(),
             failures: Failures::default(),
             waiting: if self.expects_waits { next()? } else { Vec::new() },
             latency,
             more: answers.collect::<Result<_, _>>()?,
+        };
+        sample.telling = match sample.settings.get("admin_listen").map_or("", String::as_str) {
+            "" => self.admin.as_ref().map_or(String::new(), redis_cli),
+            "none" => String::new(),
+            url => parse_listen(url).map_or(String::new(), |url| redis_cli(&url)),
         };
         let is_waited = sample.pools.iter().any(|pool| pool.count("waiting") > 0);
         if is_waited && !self.expects_waits {
@@ -487,6 +501,8 @@ pub(crate) mod tests {
             lanes: Vec::new(),
             settings: [setting("leases_transaction_max", "1"), setting("leases_session_max", "32")].into(),
             stats: HashMap::new(),
+            asking: "redis-cli -s /run/b.sock".to_owned(),
+            telling: "redis-cli -s /run/b.sock.admin".to_owned(),
             failures: Failures::default(),
             latency: None,
             more: Vec::new(),
@@ -615,5 +631,8 @@ pub(crate) mod tests {
         assert_eq!(sample.latency_now(), Some((60, 95)));
         sample.latency = Some(vec![rows[0].clone(), row("write", "1s", "71", "80")]);
         assert_eq!(sample.latency_now(), Some((71, 80)));
+        let none = [("family", "read"), ("window", "10s"), ("count", "0"), ("p99", "0"), ("max", "0")];
+        sample.latency = Some(vec![TableRow::of(&none)]);
+        assert_eq!(sample.latency_now(), None, "nothing was answered");
     }
 }

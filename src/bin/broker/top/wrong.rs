@@ -165,6 +165,24 @@ pub(crate) struct Picture {
     /// Shared lanes.
     pub(crate) lanes: Vec<LaneAge>,
     pub(crate) failures: Failures,
+    /// redis-cli and its options for the broker's socket, and for that on which verbs are heard; empty where there is none.
+    pub(crate) asking: String,
+    pub(crate) telling: String,
+}
+
+impl Picture {
+    /// A whole command that shows a table.
+    fn show(&self, table: &str) -> String {
+        format!("{} BROKER SHOW {table}", self.asking).trim_start().to_owned()
+    }
+
+    /// A whole command that closes a child.
+    fn kill(&self, child: u64) -> String {
+        match self.telling.as_str() {
+            "" => format!("BROKER KILL CHILD {child}, which admin_listen alone hears"),
+            telling => format!("{telling} BROKER KILL CHILD {child}"),
+        }
+    }
 }
 
 /// The worst first.
@@ -236,9 +254,10 @@ fn stalled(picture: &Picture) -> Option<Finding> {
     Some(Finding {
         severity: Severity::Critical,
         what: format!(
-            "Redis has not answered on shared lane {} for {}, {requests} requests wait",
+            "Redis has not answered on shared lane {} for {}, {}",
             oldest.lane,
-            lasting(oldest.oldest_ms)
+            lasting(oldest.oldest_ms),
+            plural(requests, "request waits", "requests wait")
         ),
         who: picture.address.clone(),
         since_ms: Some(oldest.oldest_ms),
@@ -353,7 +372,7 @@ fn hint_for_waits(picture: &Picture, lease: &LeaseUse, holders: &[&LeaseHolder])
     let idle = holders.iter().filter(is_idle).find_map(|holder| holder.who.child);
     let is_full = lease.max.is_some_and(|max| lease.used >= max);
     match idle {
-        Some(child) => format!("BROKER KILL CHILD {child} on the admin socket takes it back"),
+        Some(child) => format!("to take it back: {}", picture.kill(child)),
         None if is_full => format!("leases_{}_max allows {}", lease.kind, lease.used),
         None if picture.connections >= picture.connections_max => {
             format!("upstream_connections_max allows {}", picture.connections_max)
@@ -367,7 +386,10 @@ fn full(lease: &LeaseUse) -> Option<Finding> {
     let max = lease.max.filter(|max| *max > 0 && lease.used >= *max)?;
     Some(Finding {
         severity: Severity::Notice,
-        what: format!("all {max} leases of kind {} are lent", lease.kind),
+        what: match max {
+            1 => format!("the only lease of kind {} is lent", lease.kind),
+            _ => format!("all {max} leases of kind {} are lent", lease.kind),
+        },
         who: String::new(),
         since_ms: None,
         hint: format!("the next child waits; leases_{}_max allows more", lease.kind),
@@ -380,7 +402,10 @@ fn connections(picture: &Picture) -> Option<Finding> {
     let is_short = longest.max(picture.groups_wait_ms) >= WAIT_NOTABLE;
     (connections_max > 0 && connections >= connections_max).then(|| Finding {
         severity: if is_short { Severity::Warning } else { Severity::Notice },
-        what: format!("all {connections_max} connections to Redis are in use"),
+        what: match connections_max {
+            1 => "the only connection to Redis is in use".to_owned(),
+            _ => format!("all {connections_max} connections to Redis are in use"),
+        },
         who: String::new(),
         since_ms: None,
         hint: "upstream_connections_max allows more, if Redis does".to_owned(),
@@ -400,24 +425,22 @@ fn refused((user, why): &(String, String)) -> Finding {
 fn leaks(picture: &Picture) -> Vec<Finding> {
     let mut leaks: Vec<&LeakNow> = picture.leaks.iter().collect();
     leaks.sort_by_key(|leak| std::cmp::Reverse(leak.since_ms));
-    let mut found: Vec<Finding> = leaks.iter().take(LEAKS_TOLD).map(|leak| one_leak(leak)).collect();
+    let mut found: Vec<Finding> = leaks.iter().take(LEAKS_TOLD).map(|leak| one_leak(picture, leak)).collect();
     if leaks.len() > LEAKS_TOLD {
         found.push(Finding {
             severity: Severity::Warning,
-            what: format!("{} more suspected leaks", leaks.len() - LEAKS_TOLD),
+            what: plural((leaks.len() - LEAKS_TOLD) as u64, "more suspected leak", "more suspected leaks"),
             who: String::new(),
             since_ms: None,
-            hint: "BROKER SHOW LEAKS lists them".to_owned(),
+            hint: format!("to list them: {}", picture.show("LEAKS")),
         });
     }
     found
 }
 
-fn one_leak(leak: &LeakNow) -> Finding {
+fn one_leak(picture: &Picture, leak: &LeakNow) -> Finding {
     let hint = leak.who.child.map_or(String::new(), |child| {
-        format!(
-            "BROKER KILL CHILD {child} on the admin socket closes it; leak_action = close does so by itself"
-        )
+        format!("to close it: {} (leak_action = close does so by itself)", picture.kill(child))
     });
     Finding {
         severity: Severity::Warning,
@@ -437,8 +460,10 @@ fn memory(picture: &Picture) -> Option<Finding> {
         what: format!("queues hold {} of {} MiB", memory >> 20, memory_max >> 20),
         who: String::new(),
         since_ms: None,
-        hint: "at memory_max the child that holds most is closed: BROKER SHOW CHILDREN SORT memory_bytes"
-            .to_owned(),
+        hint: format!(
+            "at memory_max the child that holds most is closed; to see which: {}",
+            picture.show("CHILDREN SORT memory_bytes LIMIT 10")
+        ),
     })
 }
 
@@ -446,15 +471,31 @@ fn children(picture: &Picture) -> Option<Finding> {
     let max = picture.children_max.filter(|max| *max > 0 && picture.children >= *max)?;
     Some(Finding {
         severity: Severity::Critical,
-        what: format!("{} children are connected, and new ones are refused", picture.children),
+        what: format!(
+            "{} connected, and new ones are refused",
+            plural(picture.children, "child is", "children are")
+        ),
         who: String::new(),
         since_ms: None,
-        hint: format!("children_max allows {max}; see which process has most of them"),
+        hint: format!(
+            "children_max allows {max}; to see which process has most of them: {}",
+            picture.show("PROCESSES SORT children LIMIT 10")
+        ),
     })
 }
 
 fn plural(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// Microseconds in the unit that is read best, of at most six characters up to some hours.
+#[cfg_attr(not(feature = "top"), allow(dead_code))]
+pub(crate) fn micros(micros: u64) -> String {
+    match micros {
+        0..=10_000 => format!("{micros}us"),
+        10_001..=10_000_000 => format!("{}ms", micros / 1_000),
+        _ => format!("{}s", micros / 1_000_000),
+    }
 }
 
 /// Milliseconds as a person says them.
@@ -483,6 +524,8 @@ mod tests {
             leases: vec![lease("transaction", 1), lease("session", 32), lease("blocking", 256)],
             memory_max: 1 << 30,
             children_max: Some(10_000),
+            asking: "redis-cli -s /run/b.sock".to_owned(),
+            telling: "redis-cli -s /run/b.sock.admin".to_owned(),
             ..Picture::default()
         }
     }
@@ -529,7 +572,11 @@ mod tests {
         );
         assert_eq!((found[0].severity, found[0].since_ms), (Severity::Critical, Some(4_200)));
         assert_eq!(found[0].who, "pid 44 (worker, web.service)");
-        assert!(found[0].hint.contains("BROKER KILL CHILD 12"), "{}", found[0].hint);
+        let hint = "to take it back: redis-cli -s /run/b.sock.admin BROKER KILL CHILD 12";
+        assert_eq!(found[0].hint, hint);
+        let nowhere = Picture { telling: String::new(), ..held_by(person()) };
+        let hint = "to take it back: BROKER KILL CHILD 12, which admin_listen alone hears";
+        assert_eq!(wrong(&nowhere)[0].hint, hint);
         let unknown = wrong(&held_by(Person { child: Some(12), ..Person::default() }));
         assert!(unknown[0].what.contains("held by child 12, since"), "{}", unknown[0].what);
     }
@@ -592,7 +639,7 @@ mod tests {
         picture.waiting = vec![WaitsForLease { kind: "transaction", wait_ms: WAIT_NOTABLE - 1 }];
         let found = wrong(&picture);
         assert_eq!(found.iter().map(|finding| finding.severity).collect::<Vec<_>>(), [Severity::Notice]);
-        assert!(is_well(&found) && found[0].what.contains("all 1 leases of kind transaction"));
+        assert!(is_well(&found) && found[0].what.contains("the only lease of kind transaction"));
         picture.waiting[0].wait_ms = WAIT_NOTABLE;
         assert_eq!(wrong(&picture)[0].severity, Severity::Warning);
         assert!(!is_well(&wrong(&picture)));
@@ -697,6 +744,13 @@ mod tests {
                 .contains("open-transaction: pid 44 (worker, web.service): when it was found: WATCH open")
         );
         assert_eq!(found[LEAKS_TOLD].what, "3 more suspected leaks");
+        assert_eq!(
+            found[0].hint,
+            "to close it: redis-cli -s /run/b.sock.admin BROKER KILL CHILD 12 (leak_action = close does so by itself)"
+        );
+        assert_eq!(found[LEAKS_TOLD].hint, "to list them: redis-cli -s /run/b.sock BROKER SHOW LEAKS");
+        picture.leaks.truncate(LEAKS_TOLD + 1);
+        assert_eq!(wrong(&picture)[LEAKS_TOLD].what, "1 more suspected leak");
         assert!(!is_well(&found));
     }
 
@@ -725,6 +779,26 @@ mod tests {
 
     fn severity_of_connections(picture: &Picture) -> Option<Severity> {
         connections(picture).map(|finding| finding.severity)
+    }
+
+    #[test]
+    fn one_of_a_thing_is_not_several() {
+        let mut picture = well();
+        picture.lanes = vec![LaneAge { lane: 0, in_flight: 1, oldest_ms: STALL }];
+        (picture.connections, picture.connections_max) = (1, 1);
+        (picture.children, picture.children_max) = (1, Some(1));
+        let found: Vec<String> = wrong(&picture).into_iter().map(|finding| finding.what).collect();
+        for part in
+            ["1.0 s, 1 request waits", "1 child is connected", "the only connection to Redis is in use"]
+        {
+            assert!(found.iter().any(|what| what.contains(part)), "{part}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn latencies_are_written_in_a_unit_that_suits_them() {
+        let said = [0, 850, 10_000, 10_001, 250_999, 10_000_000, 10_000_001, 61_000_000].map(micros);
+        assert_eq!(said, ["0us", "850us", "10000us", "10ms", "250ms", "10000ms", "10s", "61s"]);
     }
 
     #[test]
