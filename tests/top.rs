@@ -360,7 +360,7 @@ fn top_shows_who_is_connected_and_obeys_keys() {
     assert!(!seat.is_as_before(), "it has the terminal for itself");
 
     seat.press("2");
-    seat.shows(&["[2 children]", "3 rows", "waits for"], &[]);
+    seat.shows(&["[2 children]", "2 rows", "waits for"], &[]);
     seat.press("/look-for");
     seat.shows(&["search: look-for_", "1 row "], &[]);
     seat.press("\r");
@@ -396,6 +396,24 @@ fn top_shows_who_is_connected_and_obeys_keys() {
     wait_until("the terminal is as before", || seat.is_as_before());
 }
 
+/// Redis is back, and all looks well but for what has failed meanwhile.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn requests_that_have_failed_are_said_to_be_wrong() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("queue_timeout", "10ms")]);
+    let mut child = broker.connect();
+    child.expect("SET k v", "+OK\r\n");
+    let seat = Seat::start(broker.socket(), (120, 40), &[]);
+    seat.shows(&["redis up", "all is well"], &[]);
+    redis.kill();
+    status_of(broker.socket(), 1, "is down");
+    child.send("GET k");
+    assert!(child.line().starts_with("-BROKERDOWN"));
+    redis.restart();
+    seat.shows(&["redis up", "1 request failed with BROKERDOWN in the last "], &["all is well"]);
+}
+
 /// The broker's own text says why.
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
@@ -408,7 +426,7 @@ fn top_says_why_a_verb_is_refused() {
     let mut seat = Seat::start(broker.socket(), (120, 40), &["--admin", &ordinary]);
     seat.shows(&["redis up", "all is well"], &[]);
     seat.press("2");
-    seat.shows(&["[2 children]", "2 rows"], &[]);
+    seat.shows(&["[2 children]", "1 row "], &[]);
     seat.press("ky");
     seat.shows(&["what changes something is heard on admin_listen alone"], &[]);
     drop(seat);

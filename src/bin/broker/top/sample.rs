@@ -30,6 +30,30 @@ const FAILURES: [&str; 6] = [
 /// The kinds of leases, as the console names them.
 pub(crate) const LEASE_KINDS: [&str; 3] = ["transaction", "session", "blocking"];
 
+/// The process that looks, as the broker sees it where both see the same processes.
+#[cfg_attr(not(feature = "top"), allow(dead_code))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Onlooker {
+    pub(crate) pid: u64,
+    /// Its program: in another container the same pid is another one's.
+    pub(crate) process: String,
+}
+
+#[cfg_attr(not(feature = "top"), allow(dead_code))]
+impl Onlooker {
+    /// This process.
+    pub(crate) fn own() -> Onlooker {
+        let program = std::env::current_exe().ok();
+        let process = program.as_deref().and_then(|path| path.file_name()).unwrap_or_default();
+        Onlooker { pid: std::process::id().into(), process: process.to_string_lossy().into_owned() }
+    }
+
+    fn is_of(&self, row: &TableRow) -> bool {
+        let process = row.text("process");
+        row.number("pid") == Some(self.pid) && (process.is_empty() || process == self.process)
+    }
+}
+
 /// One look at a broker.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
@@ -58,6 +82,8 @@ pub(crate) struct Sample {
     /// The rows of further tables, in the order in which these were asked for.
     #[cfg_attr(not(feature = "top"), allow(dead_code))]
     pub(crate) more: Vec<Vec<TableRow>>,
+    /// Whose rows of processes and children are left out.
+    onlooker: Option<Onlooker>,
 }
 
 /// Sums over all processes and commands.
@@ -81,14 +107,20 @@ pub(crate) struct Speeds {
 impl Sample {
     pub(crate) fn totals(&self) -> Totals {
         let sum = |rows: &[TableRow], column| rows.iter().map(|row| row.count(column)).sum();
+        let of_processes = |column| self.others(&self.processes).map(|row| row.count(column)).sum();
         Totals {
             // Of a broker without STATS, the commands add up to it.
             requests: self.stat("requests").unwrap_or_else(|| sum(&self.commands, "calls")),
-            bytes_in: sum(&self.processes, "bytes_in"),
-            bytes_out: sum(&self.processes, "bytes_out"),
-            children: sum(&self.processes, "children"),
-            processes: self.processes.iter().filter(|row| row.count("children") > 0).count() as u64,
+            bytes_in: of_processes("bytes_in"),
+            bytes_out: of_processes("bytes_out"),
+            children: of_processes("children"),
+            processes: self.others(&self.processes).filter(|row| row.count("children") > 0).count() as u64,
         }
+    }
+
+    /// Rows of processes or children without those of whoever looks, if these are to be left out.
+    pub(crate) fn others<'a>(&'a self, rows: &'a [TableRow]) -> impl Iterator<Item = &'a TableRow> {
+        rows.iter().filter(|row| !self.onlooker.as_ref().is_some_and(|onlooker| onlooker.is_of(row)))
     }
 
     /// Whether there are more processes than were asked for, so that sums over them are too small.
@@ -155,6 +187,8 @@ impl Sample {
     }
 
     fn picture(&self) -> Picture {
+        // Whoever looks takes up room as well.
+        let all_children = || self.processes.iter().map(|row| row.count("children")).sum();
         let up = &self.upstream;
         let held = |what: &str| {
             self.memory.iter().find(|row| row.text("what") == what).map_or(0, |row| row.count("bytes"))
@@ -176,7 +210,7 @@ impl Sample {
             leaks: self.leaks.iter().map(leak).collect(),
             memory: held("queues"),
             memory_max: held("memory_max"),
-            children: self.stat("children").unwrap_or_else(|| self.totals().children),
+            children: self.stat("children").unwrap_or_else(all_children),
             failures: self.failures.clone(),
             asking: self.asking.clone(),
             telling: self.telling.clone(),
@@ -313,6 +347,8 @@ pub(crate) struct Watcher {
     /// Somebody waited for a lease at the last look.
     expects_waits: bool,
     history: FailureHistory,
+    /// Whose own connection is left out of what it sees.
+    onlooker: Option<Onlooker>,
 }
 
 impl Watcher {
@@ -327,7 +363,14 @@ impl Watcher {
             lacks_latency: false,
             expects_waits: false,
             history: FailureHistory::default(),
+            onlooker: None,
         }
+    }
+
+    /// Leaves this one out of processes and children.
+    #[cfg_attr(not(feature = "top"), allow(dead_code))]
+    pub(crate) fn without(self, onlooker: Onlooker) -> Watcher {
+        Watcher { onlooker: Some(onlooker), ..self }
     }
 
     /// Looks at it now; `more` are further tables, each with its conditions.
@@ -407,6 +450,7 @@ impl Watcher {
             waiting: if self.expects_waits { next()? } else { Vec::new() },
             latency,
             more: answers.collect::<Result<_, _>>()?,
+            onlooker: self.onlooker.clone(),
         };
         sample.telling = match sample.settings.get("admin_listen").map_or("", String::as_str) {
             "" => self.admin.as_ref().map_or(String::new(), redis_cli),
@@ -506,7 +550,14 @@ pub(crate) mod tests {
             failures: Failures::default(),
             latency: None,
             more: Vec::new(),
+            onlooker: None,
         }
+    }
+
+    /// The same as it is seen by whoever is left out.
+    #[cfg(feature = "top")]
+    pub(crate) fn seen_by(onlooker: Onlooker, sample: Sample) -> Sample {
+        Sample { onlooker: Some(onlooker), ..sample }
     }
 
     /// Children that wait for a transaction while a process keeps its own open.
@@ -616,6 +667,23 @@ pub(crate) mod tests {
         later.stats = stats_of(&[("requests", "30"), ("children", "9")]);
         assert_eq!(later.speeds(&earlier).map(|speeds| speeds.requests), Some(10.0));
         assert_eq!(later.picture().children, 9);
+    }
+
+    #[test]
+    fn who_looks_is_left_out_of_the_totals_and_takes_up_room() {
+        let mut sample = sample(1_000);
+        let process = |pid, process, children| {
+            TableRow::of(&[("pid", pid), ("process", process), ("children", children), ("bytes_in", "10")])
+        };
+        sample.processes = vec![process("7", "worker", "2"), process("8", "broker", "1")];
+        assert_eq!((sample.totals().children, sample.totals().processes), (3, 2));
+        sample.onlooker = Some(Onlooker { pid: 8, process: "broker".to_owned() });
+        let totals = sample.totals();
+        assert_eq!((totals.children, totals.processes, totals.bytes_in), (2, 1, 10));
+        assert_eq!(sample.picture().children, 3);
+        sample.processes[1] = process("8", "cron", "1");
+        assert_eq!(sample.totals().processes, 2, "the same pid in another container");
+        assert_eq!(Onlooker::own().pid, u64::from(std::process::id()));
     }
 
     #[test]
