@@ -401,7 +401,8 @@ fn top_shows_who_is_connected_and_obeys_keys() {
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn requests_that_have_failed_are_said_to_be_wrong() {
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[("queue_timeout", "10ms")]);
+    let broker = Broker::start(&redis, &[("queue_timeout", "200ms")]);
+    status_of(broker.socket(), 0, "all is well");
     let mut child = broker.connect();
     child.expect("SET k v", "+OK\r\n");
     let seat = Seat::start(broker.socket(), (120, 40), &[]);
@@ -409,7 +410,7 @@ fn requests_that_have_failed_are_said_to_be_wrong() {
     redis.kill();
     status_of(broker.socket(), 1, "is down");
     child.send("GET k");
-    assert!(child.line().starts_with("-BROKERDOWN"));
+    assert!(child.read_text().starts_with("-BROKERDOWN"));
     redis.restart();
     seat.shows(&["redis up", "1 request failed with BROKERDOWN in the last "], &["all is well"]);
 }
