@@ -165,7 +165,8 @@ pub(crate) struct Picture {
     /// Shared lanes.
     pub(crate) lanes: Vec<LaneAge>,
     pub(crate) failures: Failures,
-    /// redis-cli and its options for the broker's socket, and for that on which verbs are heard; empty where there is none.
+    /// redis-cli and its options for the broker's socket, and for that on which verbs are heard; empty where there is
+    /// none.
     pub(crate) asking: String,
     pub(crate) telling: String,
 }
@@ -488,7 +489,7 @@ fn plural(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Microseconds in the unit that is read best, of at most six characters up to some hours.
+/// Microseconds; milliseconds and seconds where these are read more easily.
 #[cfg_attr(not(feature = "top"), allow(dead_code))]
 pub(crate) fn micros(micros: u64) -> String {
     match micros {
