@@ -137,7 +137,10 @@ fn status_names_who_holds_what_others_wait_for() {
     let object = json_of(broker.socket());
     let finding = &object["wrong"][0];
     assert!(finding["who"].as_str().is_some_and(|who| who.starts_with(&format!("pid {pid} ("))), "{object}");
-    assert!(finding["hint"].as_str().is_some_and(|hint| hint.contains("BROKER KILL CHILD ")), "{object}");
+    assert!(
+        finding["hint"].as_str().is_some_and(|hint| hint.contains(".admin BROKER KILL CHILD ")),
+        "{object}"
+    );
     assert_eq!(
         (&object["waiting"]["count"], &object["leases"]["transaction"]["used"]),
         (&2.into(), &1.into())
@@ -178,7 +181,7 @@ fn status_without_a_broker_has_a_code_of_its_own() {
         serde_json::from_slice(&status(&socket, &["--timeout", "100ms", "--json"]).stdout).expect("JSON");
     assert_eq!((&object["well"], &object["answers"]), (&Value::Bool(false), &Value::Bool(false)));
     assert!(object["error"].as_str().is_some_and(|error| error.contains("no answer")), "{object}");
-    for wrong in [&["status", "--bogus"][..], &["status", "--socket", "b.sock"], &["status"]] {
+    for wrong in [&["status", "--bogus"][..], &["status", "--socket", "h:6379"], &["status"]] {
         assert_eq!(Broker::run(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
@@ -357,15 +360,15 @@ fn top_shows_who_is_connected_and_obeys_keys() {
     assert!(!seat.is_as_before(), "it has the terminal for itself");
 
     seat.press("2");
-    seat.shows(&["[2 children]", "3 rows", "waits for"], &[]);
+    seat.shows(&["[2 children]", "2 rows", "waits for"], &[]);
     seat.press("/look-for");
-    seat.shows(&["search: look-for_", "1 rows"], &[]);
+    seat.shows(&["search: look-for_", "1 row "], &[]);
     seat.press("\r");
-    seat.shows(&["/look-for", "1 rows"], &["search:"]);
+    seat.shows(&["/look-for", "1 row "], &["search:"]);
     seat.press("\r");
     seat.shows(&[&format!("process {pid}"), "Esc back"], &[]);
     seat.press("\x1b");
-    seat.shows(&["[2 children]", "1 rows"], &["Esc back"]);
+    seat.shows(&["[2 children]", "1 row "], &["Esc back"]);
 
     seat.press("k");
     seat.shows(&["close child ", "? y or n"], &[]);
@@ -393,6 +396,25 @@ fn top_shows_who_is_connected_and_obeys_keys() {
     wait_until("the terminal is as before", || seat.is_as_before());
 }
 
+/// Redis is back, and all looks well but for what has failed meanwhile.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn requests_that_have_failed_are_said_to_be_wrong() {
+    let redis = Redis::start();
+    let broker = Broker::start(&redis, &[("queue_timeout", "200ms")]);
+    status_of(broker.socket(), 0, "all is well");
+    let mut child = broker.connect();
+    child.expect("SET k v", "+OK\r\n");
+    let seat = Seat::start(broker.socket(), (120, 40), &[]);
+    seat.shows(&["redis up", "all is well"], &[]);
+    redis.kill();
+    status_of(broker.socket(), 1, "is down");
+    child.send("GET k");
+    assert!(child.read_text().starts_with("-BROKERDOWN"));
+    redis.restart();
+    seat.shows(&["redis up", "1 request failed with BROKERDOWN in the last "], &["all is well"]);
+}
+
 /// The broker's own text says why.
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
@@ -405,7 +427,7 @@ fn top_says_why_a_verb_is_refused() {
     let mut seat = Seat::start(broker.socket(), (120, 40), &["--admin", &ordinary]);
     seat.shows(&["redis up", "all is well"], &[]);
     seat.press("2");
-    seat.shows(&["[2 children]", "2 rows"], &[]);
+    seat.shows(&["[2 children]", "1 row "], &[]);
     seat.press("ky");
     seat.shows(&["what changes something is heard on admin_listen alone"], &[]);
     drop(seat);

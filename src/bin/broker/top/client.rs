@@ -105,8 +105,13 @@ pub(crate) fn socket_of(option: Option<&str>) -> Result<ListenUrl> {
     match option {
         Some(path) if path.starts_with('/') => Ok(ListenUrl::unix(path)),
         Some(url) if url.contains("://") => parse_listen(url),
+        // An address of another kind, with a password perhaps, is no path.
+        Some(path) if !path.is_empty() && (path.starts_with("./") || !path.contains([':', '@'])) => {
+            let whole = std::path::absolute(path).map_err(Error::attempting("cannot find this directory"))?;
+            Ok(ListenUrl::unix(whole))
+        }
         // It may be anything, so it is not repeated.
-        Some(_) => Err(Error::config("--socket is neither an absolute path nor a unix:// or tcp:// URL")),
+        Some(_) => Err(Error::config("--socket is neither a path nor a unix:// or tcp:// URL")),
         None => {
             let directory = std::env::var("XDG_RUNTIME_DIR").ok();
             let found = default_listen(rustix::process::geteuid().is_root(), directory.as_deref());
@@ -263,6 +268,23 @@ pub(crate) fn shown(place: &ListenUrl) -> String {
     }
 }
 
+/// redis-cli as it reaches the place, for a shell.
+pub(crate) fn redis_cli(place: &ListenUrl) -> String {
+    match place {
+        ListenUrl::Unix { path, .. } => format!("redis-cli -s {}", quoted(&path.display().to_string())),
+        ListenUrl::Tcp { host, port, .. } => format!("redis-cli -h {} -p {port}", quoted(host)),
+    }
+}
+
+/// One word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// Where a queue of newcomers is full, a connect that may block waits for as long as the broker hangs.
 fn connect_unix(path: &Path) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -403,10 +425,18 @@ mod tests {
         assert_eq!(socket_of(Some("/a/b.sock")).unwrap(), ListenUrl::unix("/a/b.sock"));
         assert_eq!(socket_of(Some("unix:///a/b.sock")).unwrap(), ListenUrl::unix("/a/b.sock"));
         assert!(matches!(socket_of(Some("tcp://h:1")).unwrap(), ListenUrl::Tcp { port: 1, .. }));
-        for wrong in ["s3cr3t", "redis://:s3cr3t@h", "tcp://s3cr3t@h:1"] {
+        for path in ["b.sock", "./b.sock", "run/b.sock"] {
+            let whole = std::path::absolute(path).unwrap();
+            assert_eq!(socket_of(Some(path)).unwrap(), ListenUrl::unix(&whole));
+        }
+        assert_eq!(socket_of(Some("./a:b")).unwrap(), ListenUrl::unix(std::path::absolute("a:b").unwrap()));
+        for wrong in ["", "s3cr3t@h", "h:s3cr3t", "redis://:s3cr3t@h", "tcp://s3cr3t@h:1"] {
             let error = socket_of(Some(wrong)).unwrap_err().to_string();
             assert!(!error.contains("s3cr3t"), "{error}");
         }
+        assert_eq!(redis_cli(&ListenUrl::unix("/a/b.sock.admin")), "redis-cli -s /a/b.sock.admin");
+        assert_eq!(redis_cli(&ListenUrl::unix("/a b/it's")), "redis-cli -s '/a b/it'\\''s'");
+        assert_eq!(redis_cli(&socket_of(Some("tcp://h:1")).unwrap()), "redis-cli -h h -p 1");
         let admin = |socket, option| admin_of(&socket_of(Some(socket)).unwrap(), option).unwrap();
         assert_eq!(admin("/a/b.sock", None).map(|url| shown(&url)), Some("/a/b.sock.admin".to_owned()));
         assert_eq!(admin("tcp://h:1", None), None);

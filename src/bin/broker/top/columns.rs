@@ -100,7 +100,7 @@ const LEAKS: &[SheetColumn] = &[
     column("pid", Count("pid"), 7, 8),
     column("program", Words("process"), 12, 6),
     column("unit", Words("unit"), 14, 2),
-    column("what", Words("what"), 20, 3),
+    column("when it was found", Words("what"), 20, 3),
 ];
 
 const LANES: &[SheetColumn] = &[

@@ -273,15 +273,15 @@ impl Model {
 fn rows_of(sample: &Sample, wanted: &Wanted) -> Vec<TableRow> {
     let further = |at: usize| sample.more.get(at).cloned().unwrap_or_default();
     match wanted.table() {
-        Sheet::Processes => sample.processes.clone(),
+        Sheet::Processes => sample.others(&sample.processes).cloned().collect(),
         Sheet::Leases => sample.leases.clone(),
         Sheet::Pools => sample.pools.clone(),
         Sheet::Commands => sample.commands.clone(),
         Sheet::Leaks | Sheet::Lanes => further(0),
-        Sheet::Children if wanted.detail.is_some() => further(0),
+        Sheet::Children if wanted.detail.is_some() => sample.others(&further(0)).cloned().collect(),
         Sheet::Children => {
             let mut seen = HashSet::new();
-            let all = sample.more.iter().flatten();
+            let all = sample.more.iter().flat_map(|rows| sample.others(rows));
             all.filter(|row| seen.insert(row.text("id"))).cloned().collect()
         }
     }
@@ -350,7 +350,8 @@ fn lent(row: &TableRow) -> Option<u64> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::sample::tests::sample;
+    use super::super::sample::Onlooker;
+    use super::super::sample::tests::{sample, seen_by};
     use super::*;
 
     pub(crate) fn wanted(sheet: Sheet) -> Wanted {
@@ -445,6 +446,22 @@ pub(crate) mod tests {
         assert_eq!(model.bound(&wanted), None);
         let other = Wanted { sheet: Sheet::Lanes, ..wanted };
         assert!(!model.has(&other) && model.lines(&other, "").is_empty(), "not asked for yet");
+    }
+
+    #[test]
+    fn who_looks_is_in_no_table() {
+        let onlooker = || Onlooker { pid: 2, process: "broker".to_owned() };
+        let (mut model, processes) = (Model::default(), wanted(Sheet::Processes));
+        let mut looked = sample(1_000);
+        looked.processes = vec![process(1, "worker", 5), process(2, "broker", 9)];
+        model.take(seen_by(onlooker(), looked), processes);
+        assert_eq!(keys(&model, &processes, ""), ["1"]);
+        let children = wanted(Sheet::Children);
+        let child = |id: &str, pid: &str| TableRow::of(&[("id", id), ("pid", pid), ("process", "broker")]);
+        let mut looked = sample(2_000);
+        looked.more = vec![vec![child("10", "1"), child("11", "2")], vec![child("11", "2")]];
+        model.take(seen_by(onlooker(), looked), children);
+        assert_eq!(keys(&model, &children, ""), ["10"]);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What the console says at one moment, and the picture that `wrong` looks at. Owns the connection and makes a new one when
 //! that is lost; asks a few short tables, however many children there are. Knows no screen.
 
-use super::client::{ConsoleAnswer, ConsoleClient, TableRow, Trouble};
+use super::client::{ConsoleAnswer, ConsoleClient, TableRow, Trouble, redis_cli};
 use super::wrong::{
-    LaneAge, LeakNow, LeaseHolder, LeaseUse, Person, Picture, WaitsForLease, wrong as find_wrong,
+    Failures, LaneAge, LeakNow, LeaseHolder, LeaseUse, Person, Picture, WaitsForLease, wrong as find_wrong,
 };
 use crate::top::wrong::Finding;
-use broker::config::ListenUrl;
-use std::collections::HashMap;
+use broker::config::{ListenUrl, parse_listen};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 /// Rows asked for: of more than these, the first by what is looked for say enough.
@@ -16,8 +16,43 @@ const WAITING_MAX: usize = 200;
 const LEASES_MAX: usize = 500;
 const LEAKS_MAX: usize = 200;
 const LANES_MAX: usize = 16;
+/// How far back it is remembered what has failed, in milliseconds.
+const LATELY: u64 = 60_000;
+/// Rows of STATS that count what must not happen.
+const FAILURES: [&str; 6] = [
+    "requests_lost",
+    "requests_down",
+    "requests_limited",
+    "requests_timed_out",
+    "children_refused",
+    "log_lines_dropped",
+];
 /// The kinds of leases, as the console names them.
 pub(crate) const LEASE_KINDS: [&str; 3] = ["transaction", "session", "blocking"];
+
+/// The process that looks, as the broker sees it where both see the same processes.
+#[cfg_attr(not(feature = "top"), allow(dead_code))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Onlooker {
+    pub(crate) pid: u64,
+    /// Its program: in another container the same pid is another one's.
+    pub(crate) process: String,
+}
+
+#[cfg_attr(not(feature = "top"), allow(dead_code))]
+impl Onlooker {
+    /// This process.
+    pub(crate) fn own() -> Onlooker {
+        let program = std::env::current_exe().ok();
+        let process = program.as_deref().and_then(|path| path.file_name()).unwrap_or_default();
+        Onlooker { pid: std::process::id().into(), process: process.to_string_lossy().into_owned() }
+    }
+
+    fn is_of(&self, row: &TableRow) -> bool {
+        let process = row.text("process");
+        row.number("pid") == Some(self.pid) && (process.is_empty() || process == self.process)
+    }
+}
 
 /// One look at a broker.
 #[derive(Debug, Clone)]
@@ -35,11 +70,20 @@ pub(crate) struct Sample {
     memory: Vec<TableRow>,
     lanes: Vec<TableRow>,
     settings: HashMap<String, String>,
+    /// Totals by their names; empty where the broker has no such table.
+    stats: HashMap<String, u64>,
+    /// redis-cli as it reaches the broker, and as it reaches the socket on which verbs are heard.
+    asking: String,
+    telling: String,
+    /// What has failed since an earlier look, at most a minute ago.
+    failures: Failures,
     /// None where the broker has no such table.
     pub(crate) latency: Option<Vec<TableRow>>,
     /// The rows of further tables, in the order in which these were asked for.
     #[cfg_attr(not(feature = "top"), allow(dead_code))]
     pub(crate) more: Vec<Vec<TableRow>>,
+    /// Whose rows of processes and children are left out.
+    onlooker: Option<Onlooker>,
 }
 
 /// Sums over all processes and commands.
@@ -63,13 +107,20 @@ pub(crate) struct Speeds {
 impl Sample {
     pub(crate) fn totals(&self) -> Totals {
         let sum = |rows: &[TableRow], column| rows.iter().map(|row| row.count(column)).sum();
+        let of_processes = |column| self.others(&self.processes).map(|row| row.count(column)).sum();
         Totals {
-            requests: sum(&self.commands, "calls"),
-            bytes_in: sum(&self.processes, "bytes_in"),
-            bytes_out: sum(&self.processes, "bytes_out"),
-            children: sum(&self.processes, "children"),
-            processes: self.processes.iter().filter(|row| row.count("children") > 0).count() as u64,
+            // Of a broker without STATS, the commands add up to it.
+            requests: self.stat("requests").unwrap_or_else(|| sum(&self.commands, "calls")),
+            bytes_in: of_processes("bytes_in"),
+            bytes_out: of_processes("bytes_out"),
+            children: of_processes("children"),
+            processes: self.others(&self.processes).filter(|row| row.count("children") > 0).count() as u64,
         }
+    }
+
+    /// Rows of processes or children without those of whoever looks, if these are to be left out.
+    pub(crate) fn others<'a>(&'a self, rows: &'a [TableRow]) -> impl Iterator<Item = &'a TableRow> {
+        rows.iter().filter(|row| !self.onlooker.as_ref().is_some_and(|onlooker| onlooker.is_of(row)))
     }
 
     /// Whether there are more processes than were asked for, so that sums over them are too small.
@@ -99,10 +150,17 @@ impl Sample {
     pub(crate) fn latency_now(&self) -> Option<(u64, u64)> {
         let rows = self.latency.as_ref()?;
         let window = rows.first()?.text("window");
-        let recent: Vec<&TableRow> = rows.iter().filter(|row| row.text("window") == window).collect();
+        // Where nothing was answered there is nothing to tell, and zeros would say that it was fast.
+        let is_recent = |row: &&TableRow| row.text("window") == window && row.number("count") != Some(0);
+        let recent: Vec<&TableRow> = rows.iter().filter(is_recent).collect();
         let all = recent.iter().find(|row| row.text("family") == "all");
         let row = all.or(recent.iter().max_by_key(|row| row.count("p99")))?;
         Some((row.count("p99"), row.count("max")))
+    }
+
+    /// A total of the broker's own.
+    fn stat(&self, name: &str) -> Option<u64> {
+        self.stats.get(name).copied()
     }
 
     /// A setting that is a number.
@@ -129,6 +187,8 @@ impl Sample {
     }
 
     fn picture(&self) -> Picture {
+        // Whoever looks takes up room as well.
+        let all_children = || self.processes.iter().map(|row| row.count("children")).sum();
         let up = &self.upstream;
         let held = |what: &str| {
             self.memory.iter().find(|row| row.text("what") == what).map_or(0, |row| row.count("bytes"))
@@ -150,7 +210,10 @@ impl Sample {
             leaks: self.leaks.iter().map(leak).collect(),
             memory: held("queues"),
             memory_max: held("memory_max"),
-            children: self.totals().children,
+            children: self.stat("children").unwrap_or_else(all_children),
+            failures: self.failures.clone(),
+            asking: self.asking.clone(),
+            telling: self.telling.clone(),
             children_max: self.setting("children_max"),
             // One that WAIT blocks is nobody else's.
             lanes: self
@@ -196,7 +259,8 @@ fn waits_for_lease(row: &TableRow) -> WaitsForLease {
         kind: match row.text("wants_lease").as_str() {
             "transaction" => "transaction",
             "session" => "session",
-            _ => "blocking",
+            "blocking" => "blocking",
+            _ => "",
         },
         wait_ms: row.count("waits_ms"),
     }
@@ -207,7 +271,7 @@ fn holder(row: &TableRow) -> LeaseHolder {
         kind: row.text("kind"),
         who: person(row),
         held_ms: row.count("held_ms"),
-        idle_ms: row.count("idle_ms"),
+        idle_ms: row.number("idle_ms"),
         command: row.text("command"),
     }
 }
@@ -223,6 +287,47 @@ fn leak(row: &TableRow) -> LeakNow {
 
 fn lane(row: &TableRow) -> LaneAge {
     LaneAge { lane: row.count("lane"), in_flight: row.count("in_flight"), oldest_ms: row.count("oldest_ms") }
+}
+
+/// What the broker has counted at a time of its own clock.
+#[derive(Debug, Clone, Copy)]
+struct CountedAt {
+    uptime_ms: u64,
+    counts: [u64; FAILURES.len()],
+}
+
+/// What was counted at the looks of the last minute, the youngest last.
+#[derive(Debug, Default)]
+struct FailureHistory(VecDeque<CountedAt>);
+
+impl FailureHistory {
+    /// Takes a look, and says what has failed since the oldest one of the last minute.
+    fn take(&mut self, uptime_ms: u64, stats: &HashMap<String, u64>) -> Failures {
+        let counts = FAILURES.map(|name| stats.get(name).copied().unwrap_or_default());
+        let now = CountedAt { uptime_ms, counts };
+        let is_anew = self.0.back().is_some_and(|last| {
+            now.uptime_ms < last.uptime_ms || last.counts.iter().zip(&counts).any(|(then, now)| now < then)
+        });
+        if is_anew {
+            self.0.clear();
+        }
+        self.0.push_back(now);
+        // Where looks are further apart than that, there is the last one all the same.
+        while self.0.len() > 2 && uptime_ms - self.0[0].uptime_ms > LATELY {
+            self.0.pop_front();
+        }
+        let then = self.0[0];
+        let since = |at: usize| counts[at] - then.counts[at];
+        Failures {
+            span_ms: uptime_ms - then.uptime_ms,
+            lost: since(0),
+            down: since(1),
+            limited: since(2),
+            timed_out: since(3),
+            children_refused: since(4),
+            log_lines_dropped: since(5),
+        }
+    }
 }
 
 /// Looks at one broker again and again, over a connection that it makes anew when it is lost.
@@ -241,13 +346,31 @@ pub(crate) struct Watcher {
     lacks_latency: bool,
     /// Somebody waited for a lease at the last look.
     expects_waits: bool,
+    history: FailureHistory,
+    /// Whose own connection is left out of what it sees.
+    onlooker: Option<Onlooker>,
 }
 
 impl Watcher {
     pub(crate) fn new(place: ListenUrl, admin: Option<ListenUrl>, patience: Duration) -> Watcher {
-        let (is_typed, avoids_hello, lacks_latency, expects_waits) = Default::default();
-        let client = None;
-        Watcher { place, admin, patience, client, is_typed, avoids_hello, lacks_latency, expects_waits }
+        Watcher {
+            place,
+            admin,
+            patience,
+            client: None,
+            is_typed: false,
+            avoids_hello: false,
+            lacks_latency: false,
+            expects_waits: false,
+            history: FailureHistory::default(),
+            onlooker: None,
+        }
+    }
+
+    /// Leaves this one out of processes and children.
+    #[cfg_attr(not(feature = "top"), allow(dead_code))]
+    pub(crate) fn without(self, onlooker: Onlooker) -> Watcher {
+        Watcher { onlooker: Some(onlooker), ..self }
     }
 
     /// Looks at it now; `more` are further tables, each with its conditions.
@@ -317,15 +440,34 @@ impl Watcher {
             memory: next()?,
             lanes: next()?,
             settings: settings(&next()?),
+            stats: match next() {
+                Err(Trouble::Refused(text)) if text.starts_with("ERR no table") => HashMap::new(),
+                rows => stats(&rows?),
+            },
+            asking: redis_cli(&self.place),
+            telling: String::new(),
+            failures: Failures::default(),
             waiting: if self.expects_waits { next()? } else { Vec::new() },
             latency,
             more: answers.collect::<Result<_, _>>()?,
+            onlooker: self.onlooker.clone(),
+        };
+        sample.telling = match sample.settings.get("admin_listen").map_or("", String::as_str) {
+            "" => self.admin.as_ref().map_or(String::new(), redis_cli),
+            "none" => String::new(),
+            url => parse_listen(url).map_or(String::new(), |url| redis_cli(&url)),
         };
         let is_waited = sample.pools.iter().any(|pool| pool.count("waiting") > 0);
         if is_waited && !self.expects_waits {
-            sample.waiting = client.show(&waits)?;
+            // Both of the same moment, or whoever was served in between would be taken for a group.
+            let mut answers = client.show_all(&["POOLS".to_owned(), waits])?.into_iter();
+            let mut next = || answers.next().unwrap_or_else(|| Ok(Vec::new()));
+            (sample.pools, sample.waiting) = (next()?, next()?);
         }
         self.expects_waits = is_waited;
+        if !sample.stats.is_empty() {
+            sample.failures = self.history.take(sample.version.count("uptime_ms"), &sample.stats);
+        }
         Ok(sample)
     }
 
@@ -356,6 +498,7 @@ fn questions() -> Vec<String> {
         "MEMORY".to_owned(),
         format!("LANES WHERE role shared SORT oldest_ms LIMIT {LANES_MAX}"),
         "CONFIG".to_owned(),
+        "STATS".to_owned(),
     ]
 }
 
@@ -366,6 +509,10 @@ fn first(rows: Vec<TableRow>) -> TableRow {
 
 fn settings(rows: &[TableRow]) -> HashMap<String, String> {
     rows.iter().map(|row| (row.text("key"), row.text("value"))).collect()
+}
+
+fn stats(rows: &[TableRow]) -> HashMap<String, u64> {
+    rows.iter().filter_map(|row| Some((row.text("name"), row.number("value")?))).collect()
 }
 
 #[cfg(test)]
@@ -397,9 +544,20 @@ pub(crate) mod tests {
             memory: Vec::new(),
             lanes: Vec::new(),
             settings: [setting("leases_transaction_max", "1"), setting("leases_session_max", "32")].into(),
+            stats: HashMap::new(),
+            asking: "redis-cli -s /run/b.sock".to_owned(),
+            telling: "redis-cli -s /run/b.sock.admin".to_owned(),
+            failures: Failures::default(),
             latency: None,
             more: Vec::new(),
+            onlooker: None,
         }
+    }
+
+    /// The same as it is seen by whoever is left out.
+    #[cfg(feature = "top")]
+    pub(crate) fn seen_by(onlooker: Onlooker, sample: Sample) -> Sample {
+        Sample { onlooker: Some(onlooker), ..sample }
     }
 
     /// Children that wait for a transaction while a process keeps its own open.
@@ -437,9 +595,21 @@ pub(crate) mod tests {
         assert_eq!(
             findings[0].what,
             "2 children wait for a lease of kind transaction for 4.2 s; held by pid 44 (worker, web.service), \
-             since 9.1 s, last command watch"
+             since 9.1 s, last command watch, idle for 20 ms"
         );
         assert_eq!(findings[0].hint, "leases_transaction_max allows 1");
+    }
+
+    #[test]
+    fn a_wait_is_of_the_kind_that_the_broker_names_and_of_no_other() {
+        let kind = |cells: &[(&str, &str)]| waits_for_lease(&TableRow::of(cells)).kind;
+        for name in LEASE_KINDS {
+            assert_eq!(kind(&[("wants_lease", name), ("lease", "blocking")]), name);
+        }
+        assert_eq!(kind(&[("waits_for", "lease"), ("command", "watch")]), "");
+        assert_eq!(kind(&[("wants_lease", "-")]), "");
+        let findings = sample_with_waits(5).findings();
+        assert!(findings.iter().all(|finding| !finding.what.contains("blocking")), "{findings:?}");
     }
 
     #[test]
@@ -466,6 +636,56 @@ pub(crate) mod tests {
         assert_eq!((later.totals().children, later.totals().processes), (4, 2));
     }
 
+    fn stats_of(rows: &[(&str, &str)]) -> HashMap<String, u64> {
+        let rows: Vec<TableRow> =
+            rows.iter().map(|(name, value)| TableRow::of(&[("name", name), ("value", value)])).collect();
+        stats(&rows)
+    }
+
+    #[test]
+    fn failures_are_those_of_the_last_minute() {
+        let mut history = FailureHistory::default();
+        let mut take = |uptime_ms, down: &str| {
+            let failures = history.take(uptime_ms, &stats_of(&[("requests_down", down), ("children", "3")]));
+            (failures.down, failures.span_ms)
+        };
+        assert_eq!(take(1_000, "7"), (0, 0), "what failed before the first look is not known to be of late");
+        assert_eq!(take(2_000, "9"), (2, 1_000));
+        assert_eq!(take(61_500, "9"), (0, 59_500), "the first look is more than a minute ago");
+        assert_eq!(take(62_500, "10"), (1, 1_000));
+        assert_eq!(take(200_000, "12"), (2, 137_500), "there is no other look to compare with");
+        assert_eq!(take(500, "1"), (0, 0), "another broker");
+        assert_eq!(take(900, "4"), (3, 400));
+        assert_eq!(take(9_000, "2"), (0, 0), "another one that has run for longer");
+    }
+
+    #[test]
+    fn requests_are_those_that_the_broker_has_counted() {
+        let (mut earlier, mut later) = (sample(1_000), sample(3_000));
+        later.commands = vec![TableRow::of(&[("calls", "1000")])];
+        earlier.stats = stats_of(&[("requests", "10")]);
+        later.stats = stats_of(&[("requests", "30"), ("children", "9")]);
+        assert_eq!(later.speeds(&earlier).map(|speeds| speeds.requests), Some(10.0));
+        assert_eq!(later.picture().children, 9);
+    }
+
+    #[test]
+    fn who_looks_is_left_out_of_the_totals_and_takes_up_room() {
+        let mut sample = sample(1_000);
+        let process = |pid, process, children| {
+            TableRow::of(&[("pid", pid), ("process", process), ("children", children), ("bytes_in", "10")])
+        };
+        sample.processes = vec![process("7", "worker", "2"), process("8", "broker", "1")];
+        assert_eq!((sample.totals().children, sample.totals().processes), (3, 2));
+        sample.onlooker = Some(Onlooker { pid: 8, process: "broker".to_owned() });
+        let totals = sample.totals();
+        assert_eq!((totals.children, totals.processes, totals.bytes_in), (2, 1, 10));
+        assert_eq!(sample.picture().children, 3);
+        sample.processes[1] = process("8", "cron", "1");
+        assert_eq!(sample.totals().processes, 2, "the same pid in another container");
+        assert_eq!(Onlooker::own().pid, u64::from(std::process::id()));
+    }
+
     #[test]
     fn latency_is_shown_where_the_broker_knows_it() {
         let mut sample = sample(1);
@@ -479,5 +699,8 @@ pub(crate) mod tests {
         assert_eq!(sample.latency_now(), Some((60, 95)));
         sample.latency = Some(vec![rows[0].clone(), row("write", "1s", "71", "80")]);
         assert_eq!(sample.latency_now(), Some((71, 80)));
+        let none = [("family", "read"), ("window", "10s"), ("count", "0"), ("p99", "0"), ("max", "0")];
+        sample.latency = Some(vec![TableRow::of(&none)]);
+        assert_eq!(sample.latency_now(), None, "nothing was answered");
     }
 }

@@ -4,7 +4,7 @@
 use super::client::{ConsoleClient, Trouble, admin_of, shown, socket_of};
 use super::desk::{Desk, Wish};
 use super::model::{Model, Wanted};
-use super::sample::{Sample, Watcher};
+use super::sample::{Onlooker, Sample, Watcher};
 use super::view::{self, Silence};
 use crate::cli::TopArgs;
 use broker::base::error::{Error, Result};
@@ -62,7 +62,8 @@ pub(crate) fn run(args: &TopArgs) -> Result<ExitCode> {
     let (sender, tidings) = channel();
     // Before the terminal is changed: a signal must not leave it so.
     watch_signals(sender.clone())?;
-    let errands = ask_about(Watcher::new(place, admin.clone(), args.timeout), args.interval, sender.clone())?;
+    let watcher = Watcher::new(place, admin.clone(), args.timeout).without(Onlooker::own());
+    let errands = ask_about(watcher, args.interval, sender.clone())?;
     // From here on a panic gives the terminal back before it is told.
     let terminal = ratatui::try_init().map_err(Error::attempting("cannot use the terminal"))?;
     let mut screen = Screen {

@@ -5,14 +5,14 @@ use super::columns::{columns_of, fit, short_bytes, short_count, short_time};
 use super::desk::{Desk, KeyMode};
 use super::model::{Model, Sheet, SheetLine};
 use super::sample::Sample;
-use super::wrong::{Finding, Severity};
+use super::wrong::{Finding, Severity, micros};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Span;
 
 /// Lines of one finding at most.
-const FINDING_LINES: usize = 3;
+const FINDING_LINES: usize = 6;
 /// Lines of leaks below a process.
 const DETAIL_LEAKS: usize = 3;
 
@@ -157,9 +157,11 @@ fn traffic(sample: &Sample, earliest: Option<&Sample>) -> Vec<String> {
     let speeds = earliest.and_then(|earliest| sample.speeds(earliest));
     let speed = |number: Option<f64>, write: fn(f64) -> String| number.map_or("-".to_owned(), write);
     let more = if sample.is_cut() { "+" } else { "" };
-    let latency = sample
-        .latency_now()
-        .map_or(String::new(), |(p99, max)| format!("p99 {} max {}", short_micros(p99), short_micros(max)));
+    let latency = match sample.latency_now() {
+        Some((p99, max)) => format!("p99 {} max {}", micros(p99), micros(max)),
+        None if sample.latency.is_some() => "p99 - max -".to_owned(),
+        None => String::new(),
+    };
     vec![
         format!("requests/s {}", speed(speeds.map(|speeds| speeds.requests), short_count)),
         format!("children {}{more}", totals.children),
@@ -168,14 +170,6 @@ fn traffic(sample: &Sample, earliest: Option<&Sample>) -> Vec<String> {
         format!("in {}/s", speed(speeds.map(|speeds| speeds.bytes_in), short_bytes)),
         format!("out {}/s", speed(speeds.map(|speeds| speeds.bytes_out), short_bytes)),
     ]
-}
-
-fn short_micros(micros: u64) -> String {
-    match micros {
-        0..1_000 => format!("{micros}us"),
-        1_000..100_000 => format!("{}.{}ms", micros / 1_000, micros % 1_000 / 100),
-        _ => short_time(micros / 1_000),
-    }
 }
 
 fn uses(sample: &Sample) -> Vec<String> {
@@ -267,6 +261,7 @@ fn table(pen: &mut Pen<'_>, model: &Model, desk: &Desk) {
         Some(pid) => detail(pen, model, pid, &wanted),
         None => {
             let rows = match model.bound(&wanted) {
+                None if lines.len() == 1 => "1 row".to_owned(),
                 None => format!("{} rows", lines.len()),
                 Some(_) if desk.search.is_empty() => format!("{} rows and more", lines.len()),
                 Some(bound) => format!("{} rows of the first {bound}", lines.len()),
@@ -364,7 +359,8 @@ fn detail(pen: &mut Pen<'_>, model: &Model, pid: u64, wanted: &super::model::Wan
         let state = leak.text("state");
         let looks = if state == "now" { Looks::Warning } else { Looks::Dim };
         let kind = leak.text("kind");
-        pen.line(&format!("leak {state} {kind}, child {}: {}", leak.text("child"), leak.text("what")), looks);
+        let (child, what) = (leak.text("child"), leak.text("what"));
+        pen.line(&format!("leak {state} {kind}, child {child}: when it was found: {what}"), looks);
     }
 }
 
@@ -381,10 +377,36 @@ fn foot(pen: &mut Pen<'_>, desk: &Desk) {
             let keys =
                 ["q quit", esc, "? help", "/ search", "Enter process", "s sort", "r reverse", "k kill"];
             let keys = keys.into_iter().chain(["l log level", "p pause", "1-7 tables"]);
-            fitting(&keys.map(str::to_owned).collect::<Vec<_>>(), pen.area.width as usize)
+            let keys: Vec<String> = keys.map(str::to_owned).collect();
+            let (width, all) = (usize::from(pen.area.width), fitting(&keys, usize::MAX));
+            if Span::raw(&all).width() <= width {
+                all
+            } else {
+                format!("{}  {CUT}", fitting(&keys, width.saturating_sub(CUT.len() + 2)))
+            }
         }
     };
-    pen.line(&text, Looks::Bar);
+    pen.line(&cut(&text, pen.area.width.into()), Looks::Bar);
+}
+
+/// What stands for the rest of a foot that is too long.
+const CUT: &str = "...";
+
+/// As much of the text as there is room for.
+fn cut(text: &str, width: usize) -> String {
+    let text = text.trim_end();
+    if Span::raw(text).width() <= width {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for letter in text.chars() {
+        kept.push(letter);
+        if Span::raw(&kept).width() + CUT.len() > width {
+            kept.pop();
+            break;
+        }
+    }
+    kept + &CUT[..CUT.len().min(width)]
 }
 
 const HELP: &[&str] = &[
@@ -465,7 +487,7 @@ mod tests {
         assert!(lines[0].starts_with("redis up  broker 0.1.0 up 2.0s  redis 7.0.15 master"), "{lines:#?}");
         assert!(lines[1].starts_with("requests/s 20k  children 6  processes 2"), "{lines:#?}");
         assert!(lines[2].starts_with("transaction 1/1  session 0/32  blocking 0/?  connections 2/384"));
-        assert_eq!(lines[3], "-  all 1 leases of kind transaction are lent");
+        assert_eq!(lines[3], "-  the only lease of kind transaction is lent");
         assert!(lines[4].starts_with("[1 processes] by requests/s  2 rows  2 children  3 leases"));
         assert!(
             lines[5].starts_with("    pid program           req/s bytes/s children leases"),
@@ -542,7 +564,7 @@ mod tests {
             "process 44  worker  unit web.service",
             "requests/s 0  bytes/s 0  children 3  leases 1",
             "/usr/bin/worker",
-            "leak now open-transaction, child 5: WATCH open",
+            "leak now open-transaction, child 5: when it was found: WATCH open",
             "watching",
             "Esc back",
         ] {
@@ -607,8 +629,33 @@ mod tests {
         assert_eq!(padded("abcdef", 4, true), "abc~");
         assert_eq!((padded("ab", 4, true), padded("ab", 4, false)), ("ab  ".to_owned(), "  ab".to_owned()));
         assert_eq!(padded("\u{4e2d}\u{6587}\u{5b57}", 4, true), "\u{4e2d}~ ");
-        assert_eq!(short_micros(850), "850us");
-        assert_eq!(short_micros(1_250), "1.2ms");
-        assert_eq!(short_micros(2_000_000), "2.0s");
+    }
+
+    #[test]
+    fn a_latency_that_is_not_known_is_not_zero() {
+        let mut sample = sample(1_000);
+        assert_eq!(traffic(&sample, None)[2], "", "the broker has no such table");
+        let row = |count: &str, p99: &str, max: &str| {
+            let cells = [("family", "read"), ("window", "10s"), ("count", count), ("p99", p99), ("max", max)];
+            TableRow::of(&cells)
+        };
+        sample.latency = Some(vec![row("0", "0", "0")]);
+        assert_eq!(traffic(&sample, None)[2], "p99 - max -");
+        sample.latency = Some(vec![row("5", "850", "12000000")]);
+        assert_eq!(traffic(&sample, None)[2], "p99 850us max 12s");
+    }
+
+    #[test]
+    fn what_is_cut_from_the_foot_is_marked() {
+        let last = |desk: &Desk, width| screen((width, 12), &Model::default(), desk, None).pop().unwrap();
+        let desk = Desk::default();
+        assert!(last(&desk, 80).ends_with("  ..."), "{}", last(&desk, 80));
+        assert!(last(&desk, 200).ends_with("1-7 tables"), "{}", last(&desk, 200));
+        let mut said = Desk::default();
+        said.said = "word ".repeat(30);
+        assert!(last(&said, 80).ends_with("wo..."), "{}", last(&said, 80));
+        for width in 1..100 {
+            assert!(Span::raw(cut(&said.said, width)).width() <= width);
+        }
     }
 }
