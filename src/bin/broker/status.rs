@@ -5,7 +5,7 @@ use crate::cli::StatusArgs;
 use crate::shared::say;
 use crate::top::client::{Trouble, admin_of, socket_of};
 use crate::top::sample::{Sample, Speeds, Totals, Watcher};
-use crate::top::wrong::{Finding, is_well, lasting};
+use crate::top::wrong::{Finding, is_well, lasting, micros};
 use broker::base::error::Result;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -71,12 +71,15 @@ fn in_words(sample: &Sample, speeds: Option<Speeds>, findings: &[Finding]) -> St
         "traffic      {:.0} requests/s, {:.0} bytes/s in, {:.0} bytes/s out",
         speeds.requests, speeds.bytes_in, speeds.bytes_out
     );
-    if let Some((p99, max)) = sample.latency_now() {
-        let _ = writeln!(text, "latency      p99 {p99} us, max {max} us");
+    match sample.latency_now() {
+        Some((p99, max)) => _ = writeln!(text, "latency      p99 {}, max {}", micros(p99), micros(max)),
+        None if sample.latency.is_some() => text += "latency      -\n",
+        None => {}
     }
     let least = if sample.is_cut() { "at least " } else { "" };
     let Totals { children, processes, .. } = totals;
-    let _ = writeln!(text, "children     {least}{children} of {least}{processes} processes");
+    let of = if processes == 1 { "process" } else { "processes" };
+    let _ = writeln!(text, "children     {least}{children} of {least}{processes} {of}");
     let _ = writeln!(
         text,
         "connections  {} of {} to Redis",

@@ -490,7 +490,6 @@ fn plural(count: u64, one: &str, many: &str) -> String {
 }
 
 /// Microseconds; milliseconds and seconds where these are read more easily.
-#[cfg_attr(not(feature = "top"), allow(dead_code))]
 pub(crate) fn micros(micros: u64) -> String {
     match micros {
         0..=10_000 => format!("{micros}us"),
