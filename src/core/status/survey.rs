@@ -39,7 +39,7 @@ pub(crate) struct Survey {
     /// Where in their table the look goes on.
     next: usize,
     wanted: VecDeque<WantedRow>,
-    /// How many processes there are.
+    /// How many processes have children now. One whose last child has gone is remembered for a while, and not counted.
     pub(crate) processes_len: usize,
     /// The processes with most requests a second.
     pub(crate) processes: Vec<SurveyRow>,
@@ -86,9 +86,10 @@ impl Survey {
             let Some((next, key)) = broker.shared.processes.from(self.next) else {
                 return self.want_rows(broker);
             };
-            (self.next, self.processes_len) = (next, self.processes_len + 1);
+            self.next = next;
             let Some((done, rate)) = broker.shared.processes.look_at_usage(key, now) else { continue };
             let children = broker.shared.processes.get(key).map_or(0, |process| process.children());
+            self.processes_len += usize::from(children > 0);
             let weight = (rate.map_or(0, |rate| rate.requests), children > 0, done.requests);
             if let Some(greatest) = &mut self.greatest {
                 greatest.offer(weight, (key, rate));
@@ -255,8 +256,9 @@ mod tests {
         let mut broker = crate::core::tests::broker_for_tables();
         add_processes(&mut broker, 3_000);
         let (survey, steps) = whole(&mut broker);
+        let (others, _) = whole(&mut crate::core::tests::broker_for_tables());
+        assert_eq!(survey.processes_len, 3_000 + others.processes_len);
         assert!(steps > 3_000 / limits::STATUS_LOOKS, "{steps} steps");
-        assert!(survey.processes_len >= 3_000);
         let requests: Vec<_> = survey.processes.iter().map(|row| number(row, "requests")).collect();
         assert_eq!(requests, [Some(3_000), Some(2_999), Some(2_998)]);
         assert!(
@@ -274,6 +276,9 @@ mod tests {
         let rates =
             ["pid", "requests_per_s", "bytes_in_per_s", "bytes_out_per_s"].map(|name| number(first, name));
         assert_eq!(rates, [Some(100_001), Some(250), Some(2_000), Some(1)]);
+        broker.shared.processes.leave(key, who.uid, &Usage::default(), now);
+        let (survey, _) = whole(&mut broker);
+        assert_eq!(survey.processes_len, 2_999 + others.processes_len, "it is remembered, and not counted");
     }
 
     #[test]

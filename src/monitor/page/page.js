@@ -231,7 +231,13 @@ const TABLES = [
     {
         title: "Processes by requests per second",
         rows: (status) => status.processes,
-        total: (status) => status.processes_len,
+        // Those whose last child has gone are still listed for a minute, and not counted as processes.
+        counts: (status) => {
+            const live = status.processes.filter((row) => row.children > 0).length;
+            const gone = status.processes.length - live;
+            const words = status.processes_len > live ? `${live} of ${whole.format(status.processes_len)}` : `${live}`;
+            return gone ? `${words}, and ${gone} without children now` : words;
+        },
         columns: [
             ["process", "Program", "text"],
             ["pid", "pid", "id"],
@@ -340,7 +346,8 @@ function compare(one, other, { key, sign }) {
 function showTable(table, status) {
     let rows = table.rows(status);
     const total = table.total?.(status) ?? rows.length;
-    say(table.count, total > rows.length ? `(${rows.length} of ${whole.format(total)})` : `(${rows.length})`);
+    const counts = table.counts?.(status) ?? (total > rows.length ? `${rows.length} of ${whole.format(total)}` : `${rows.length}`);
+    say(table.count, `(${counts})`);
     if (table.order) rows = [...rows].sort((one, other) => compare(one, other, table.order));
     if (!rows.length) {
         const none = make("td", "nothing", "None.");
