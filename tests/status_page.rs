@@ -167,6 +167,11 @@ fn a_redis_that_does_not_answer_is_not_ready() {
         said["wrong"][0]["what"] == "Redis is not ready: the upstream does not answer."
             && said["upstream"]["ready"] == false
     });
+    wait_until("it is told for how long", || {
+        status(&broker)["wrong"][0]["since_ms"].as_u64().is_some_and(|ms| ms >= 500)
+    });
+    let hint = status(&broker)["wrong"][0]["hint"].as_str().expect("a text").to_owned();
+    assert!(hint.contains("nothing answers there"), "{hint}");
     redis.cont();
     wait_until("it answers again", || status(&broker)["upstream"]["ready"] == true);
 }

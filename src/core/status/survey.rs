@@ -3,6 +3,8 @@
 //! keep nobody waiting. Owns what it has found; changes nothing but the marks by which rates are known.
 
 use crate::base::limits;
+use crate::config::value::AdminListen;
+use crate::config::{ListenUrl, Settings};
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
@@ -176,6 +178,11 @@ impl Survey {
             down_ms: number(&upstream, "down_ms"),
             refusal: text(&upstream, "refusal"),
             not_ready: None,
+            admin_socket: match &env.settings.admin_listen {
+                AdminListen::At(ListenUrl::Unix { path, .. }) => Some(path.clone()),
+                _ => None,
+            },
+            settings: NAMED_SETTINGS.iter().map(|(name, unit)| named(&env.settings, name, unit)).collect(),
             kinds: LeaseKind::ALL.map(|kind| self.kind_figures(broker, kind)).into(),
             connections: fullness(broker.upstream_connections(), env.settings.upstream_connections_max),
             children: fullness(broker.children_len(), env.settings.children_max),
@@ -185,6 +192,28 @@ impl Survey {
             ..StatusFigures::default()
         }
     }
+}
+
+/// The settings that are told with what is wrong, and the units of their values.
+const NAMED_SETTINGS: [(&str, &str); 12] = [
+    ("queue_timeout", " ms"),
+    ("request_timeout", " ms"),
+    ("lease_wait_timeout", " ms"),
+    ("drain_timeout", " ms"),
+    ("children_max", ""),
+    ("children_per_process_max", ""),
+    ("children_per_uid_max", ""),
+    ("memory_max", " bytes"),
+    ("upstream_connections_max", ""),
+    ("leases_transaction_max", ""),
+    ("leases_session_max", ""),
+    ("leases_blocking_max", ""),
+];
+
+/// A setting by its name, and both in words.
+fn named(settings: &Settings, name: &'static str, unit: &str) -> (&'static str, String) {
+    let text = settings.get_text(name).unwrap_or_default();
+    (name, format!("{name} = {text}{unit}"))
 }
 
 fn row_of(table: &'static ShowTable, broker: &Broker, key: RowKey) -> Option<SurveyRow> {
@@ -300,6 +329,9 @@ mod tests {
         let commands: Vec<_> = survey.commands.iter().map(|row| text(row, "command")).collect();
         assert!(commands.contains(&"watch".to_owned()), "{commands:?}");
         assert!(figures.is_up && figures.children.used == 3);
+        assert!(figures.settings.contains(&("queue_timeout", "queue_timeout = 1000 ms".to_owned())));
+        let is_a_number = |text: &str| text.split(' ').nth(2).is_some_and(|word| word.parse::<u64>().is_ok());
+        assert!(figures.settings.iter().all(|(_, text)| is_a_number(text)), "{:?}", figures.settings);
     }
 
     #[test]

@@ -51,8 +51,11 @@ function age(ms) {
     return `${Math.floor(seconds / 86400)} days`;
 }
 
+const digits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
+/** Microseconds, in milliseconds or seconds. */
 function micros(number) {
-    return number < 1000 ? `${whole.format(number)} \u00b5s` : `${count(number / 1000)} ms`;
+    return number < 1000000 ? `${digits.format(number / 1000)} ms` : `${digits.format(number / 1000000)} s`;
 }
 
 const FORMATS = { text: String, number: count, bytes, age };
@@ -183,6 +186,17 @@ function nice(number) {
     return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= number) ?? number;
 }
 
+/** The points of a line, parted where a value is not known: there the chart has a gap. */
+function parts(line, ages, x, y, left) {
+    const found = [[]];
+    line.forEach((number, point) => {
+        const across = x(ages[point]);
+        if (number === null) found.push([]);
+        else if (across >= left) found.at(-1).push([across, y(number)]);
+    });
+    return found.filter((part) => part.length);
+}
+
 function chart({ title, lines, format }, history, width, height) {
     const series = lines.map((name) => history[name]);
     const numbers = series.flat().filter((number) => number !== null);
@@ -201,12 +215,12 @@ function chart({ title, lines, format }, history, width, height) {
         svg.append(draw("text", { x: x(minutes * 60000), y: height - 4, "text-anchor": anchor }, minutes ? `\u2212${minutes} min` : "now"));
     }
     series.forEach((line, index) => {
-        const points = line.map((number, point) => (number === null ? null : [x(history.age_ms[point]), y(number)]));
-        const seen = points.filter((point) => point !== null && point[0] >= left);
-        if (!seen.length) return;
-        const path = seen.map(([across, down]) => `${across.toFixed(1)},${down.toFixed(1)}`).join(" L");
-        if (!index) svg.append(draw("path", { class: "area", d: `M${seen[0][0].toFixed(1)},${y(0)} L${path} L${seen.at(-1)[0].toFixed(1)},${y(0)} Z` }));
-        svg.append(draw("path", { class: index ? "path second" : "path", d: `M${path}` }));
+        for (const part of parts(line, history.age_ms, x, y, left)) {
+            const path = part.map(([across, down]) => `${across.toFixed(1)},${down.toFixed(1)}`).join(" L");
+            if (!index) svg.append(draw("path", { class: "area", d: `M${part[0][0].toFixed(1)},${y(0)} L${path} L${part.at(-1)[0].toFixed(1)},${y(0)} Z` }));
+            // One value between two gaps is a dot.
+            svg.append(draw("path", { class: index ? "path second" : "path", d: `M${path}${part.length > 1 ? "" : " h0.1"}` }));
+        }
     });
     return { svg, latest };
 }
