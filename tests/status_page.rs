@@ -101,6 +101,11 @@ fn under_load_it_shows_who_does_and_who_waits() {
     assert_shows(&page, &["3 children wait for a connection for a transaction", "1 of 1, full", "hostchild"]);
     assert_shows(
         &page,
+        &["The only one is in use (leases_transaction_max = 1)", "Processes by requests per second"],
+    );
+    assert_eq!(said["processes_len"], 3, "the workers, the holder and this program: {said}");
+    assert_shows(
+        &page,
         &[&*pids[0], &*pids[1], "nightly", "last command watch", ">ping</td>", "class=\"path\""],
     );
     assert!(page.title().starts_with('('), "the title says how much is wrong: {}", page.title());
@@ -297,7 +302,8 @@ fn a_broker_that_has_gone_is_noticed() {
         &page,
         &["The broker does not answer since ", "What is shown is from then.", "Nothing is wrong."],
     );
-    assert_shows(&page, &["class=\"stale\"", "no answer for "]);
+    assert_shows(&page, &["class=\"stale\"", "no answer for ", ">the broker does not answer</p>"]);
+    assert!(!page.shows("Failed to fetch"), "{}", page.dom);
 }
 
 /// What the page is made of is in the answer, for whoever has no browser.

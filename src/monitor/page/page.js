@@ -70,7 +70,9 @@ function showWrong(wrong) {
         if (trouble.since_ms !== null) words.push(make("span", "since", `for ${age(trouble.since_ms)}`));
         const parts = [make("p", "what", "", words)];
         if (trouble.who) parts.push(make("p", "who", trouble.who));
-        parts.push(make("p", "hint", trouble.hint));
+        // What stands between backquotes is to be typed.
+        const pieces = trouble.hint.split("`").map((piece, index) => (index % 2 ? make("code", "", piece) : piece));
+        parts.push(make("p", "hint", "", pieces));
         return make("li", trouble.severity, "", parts);
     });
     if (!items.length) items.push(make("li", "fine", "", [make("p", "what", "Nothing is wrong.")]));
@@ -243,7 +245,8 @@ function showCharts(history) {
 
 const TABLES = [
     {
-        title: "Processes by requests per second",
+        // Rates are known from the second answer on.
+        title: (status) => `Processes by requests ${status?.processes.some((row) => row.requests_per_s !== null) ? "per second" : "so far"}`,
         rows: (status) => status.processes,
         // Those whose last child has gone are still listed for a minute, and not counted as processes.
         counts: (status) => {
@@ -326,7 +329,8 @@ function buildTable(table, index) {
     table.heads = heads;
     table.body = make("tbody");
     table.count = make("span", "count");
-    const title = make("h2", "", "", [`${table.title} `, table.count]);
+    table.name = make("span", "", typeof table.title === "string" ? table.title : table.title(null));
+    const title = make("h2", "", "", [table.name, " ", table.count]);
     title.id = id;
     const grid = make("table", "", "", [make("thead", "", "", [make("tr", "", "", heads)]), table.body]);
     grid.setAttribute("aria-labelledby", id);
@@ -359,6 +363,7 @@ function compare(one, other, { key, sign }) {
 
 function showTable(table, status) {
     let rows = table.rows(status);
+    if (typeof table.title !== "string") say(table.name, table.title(status));
     const total = table.total?.(status) ?? rows.length;
     const counts = table.counts?.(status) ?? (total > rows.length ? `${rows.length} of ${whole.format(total)}` : `${rows.length}`);
     say(table.count, `(${counts})`);
@@ -378,16 +383,20 @@ function showTable(table, status) {
 
 function showCell(cell, value, title, kind) {
     const classes = [NUMERIC.includes(kind) && "number", kind === "long" && "long", kind === "suspect" && value !== null && "suspect", value === null && "empty"];
-    cell.className = classes.filter(Boolean).join(" ");
+    const text = value === null ? "" : (FORMATS[kind] ?? String)(value);
+    // Cells are not wrapped, but for what would make the table endless.
+    classes.push(text.length > 60 && "long");
+    cell.className = [...new Set(classes.filter(Boolean))].join(" ");
     cell.dataset.title = title;
-    say(cell, value === null ? "" : (FORMATS[kind] ?? String)(value));
+    say(cell, text);
 }
 
 // ---- asking --------------------------------------------------------------------------------------------------------
 
 let shown = null;
 let answeredAt = Date.now();
-let silentFor = "";
+/** Why nobody answers, as the end of a sentence, empty for a lost connection; `null` while somebody does. */
+let silentFor = null;
 let timer = 0;
 let asking = false;
 let drawnAt = "";
@@ -408,16 +417,24 @@ function show(status) {
 function showFreshness() {
     const silence = at("silence");
     const seconds = Math.floor((Date.now() - answeredAt) / 1000);
-    document.body.classList.toggle("stale", silentFor !== "");
-    silence.hidden = silentFor === "";
-    if (silentFor !== "") {
-        const since = new Date(answeredAt).toLocaleTimeString();
+    document.body.classList.toggle("stale", silentFor !== null);
+    silence.hidden = silentFor === null;
+    if (silentFor !== null) {
+        const since = new Date(answeredAt).toLocaleTimeString("en-GB", { hourCycle: "h23" });
         // A live region: it is changed once, not every second.
-        say(silence, `The broker does not answer since ${since}: ${silentFor}. ${shown ? "What is shown is from then." : ""}`);
+        say(silence, `The broker does not answer since ${since}${silentFor}. ${shown ? "What is shown is from then." : ""}`);
+        // The last that it has said is no longer news.
+        say(at("state"), "the broker does not answer");
         say(at("fresh"), `no answer for ${age(seconds * 1000)}`);
     } else {
         say(at("fresh"), shown ? `${seconds < 3 ? "live" : `${seconds} s old`}` : "asking");
     }
+}
+
+function reasonOf(error) {
+    if (error.name === "TimeoutError") return `: nothing came within ${age(PATIENCE)}`;
+    if (error instanceof SyntaxError) return ": what came is no status";
+    return error instanceof TypeError ? "" : `: ${error.message}`;
 }
 
 async function ask() {
@@ -428,10 +445,10 @@ async function ask() {
         const reply = await fetch("/status.json", { cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) });
         if (!reply.ok) throw new Error(`HTTP status ${reply.status}`);
         const status = await reply.json();
-        [answeredAt, silentFor] = [Date.now(), ""];
+        [answeredAt, silentFor] = [Date.now(), null];
         show(status);
     } catch (error) {
-        silentFor = error.name === "TimeoutError" ? "it does not answer in time" : error.message;
+        silentFor = reasonOf(error);
     }
     asking = false;
     showFreshness();
@@ -440,6 +457,9 @@ async function ask() {
 
 TABLES.forEach(buildTable);
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : ask()));
-window.addEventListener("resize", () => shown && show(shown));
+window.addEventListener("resize", () => {
+    if (shown) show(shown);
+    showFreshness();
+});
 setInterval(() => document.hidden || showFreshness(), 1000);
 ask();
