@@ -149,7 +149,8 @@ const PURPOSES = {
 
 function showBars(status) {
     const leases = status.leases.kinds.map((kind) => {
-        const waits = kind.waiting > 0 ? `${count(kind.waiting)} wait, the longest for ${age(kind.longest_wait_ms)}` : "nobody waits";
+        const who = kind.waiting === 1 ? "1 waits, for" : `${count(kind.waiting)} wait, the longest for`;
+        const waits = kind.waiting > 0 ? `${who} ${age(kind.longest_wait_ms)}` : "nobody waits";
         return bar(PURPOSES[kind.kind] ?? kind.kind, kind.used, kind.max, count, waits, kind.waiting > 0);
     });
     const { upstream_connections: connections, children, memory_bytes: memory } = status.fullness;
@@ -157,7 +158,7 @@ function showBars(status) {
     at("bars").replaceChildren(
         ...leases,
         bar("Connections to Redis", connections.used, connections.max, count, idle, false),
-        bar("Children", children.used, children.max, count, `of ${count(status.processes_len)} processes`, false),
+        bar("Children", children.used, children.max, count, `of ${count(status.processes_len)} process${status.processes_len === 1 ? "" : "es"}`, false),
         bar("Memory of all queues", memory.used, memory.max, bytes, "", false),
     );
 }
