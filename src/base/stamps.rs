@@ -38,6 +38,11 @@ impl Stamps {
         None
     }
 
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.marks.clear();
+    }
+
     /// Heap bytes.
     pub fn footprint(&self) -> usize {
         self.marks.capacity() * size_of::<(u64, u64)>()

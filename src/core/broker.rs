@@ -16,6 +16,7 @@ use crate::core::child::origin::Origin;
 use crate::core::child::session::Session;
 use crate::core::child::{Child, ChildKind};
 use crate::core::counters::Counters;
+use crate::core::host::leaks::LeakEnd;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::memory::Trim;
 use crate::core::request::flow::Roster;
@@ -324,7 +325,7 @@ impl Broker {
         self.shared.release_claim(&mut child);
         self.shared.env.memory -= child.footprint();
         self.shared.users.leave(child.user(), self.shared.env.now);
-        self.shared.forget_leak(&child);
+        self.shared.end_leak(&mut child, LeakEnd::Gone);
         self.shared.forget_identity(&mut child);
         self.shared.env.actions.push(Action::CloseChild { link: child.link() });
         if let Some(lease) = child.lease() {

@@ -60,6 +60,6 @@ mod tests {
         assert!(check_fits(Some(10_520), &settings).is_err(), "HTTP connections have descriptors too");
         settings.metrics_listen.clear();
         let refusal = check_fits(Some(4096), &settings).unwrap_err().to_string();
-        assert!(refusal.contains("10448") && refusal.contains("4096"), "{refusal}");
+        assert!(refusal.contains("10512") && refusal.contains("4096"), "{refusal}");
     }
 }

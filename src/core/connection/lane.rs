@@ -202,6 +202,21 @@ impl Timing {
         }
     }
 
+    /// Requests were taken off the lane without a reply: what is known of them is forgotten, up to the one that is at the front
+    /// now.
+    fn forget_before(&mut self, front: Option<u64>) {
+        let Some(end) = front else {
+            self.pushed.clear();
+            self.written.clear();
+            return self.waited.clear();
+        };
+        self.pushed.take(end);
+        self.written.take(end);
+        while self.waited.front().is_some_and(|(other, _)| *other < end) {
+            self.waited.pop_front();
+        }
+    }
+
     #[inline(never)]
     fn take_wait(&mut self, end: u64) -> u64 {
         while let Some((other, waited)) = self.waited.front().copied()
@@ -265,9 +280,9 @@ impl Lane {
         self.slow
     }
 
-    /// Since when its first slot is the first.
-    pub(crate) fn front_since(&self) -> Millis {
-        self.front_since
+    /// Since when its first slot is the first, on the present connection.
+    pub(crate) fn oldest_since(&self) -> Millis {
+        self.front_since.max(self.record.connected_at)
     }
 
     pub(crate) fn is_detached(&self) -> bool {
@@ -765,6 +780,7 @@ impl Lane {
     /// The connection is gone: takes what may have left. What remains has never been written.
     pub(crate) fn take_written(&mut self) -> Vec<Slot> {
         let written = self.out.take_written();
+        self.timing.forget_before(self.out.front().map(Slot::end));
         self.count_newcomers();
         self.reopen();
         // Replies without proof are none.
@@ -773,6 +789,7 @@ impl Lane {
 
     pub(crate) fn take_all(&mut self) -> Vec<Slot> {
         let slots = self.out.take_all();
+        self.timing.forget_before(None);
         self.count_newcomers();
         self.reopen();
         slots
@@ -788,6 +805,7 @@ impl Lane {
         {
             expired.extend(self.out.take_unwritten(|slot, _| slot));
         }
+        self.timing.forget_before(self.out.front().map(Slot::end));
         self.count_newcomers();
         self.reopen();
         expired

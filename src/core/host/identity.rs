@@ -45,13 +45,16 @@ impl Shared {
         Failure::Limited(limit)
     }
 
-    /// How many leases of its own, lent or waited for, a process has; those for blocking commands are shared.
-    pub(crate) fn leases_of(&self, process: ProcessKey) -> usize {
-        let is_its =
-            |tenant: &Tenant| matches!(tenant, Tenant::Child { origin, .. } if origin.process() == process);
+    /// How many leases of its own a process has; those for blocking commands are shared.
+    pub(crate) fn leases_held(&self, process: ProcessKey) -> usize {
+        let is_its = |tenant: &Tenant| tenant.process() == process;
         let lent = self.connections.lanes().filter_map(|(_, lane)| lane.lease());
-        let lent = lent.filter(|lease| lease.kind() != LeaseKind::Blocking && is_its(lease.tenant())).count();
-        lent + self.leases.waiting_of(is_its)
+        lent.filter(|lease| lease.kind() != LeaseKind::Blocking && is_its(lease.tenant())).count()
+    }
+
+    /// The same with those that it waits for.
+    pub(crate) fn leases_of(&self, process: ProcessKey) -> usize {
+        self.leases_held(process) + self.leases.waiting_of(|tenant| tenant.process() == process)
     }
 
     /// Whether the child's process may have one more lease of its own.

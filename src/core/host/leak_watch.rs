@@ -24,10 +24,7 @@ impl Shared {
         if found.map(|(kind, _)| kind) == known {
             return false;
         }
-        if let Some(kind) = known {
-            child.set_leak(None);
-            self.leaks.end(subject, kind, LeakEnd::Over, self.env.now);
-        }
+        self.end_leak(child, LeakEnd::Over);
         let Some((kind, since)) = found else { return false };
         child.set_leak(Some(kind));
         let (who, what) = (self.suspect(child), self.leak_in_words(child, kind, since));
@@ -42,8 +39,6 @@ impl Shared {
 
     fn close_for_leak(&mut self, child: &mut Child, kind: LeakKind) {
         CloseReason::Leak(kind.name()).log(child);
-        self.leaks.end(LeakSubject::Child(child.key()), kind, LeakEnd::Closed, self.env.now);
-        child.set_leak(None);
         self.close(child);
     }
 
@@ -168,10 +163,11 @@ impl Shared {
         self.leaks.begin_ended(LeakKind::Idle, since, who, what, self.env.now);
     }
 
-    /// A child has gone, and with it what was suspected of it.
-    pub(crate) fn forget_leak(&mut self, child: &Child) {
+    /// What a child was suspected of has come to this end.
+    pub(crate) fn end_leak(&mut self, child: &mut Child, end: LeakEnd) {
         if let Some(kind) = child.leak() {
-            self.leaks.end(LeakSubject::Child(child.key()), kind, LeakEnd::Gone, self.env.now);
+            child.set_leak(None);
+            self.leaks.end(LeakSubject::Child(child.key()), kind, end, self.env.now);
         }
     }
 

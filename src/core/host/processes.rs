@@ -174,6 +174,12 @@ impl Processes {
         self.arena.iter()
     }
 
+    /// How many have children.
+    pub(crate) fn active(&self) -> usize {
+        self.arena.iter().filter(|(_, process)| process.children > 0).count()
+    }
+
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.arena.len()
     }

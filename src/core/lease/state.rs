@@ -6,7 +6,7 @@ use crate::base::key::Key;
 use crate::core::child::Child;
 use crate::core::child::origin::Origin;
 use crate::core::connection::slot::SlotKind;
-use crate::core::keys::{ChildKey, GroupKey, LeaseKind};
+use crate::core::keys::{ChildKey, GroupKey, LeaseKind, ProcessKey};
 use crate::core::lease::pinning::Pinning;
 use crate::resp::reply;
 
@@ -33,6 +33,11 @@ impl Tenant {
     /// Names nobody where it is a group.
     pub(crate) fn child(&self) -> ChildKey {
         if let Tenant::Child { key, .. } = self { *key } else { Key::NONE }
+    }
+
+    /// The process it belongs to; none where it is a group.
+    pub(crate) fn process(&self) -> ProcessKey {
+        if let Tenant::Child { origin, .. } = self { origin.process() } else { Key::NONE }
     }
 
     pub(crate) fn group(&self) -> Option<GroupKey> {

@@ -10,6 +10,7 @@ use crate::core::child::hold::Hold;
 use crate::core::child::outbox::Frame;
 use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::Lane;
+use crate::core::host::leaks::LeakEnd;
 use crate::core::keys::LeaseKind;
 use crate::core::notice::Notice;
 use crate::core::request::flow::{Flow, Roster};
@@ -202,6 +203,8 @@ impl Shared {
     /// The child ends with the event at hand. Nothing is done for it any more.
     pub(crate) fn close(&mut self, child: &mut Child) {
         if child.state() != ChildState::Closed {
+            let by_itself = child.has_left() || child.state() == ChildState::Finishing;
+            self.end_leak(child, if by_itself { LeakEnd::Gone } else { LeakEnd::Closed });
             self.leave_line(child);
             child.set_state(ChildState::Closed);
             child.set_hold(Hold::None);

@@ -72,3 +72,17 @@ fn where_the_time_of_a_request_goes_is_known_when_it_is_answered() {
     }
     assert_eq!(times, [(1000, 5000, 0), (2000, 6000, 700), (2000, 6000, 0)]);
 }
+
+#[test]
+fn what_is_known_of_requests_that_expire_is_forgotten() {
+    let mut lane = Lane::new(PoolId(0), RoleData::shared(Traffic::Ordinary), 0);
+    for second in 1..=400 {
+        let moment =
+            Moment { now: second * 1000, micros: second * 1_000_000, input_us: 5, keeps_prefix: false };
+        lane.push(b"aa", Slot::own(SlotKind::Relay), &moment);
+        lane.take_expired(second * 1000 + 500, 1000, 10);
+    }
+    lane.wrote(lane.out().bytes().len(), 400_000_000);
+    let answered = lane.take_answered(400_000).expect("the last one");
+    assert_eq!((answered.times.pushed_at, lane.timing.waited.len()), (400_000_000, 0));
+}

@@ -21,7 +21,7 @@ pub(super) const LANES: ShowTable = ShowTable {
         protocol: 8, "RESP version.";
         in_flight: 9, "Requests on it without a reply, written or not.";
         held: 5, "Children that wait for room on it.";
-        oldest_ms: 9, "For how long the oldest of its requests has been the next to be answered.";
+        oldest_ms: 9, "For how long the oldest of its requests has been the next to be answered, on this connection.";
         output_bytes: 12, "Bytes that Redis has not taken.";
         reply_ms: 8, "Since a reply last came, while it is in use.";
         fastest_ms: 10, "Its fastest reply: the way to Redis and back.";
@@ -98,7 +98,7 @@ fn lane_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
         (!own).then_some(u32::from(pool.proto)).into(),
         lane.owed().into(),
         lane.held().len().into(),
-        lane.front().map_or(Cell::Nothing, |_| since(lane.front_since())),
+        lane.front().filter(|_| lane.is_ready()).map_or(Cell::Nothing, |_| since(lane.oldest_since())),
         lane.out().bytes().len().into(),
         if lane.is_idle() || !lane.is_counted() { Cell::Nothing } else { since(record.last_reply) },
         record.fastest_reply.into(),

@@ -18,7 +18,7 @@ pub(crate) const PROCESSES: ShowTable = ShowTable {
         identity: 8, "exact, inexact, claimed, unknown: as for children.";
         state: 7, "alive, or ended: then others hold its connections.";
         children: 8, "Children now.";
-        leases: 6, "Leases for transactions and sessions that it has or waits for.";
+        leases: 6, "Leases for transactions and sessions that it has.";
         requests: 12, "Requests of its children so far, at most a second old, as are the next two.";
         bytes_in: 14, "Bytes they have sent.";
         bytes_out: 14, "Bytes they have taken.";
@@ -61,7 +61,7 @@ fn process_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
         identity.into(),
         if process.ended_at().is_some() { "ended" } else { "alive" }.into(),
         process.children().into(),
-        shared.leases_of(key).into(),
+        shared.leases_held(key).into(),
         done.requests.into(),
         done.bytes_in.into(),
         done.bytes_out.into(),

@@ -30,9 +30,7 @@ type ShownStat = (&'static str, &'static str, fn(&Broker) -> u64);
 
 static STATS: &[ShownStat] = &[
     ("children", "Children now.", |broker| broker.children.len() as u64),
-    ("processes", "Processes that have children, or had some in the last minute.", |broker| {
-        broker.shared.processes.len() as u64
-    }),
+    ("processes", "Processes that have children.", |broker| broker.shared.processes.active() as u64),
     ("children_opened", "Children so far.", |broker| broker.counters().children_opened),
     ("children_refused", "Children refused so far.", |broker| broker.counters().children_refused),
     ("requests", "Requests run so far.", |broker| broker.counters().requests),
