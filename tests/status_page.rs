@@ -101,6 +101,15 @@ fn under_load_it_shows_who_does_and_who_waits() {
     assert_shows(&page, &["3 children wait for a connection for a transaction", "1 of 1, full", "hostchild"]);
     assert_shows(
         &page,
+        &["The only one is in use (leases_transaction_max = 1)", "Processes by requests per second"],
+    );
+    let own =
+        said["processes"].as_array().expect("a list").iter().find(|row| row["pid"] == std::process::id());
+    let held = own.and_then(|row| row["leases"].as_u64());
+    assert!(held.is_some_and(|held| held <= 1), "who waits holds nothing: {said}");
+    assert_eq!(said["processes_len"], 3, "the workers, the holder and this program: {said}");
+    assert_shows(
+        &page,
         &[&*pids[0], &*pids[1], "nightly", "last command watch", ">ping</td>", "class=\"path\""],
     );
     assert!(page.title().starts_with('('), "the title says how much is wrong: {}", page.title());
@@ -167,8 +176,33 @@ fn a_redis_that_does_not_answer_is_not_ready() {
         said["wrong"][0]["what"] == "Redis is not ready: the upstream does not answer."
             && said["upstream"]["ready"] == false
     });
+    wait_until("it is told for how long", || {
+        status(&broker)["wrong"][0]["since_ms"].as_u64().is_some_and(|ms| ms >= 500)
+    });
+    let hint = status(&broker)["wrong"][0]["hint"].as_str().expect("a text").to_owned();
+    assert!(hint.contains("nothing answers there"), "{hint}");
     redis.cont();
     wait_until("it answers again", || status(&broker)["upstream"]["ready"] == true);
+}
+
+/// The system takes the connection to a Redis that has stopped: nobody is sent to look whether it takes connections.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_redis_that_takes_connections_and_says_nothing_is_told_from_none() {
+    let redis = Redis::start();
+    redis.stop();
+    let broker =
+        Broker::start(&redis, &[("metrics_listen", "tcp://127.0.0.1:0"), ("connect_timeout", "200ms")]);
+    wait_until("an attempt has failed", || {
+        let said = status(&broker);
+        let wrong = &said["wrong"][0];
+        wrong["kind"] == "upstream-down"
+            && wrong["hint"].as_str().is_some_and(|hint| {
+                hint.contains("nothing answers there") && !hint.contains("accepts connections")
+            })
+    });
+    redis.cont();
+    wait_until("it is there", || status(&broker)["upstream"]["ready"] == true);
 }
 
 /// CLIENT SETNAME and the names of programs are shown as they are, and run nothing.
@@ -292,7 +326,8 @@ fn a_broker_that_has_gone_is_noticed() {
         &page,
         &["The broker does not answer since ", "What is shown is from then.", "Nothing is wrong."],
     );
-    assert_shows(&page, &["class=\"stale\"", "no answer for "]);
+    assert_shows(&page, &["class=\"stale\"", "no answer for ", ">the broker does not answer</p>"]);
+    assert!(!page.shows("Failed to fetch"), "{}", page.dom);
 }
 
 /// What the page is made of is in the answer, for whoever has no browser.

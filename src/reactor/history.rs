@@ -57,6 +57,8 @@ pub(super) struct HistoryPoint {
 #[derive(Debug, Default)]
 pub(super) struct History {
     samples: VecDeque<HistorySample>,
+    /// Since when the upstream has been seen not to serve; `None` where it does, or nobody has asked.
+    pub(super) not_ready_since: Option<Millis>,
 }
 
 impl History {
@@ -110,6 +112,10 @@ impl Loop {
         if self.serves_http() && self.history.is_due(self.told) {
             let sample = self.sample();
             self.history.add(sample);
+            // Once it was seen not to serve, it is asked again with each sample, so that the end is not missed.
+            if self.history.not_ready_since.is_some() {
+                self.said_lately();
+            }
         }
     }
 

@@ -69,15 +69,22 @@ impl Loop {
         None
     }
 
-    /// Why the upstream does not serve, as far as it has said lately, and whether anything is known of it. Has it asked.
-    fn said_lately(&mut self) -> (Option<bool>, Option<String>) {
+    /// Why the upstream does not serve, as far as it has said lately, and whether anything is known of it. Has it asked,
+    /// and notes since when it does not serve.
+    pub(super) fn said_lately(&mut self) -> (Option<bool>, Option<String>) {
         let mut said = self.core.readiness(self.told);
         if matches!(said, Readiness::Asked { .. }) {
             said = self.core.readiness(self.told.saturating_sub(SAID_LATELY));
         }
         match said {
-            Readiness::Ready => (Some(true), None),
-            Readiness::NotReady(why) => (Some(false), Some(why)),
+            Readiness::Ready => {
+                self.history.not_ready_since = None;
+                (Some(true), None)
+            }
+            Readiness::NotReady(why) => {
+                self.history.not_ready_since.get_or_insert(self.told);
+                (Some(false), Some(why))
+            }
             Readiness::Asked { .. } => (None, None),
         }
     }
@@ -111,6 +118,7 @@ fn broker(lp: &mut Loop, _survey: &Survey) -> Value {
 fn wrong(lp: &mut Loop, survey: &Survey) -> Value {
     let mut figures = survey.figures(&lp.core);
     (_, figures.not_ready) = lp.said_lately();
+    figures.not_ready_ms = lp.history.not_ready_since.map(|since| lp.told.saturating_sub(since));
     figures.minute = lp.last_minute();
     let found = wrong_now(&figures);
     found
@@ -240,6 +248,13 @@ mod tests {
         assert_eq!(first["kind"], "upstream-down", "{value}");
         assert_eq!((&upstream["state"], &upstream["ready"]), (&json!("down"), &json!(false)), "{value}");
         assert_eq!(upstream["not_ready"], "no connection to the upstream");
+        // The first time stays, whoever asks later.
+        let since = lp.history.not_ready_since;
+        assert_eq!(since, Some(lp.told));
+        lp.told += 7_000;
+        lp.sample_history();
+        status(&mut lp);
+        assert_eq!(lp.history.not_ready_since, since);
         assert_eq!(value["leases"]["kinds"][0]["kind"], "transaction");
     }
 

@@ -3,6 +3,8 @@
 //! keep nobody waiting. Owns what it has found; changes nothing but the marks by which rates are known.
 
 use crate::base::limits;
+use crate::config::value::AdminListen;
+use crate::config::{ListenUrl, Settings};
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
@@ -39,7 +41,7 @@ pub(crate) struct Survey {
     /// Where in their table the look goes on.
     next: usize,
     wanted: VecDeque<WantedRow>,
-    /// How many processes there are.
+    /// How many processes have children now. One whose last child has gone is remembered for a while, and not counted.
     pub(crate) processes_len: usize,
     /// The processes with most requests a second.
     pub(crate) processes: Vec<SurveyRow>,
@@ -86,9 +88,10 @@ impl Survey {
             let Some((next, key)) = broker.shared.processes.from(self.next) else {
                 return self.want_rows(broker);
             };
-            (self.next, self.processes_len) = (next, self.processes_len + 1);
+            self.next = next;
             let Some((done, rate)) = broker.shared.processes.look_at_usage(key, now) else { continue };
             let children = broker.shared.processes.get(key).map_or(0, |process| process.children());
+            self.processes_len += usize::from(children > 0);
             let weight = (rate.map_or(0, |rate| rate.requests), children > 0, done.requests);
             if let Some(greatest) = &mut self.greatest {
                 greatest.offer(weight, (key, rate));
@@ -175,6 +178,11 @@ impl Survey {
             down_ms: number(&upstream, "down_ms"),
             refusal: text(&upstream, "refusal"),
             not_ready: None,
+            admin_socket: match &env.settings.admin_listen {
+                AdminListen::At(ListenUrl::Unix { path, .. }) => Some(path.clone()),
+                _ => None,
+            },
+            settings: NAMED_SETTINGS.iter().map(|(name, unit)| named(&env.settings, name, unit)).collect(),
             kinds: LeaseKind::ALL.map(|kind| self.kind_figures(broker, kind)).into(),
             connections: fullness(broker.upstream_connections(), env.settings.upstream_connections_max),
             children: fullness(broker.children_len(), env.settings.children_max),
@@ -184,6 +192,28 @@ impl Survey {
             ..StatusFigures::default()
         }
     }
+}
+
+/// The settings that are told with what is wrong, and the units of their values where the text has none.
+const NAMED_SETTINGS: [(&str, &str); 12] = [
+    ("queue_timeout", " ms"),
+    ("request_timeout", " ms"),
+    ("lease_wait_timeout", " ms"),
+    ("drain_timeout", " ms"),
+    ("children_max", ""),
+    ("children_per_process_max", ""),
+    ("children_per_uid_max", ""),
+    ("memory_max", ""),
+    ("upstream_connections_max", ""),
+    ("leases_transaction_max", ""),
+    ("leases_session_max", ""),
+    ("leases_blocking_max", ""),
+];
+
+/// A setting by its name, and both in words.
+fn named(settings: &Settings, name: &'static str, unit: &str) -> (&'static str, String) {
+    let text = settings.get_text(name).unwrap_or_default();
+    (name, format!("{name} = {text}{unit}"))
 }
 
 fn row_of(table: &'static ShowTable, broker: &Broker, key: RowKey) -> Option<SurveyRow> {
@@ -255,8 +285,9 @@ mod tests {
         let mut broker = crate::core::tests::broker_for_tables();
         add_processes(&mut broker, 3_000);
         let (survey, steps) = whole(&mut broker);
+        let (others, _) = whole(&mut crate::core::tests::broker_for_tables());
+        assert_eq!(survey.processes_len, 3_000 + others.processes_len);
         assert!(steps > 3_000 / limits::STATUS_LOOKS, "{steps} steps");
-        assert!(survey.processes_len >= 3_000);
         let requests: Vec<_> = survey.processes.iter().map(|row| number(row, "requests")).collect();
         assert_eq!(requests, [Some(3_000), Some(2_999), Some(2_998)]);
         assert!(
@@ -274,6 +305,9 @@ mod tests {
         let rates =
             ["pid", "requests_per_s", "bytes_in_per_s", "bytes_out_per_s"].map(|name| number(first, name));
         assert_eq!(rates, [Some(100_001), Some(250), Some(2_000), Some(1)]);
+        broker.shared.processes.leave(key, who.uid, &Usage::default(), now);
+        let (survey, _) = whole(&mut broker);
+        assert_eq!(survey.processes_len, 2_999 + others.processes_len, "it is remembered, and not counted");
     }
 
     #[test]
@@ -295,6 +329,11 @@ mod tests {
         let commands: Vec<_> = survey.commands.iter().map(|row| text(row, "command")).collect();
         assert!(commands.contains(&"watch".to_owned()), "{commands:?}");
         assert!(figures.is_up && figures.children.used == 3);
+        assert!(figures.settings.contains(&("queue_timeout", "queue_timeout = 1000 ms".to_owned())));
+        let has_value = |text: &str| {
+            text.split(' ').nth(2).is_some_and(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        assert!(figures.settings.iter().all(|(_, text)| has_value(text)), "{:?}", figures.settings);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::keys::LeaseKind;
 use std::fmt::Write;
+use std::path::PathBuf;
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,6 +145,12 @@ pub struct StatusFigures {
     pub refusal: String,
     /// Why Redis does not serve, as far as is known.
     pub not_ready: Option<String>,
+    /// For how long it has not been ready.
+    pub not_ready_ms: Option<Millis>,
+    /// The admin socket, where there is one.
+    pub admin_socket: Option<PathBuf>,
+    /// Settings by their names, as `queue_timeout = 1000 ms`.
+    pub settings: Vec<(&'static str, String)>,
     /// The leases by kind.
     pub kinds: Vec<KindFigures>,
     /// Connections to Redis.
@@ -163,13 +170,21 @@ pub struct StatusFigures {
 /// Milliseconds of waiting for a lease that are still ordinary: it is given back within them as a rule.
 const WAIT_ORDINARY: Millis = 1_000;
 
+/// How the reason of a failed attempt to connect begins where the upstream has taken the connection and said nothing.
+const NO_ANSWER: &str = "no answer";
+/// How the reason ends for which an upstream that keeps its connections is not ready.
+const ANSWERS_NOTHING: &str = "does not answer";
+/// What can be done about an upstream that takes connections and says nothing.
+const HANGS: &str = "Its address takes connections, but nothing answers there: Redis is stopped, hangs (memory that is \
+     swapped out, a slow disk), or is busy with one long command. Look at its process, its log and the load of its host.";
+
 /// All that is wrong, the worst first.
 pub fn wrong_now(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found = Vec::new();
     found.extend(upstream(now));
-    now.kinds.iter().for_each(|kind| found.extend(leases(kind)));
+    now.kinds.iter().for_each(|kind| found.extend(leases(now, kind)));
     found.extend(full(now));
-    found.extend(failures(&now.minute));
+    found.extend(failures(now));
     found.extend(leaks(now));
     found.extend(log_lines(&now.minute));
     // Stable: what is equally bad stays in the order in which it is looked for.
@@ -187,19 +202,43 @@ fn trouble(
     StatusTrouble { kind, severity, what, who: String::new(), since_ms: None, hint }
 }
 
+/// A setting with its value; its name alone where the value is not known.
+fn setting(now: &StatusFigures, name: &str) -> String {
+    let found = now.settings.iter().find(|(known, _)| *known == name);
+    found.map_or_else(|| name.to_owned(), |(_, text)| text.clone())
+}
+
+/// A command of the console, as it is typed into a shell. Between backquotes, by which the page knows it.
+fn console_command(now: &StatusFigures, command: &str) -> String {
+    match &now.admin_socket {
+        Some(path) => format!("`redis-cli -s {} {command}`", shell_word(&path.to_string_lossy())),
+        None => format!("`{command}` (of the console, which needs admin_listen)"),
+    }
+}
+
+/// One word of a shell, quoted where it has to be.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,".contains(c);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
     let who = now.address.clone();
     if now.is_draining {
-        let hint = "No new connections are taken. It ends with the last child, or after drain_timeout.";
+        let after = setting(now, "drain_timeout");
+        let hint = format!("No new connections are taken. It ends with the last child, or after {after}.");
         return Some(trouble("draining", TroubleSeverity::Warning, "The broker is shutting down.", hint));
     }
     if !now.is_up {
         let why =
             if now.refusal.is_empty() { String::new() } else { format!("Last attempt: {}. ", now.refusal) };
-        let hint = format!(
-            "{why}Requests wait up to queue_timeout, then fail with BROKERDOWN. Check that Redis runs and accepts \
-             connections at this address."
-        );
+        let check = if now.refusal.starts_with(NO_ANSWER) {
+            HANGS
+        } else {
+            "Check that Redis runs and accepts connections at this address."
+        };
+        let wait = setting(now, "queue_timeout");
+        let hint = format!("{why}Requests wait ({wait}), then fail with BROKERDOWN. {check}");
         let down = trouble("upstream-down", TroubleSeverity::Critical, "Redis cannot be reached.", hint);
         return Some(StatusTrouble { who, since_ms: now.down_ms, ..down });
     }
@@ -215,11 +254,14 @@ fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
         return Some(StatusTrouble { who, ..busy });
     }
     let why = now.not_ready.as_ref()?;
-    let hint =
-        "The connection is there, but requests are not served as they should be. Look at Redis itself.";
+    let hint = if why.ends_with(ANSWERS_NOTHING) {
+        HANGS
+    } else {
+        "The connection is there, but requests are not served as they should be. Look at Redis itself."
+    };
     let not_ready =
         trouble("upstream-not-ready", TroubleSeverity::Critical, format!("Redis is not ready: {why}."), hint);
-    Some(StatusTrouble { who, ..not_ready })
+    Some(StatusTrouble { who, since_ms: now.not_ready_ms, ..not_ready })
 }
 
 /// What leases of a kind are for, and the setting that bounds them.
@@ -232,8 +274,9 @@ fn kind_in_words(kind: LeaseKind) -> (&'static str, &'static str) {
     (what, kind.limit_name())
 }
 
-fn leases(figures: &KindFigures) -> Option<StatusTrouble> {
-    let (purpose, setting) = kind_in_words(figures.kind);
+fn leases(now: &StatusFigures, figures: &KindFigures) -> Option<StatusTrouble> {
+    let (purpose, name) = kind_in_words(figures.kind);
+    let bound = setting(now, name);
     let (used, max) = (figures.leases.used, figures.leases.max);
     let (is_full, waits) =
         (figures.leases.is_full(), figures.waiting > 0 && figures.longest_ms >= WAIT_ORDINARY);
@@ -242,24 +285,31 @@ fn leases(figures: &KindFigures) -> Option<StatusTrouble> {
     }
     let who = holders_in_words(figures);
     if !waits {
-        let hint = format!("Nobody waits yet; whoever comes next does. The setting is {setting}.");
-        let what = format!("All {max} connections for {purpose} are in use.");
+        let hint = format!("Nobody waits yet; whoever comes next does. The setting is {bound}.");
+        let what = if max == 1 {
+            format!("The only connection for {purpose} is in use.")
+        } else {
+            format!("All {max} connections for {purpose} are in use.")
+        };
         return Some(StatusTrouble { who, ..trouble("leases-full", TroubleSeverity::Warning, what, hint) });
     }
     let (children, wait) = if figures.waiting == 1 { ("child", "waits") } else { ("children", "wait") };
     let what = format!("{} {children} {wait} for a connection for {purpose}.", figures.waiting);
-    let why = if is_full {
-        format!("All {max} are in use ({setting}). ")
-    } else {
-        format!(
-            "{used} of {max} are in use: there is no further connection to Redis (upstream_connections_max). "
-        )
+    let why = match (is_full, max) {
+        (true, 1) => format!("The only one is in use ({bound}). "),
+        (true, _) => format!("All {max} are in use ({bound}). "),
+        (false, _) => {
+            let bound = setting(now, "upstream_connections_max");
+            format!("{used} of {max} are in use: there is no further connection to Redis ({bound}). ")
+        }
     };
     let first = figures.holders.iter().find_map(|holder| holder.child);
     let kill = first.map_or(String::new(), |id| {
-        format!("If it does not give it back, BROKER KILL CHILD {id} on admin_listen takes it. ")
+        let command = console_command(now, &format!("BROKER KILL CHILD {id}"));
+        format!("If child {id} does not give it back, this takes it: {command}. ")
     });
-    let hint = format!("{why}{kill}Who waits longer than lease_wait_timeout is answered BROKERLIMIT.");
+    let longest = setting(now, "lease_wait_timeout");
+    let hint = format!("{why}{kill}Who waits longer ({longest}) is answered BROKERLIMIT.");
     let severity = if is_full { TroubleSeverity::Critical } else { TroubleSeverity::Warning };
     Some(StatusTrouble {
         who,
@@ -306,17 +356,28 @@ fn full(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found = Vec::new();
     let of = |fullness: Fullness| format!("{} of {}", fullness.used, fullness.max);
     if now.children.is_full() {
-        let what = format!("children_max is reached: {} children are connected.", now.children.used);
+        let what = format!(
+            "{} is reached: {} children are connected.",
+            setting(now, "children_max"),
+            now.children.used
+        );
         let hint = "Further connections are refused. See which program has most of them below.";
         found.push(trouble("children-full", TroubleSeverity::Critical, what, hint));
     } else if now.children.is_above(90) {
         let what = format!("{} children are connected: near children_max.", of(now.children));
-        let hint = "Beyond children_max connections are refused. See which program has most of them below.";
+        let hint = format!(
+            "Beyond {} connections are refused. See which program has most of them below.",
+            setting(now, "children_max")
+        );
         found.push(trouble("children-near-max", TroubleSeverity::Warning, what, hint));
     }
     if now.connections.is_full() {
-        let what = format!("All {} connections to Redis are in use.", now.connections.max);
-        let hint = "Who needs one more waits. The setting is upstream_connections_max.";
+        let what = match now.connections.max {
+            1 => "The only connection to Redis is in use.".to_owned(),
+            max => format!("All {max} connections to Redis are in use."),
+        };
+        let bound = setting(now, "upstream_connections_max");
+        let hint = format!("Who needs one more waits. The setting is {bound}.");
         found.push(trouble("connections-full", TroubleSeverity::Warning, what, hint));
     }
     if now.memory.is_above(75) {
@@ -324,13 +385,21 @@ fn full(now: &StatusFigures) -> Vec<StatusTrouble> {
             if now.memory.is_above(95) { TroubleSeverity::Critical } else { TroubleSeverity::Warning };
         let percent = u128::from(now.memory.used) * 100 / u128::from(now.memory.max.max(1));
         let what = format!("The queues hold {percent} % of memory_max.");
-        let hint = "Long replies are slowed down. Above memory_max the child that holds most is closed.";
+        let hint = format!(
+            "Long replies are slowed down. Above {} the child that holds most is closed.",
+            setting(now, "memory_max")
+        );
         found.push(trouble("memory-near-max", severity, what, hint));
     }
     found
 }
 
-fn failures(minute: &LastMinute) -> Vec<StatusTrouble> {
+fn failures(now: &StatusFigures) -> Vec<StatusTrouble> {
+    let minute = &now.minute;
+    let (queue, request) = (setting(now, "queue_timeout"), setting(now, "request_timeout"));
+    let down = format!("They were not executed: Redis could not be reached in time ({queue}).");
+    let timed_out =
+        format!("Redis has not answered them in time ({request}): they may have been executed or not.");
     let kinds = [
         (
             "failed-lost",
@@ -339,13 +408,7 @@ fn failures(minute: &LastMinute) -> Vec<StatusTrouble> {
             TroubleSeverity::Critical,
             "A connection to Redis broke with these on their way: they may have been executed or not.",
         ),
-        (
-            "failed-down",
-            "BROKERDOWN",
-            minute.down,
-            TroubleSeverity::Critical,
-            "They were not executed: Redis could not be reached in time (queue_timeout).",
-        ),
+        ("failed-down", "BROKERDOWN", minute.down, TroubleSeverity::Critical, &*down),
         (
             "failed-limit",
             "BROKERLIMIT",
@@ -353,13 +416,7 @@ fn failures(minute: &LastMinute) -> Vec<StatusTrouble> {
             TroubleSeverity::Warning,
             "They were not executed: a limit was reached. The error that the program got names it.",
         ),
-        (
-            "failed-timeout",
-            "BROKERTIMEOUT",
-            minute.timed_out,
-            TroubleSeverity::Warning,
-            "Redis has not answered them in time (request_timeout): they may have been executed or not.",
-        ),
+        ("failed-timeout", "BROKERTIMEOUT", minute.timed_out, TroubleSeverity::Warning, &*timed_out),
     ];
     let told = kinds.into_iter().filter(|(_, _, count, ..)| *count > 0);
     let mut found: Vec<StatusTrouble> = told
@@ -372,7 +429,12 @@ fn failures(minute: &LastMinute) -> Vec<StatusTrouble> {
     if minute.refused > 0 {
         let what =
             format!("{} {} refused in the last minute.", minute.refused, was(minute.refused, "connection"));
-        let hint = "children_max, or the cap of a process or user, was reached. The log names who has most.";
+        let bounds = ["children_max", "children_per_process_max", "children_per_uid_max"];
+        let [all, process, user] = bounds.map(|name| setting(now, name));
+        let hint = format!(
+            "{all}, or the cap of a process ({process}) or user ({user}), was reached; 0 is no cap. The log names who \
+             has most."
+        );
         found.push(trouble("children-refused", TroubleSeverity::Warning, what, hint));
     }
     found
@@ -382,7 +444,9 @@ fn leaks(now: &StatusFigures) -> Vec<StatusTrouble> {
     let named = now.leaks.iter().take(limits::STATUS_NAMED);
     let mut found: Vec<StatusTrouble> = named
         .map(|leak| {
-            let kill = leak.child.map_or(String::new(), |id| format!(" BROKER KILL CHILD {id} closes it."));
+            let kill = leak.child.map_or(String::new(), |id| {
+                format!(" This closes it: {}.", console_command(now, &format!("BROKER KILL CHILD {id}")))
+            });
             let what = format!("Suspected leak: {}.", leak.kind);
             let hint = format!("When it was found: {}.{kill}", leak.what.trim_end_matches('.'));
             let since_ms = Some(leak.since_ms);
@@ -400,7 +464,7 @@ fn leaks(now: &StatusFigures) -> Vec<StatusTrouble> {
             "leak",
             TroubleSeverity::Warning,
             what,
-            "They are listed below, or in BROKER SHOW LEAKS.",
+            format!("They are listed below, or by {}.", console_command(now, "BROKER SHOW LEAKS")),
         ));
     }
     found
@@ -485,6 +549,13 @@ mod tests {
         assert_eq!(only(&StatusFigures { not_ready: not_ready.clone(), ..down }).kind, "upstream-down");
         let found = only(&StatusFigures { not_ready: not_ready.clone(), ..well() });
         assert_eq!(found.what, "Redis is not ready: the upstream does not answer.");
+        assert_eq!((found.since_ms, &*found.hint), (None, HANGS));
+        let loading = Some("the upstream says: LOADING".to_owned());
+        let found = only(&StatusFigures { not_ready: loading, not_ready_ms: Some(3_000), ..well() });
+        assert!(found.since_ms == Some(3_000) && found.hint != HANGS, "{found:?}");
+        let refusal = "no answer within 1000 ms".to_owned();
+        let found = only(&StatusFigures { is_up: false, refusal, ..well() });
+        assert!(found.hint.ends_with(HANGS) && !found.hint.contains("accepts connections"), "{found:?}");
         assert_eq!(only(&StatusFigures { is_busy: true, not_ready, ..well() }).kind, "upstream-busy");
         let draining = only(&StatusFigures { is_draining: true, is_up: false, ..well() });
         assert_eq!((draining.kind, draining.severity), ("draining", TroubleSeverity::Warning));
@@ -529,6 +600,25 @@ mod tests {
         );
         (now.kinds[0].leases.used, now.kinds[0].waiting) = (4, 0);
         assert_eq!(only(&now).kind, "leases-full");
+        now.kinds[0].leases = Fullness { used: 1, max: 1 };
+        assert_eq!(only(&now).what, "The only connection for a transaction (WATCH, MULTI) is in use.");
+        now.kinds[0].waiting = 1;
+        now.admin_socket = Some("/run/broker.sock.admin".into());
+        now.settings = vec![("leases_transaction_max", "leases_transaction_max = 1".to_owned())];
+        assert_eq!(
+            only(&now).hint,
+            "The only one is in use (leases_transaction_max = 1). If child 17 does not give it back, this takes it: \
+             `redis-cli -s /run/broker.sock.admin BROKER KILL CHILD 17`. Who waits longer (lease_wait_timeout) is \
+             answered BROKERLIMIT."
+        );
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        assert_eq!(
+            ["/run/a-b.sock", "/a b", "/it's"].map(shell_word),
+            ["/run/a-b.sock", "'/a b'", "'/it'\\''s'"]
+        );
     }
 
     #[test]
@@ -582,7 +672,11 @@ mod tests {
         assert_eq!((&*found.what, &*found.who), ("Suspected leak: open-transaction.", "pid 7"));
         assert_eq!(
             (found.since_ms, &*found.hint),
-            (Some(9_000), "When it was found: MULTI open. BROKER KILL CHILD 5 closes it.")
+            (
+                Some(9_000),
+                "When it was found: MULTI open. This closes it: `BROKER KILL CHILD 5` (of the console, which needs \
+                 admin_listen)."
+            )
         );
         (now.leaks_now, now.leaks) = (100, vec![leak; 10]);
         let found = wrong_now(&now);

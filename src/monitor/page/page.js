@@ -51,8 +51,11 @@ function age(ms) {
     return `${Math.floor(seconds / 86400)} days`;
 }
 
+const digits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
+/** Microseconds, in milliseconds or seconds. */
 function micros(number) {
-    return number < 1000 ? `${whole.format(number)} \u00b5s` : `${count(number / 1000)} ms`;
+    return number < 1000000 ? `${digits.format(number / 1000)} ms` : `${digits.format(number / 1000000)} s`;
 }
 
 const FORMATS = { text: String, number: count, bytes, age };
@@ -67,7 +70,9 @@ function showWrong(wrong) {
         if (trouble.since_ms !== null) words.push(make("span", "since", `for ${age(trouble.since_ms)}`));
         const parts = [make("p", "what", "", words)];
         if (trouble.who) parts.push(make("p", "who", trouble.who));
-        parts.push(make("p", "hint", trouble.hint));
+        // What stands between backquotes is to be typed.
+        const pieces = trouble.hint.split("`").map((piece, index) => (index % 2 ? make("code", "", piece) : piece));
+        parts.push(make("p", "hint", "", pieces));
         return make("li", trouble.severity, "", parts);
     });
     if (!items.length) items.push(make("li", "fine", "", [make("p", "what", "Nothing is wrong.")]));
@@ -144,7 +149,8 @@ const PURPOSES = {
 
 function showBars(status) {
     const leases = status.leases.kinds.map((kind) => {
-        const waits = kind.waiting > 0 ? `${count(kind.waiting)} wait, the longest for ${age(kind.longest_wait_ms)}` : "nobody waits";
+        const who = kind.waiting === 1 ? "1 waits, for" : `${count(kind.waiting)} wait, the longest for`;
+        const waits = kind.waiting > 0 ? `${who} ${age(kind.longest_wait_ms)}` : "nobody waits";
         return bar(PURPOSES[kind.kind] ?? kind.kind, kind.used, kind.max, count, waits, kind.waiting > 0);
     });
     const { upstream_connections: connections, children, memory_bytes: memory } = status.fullness;
@@ -152,7 +158,7 @@ function showBars(status) {
     at("bars").replaceChildren(
         ...leases,
         bar("Connections to Redis", connections.used, connections.max, count, idle, false),
-        bar("Children", children.used, children.max, count, `of ${count(status.processes_len)} processes`, false),
+        bar("Children", children.used, children.max, count, `of ${count(status.processes_len)} process${status.processes_len === 1 ? "" : "es"}`, false),
         bar("Memory of all queues", memory.used, memory.max, bytes, "", false),
     );
 }
@@ -183,6 +189,17 @@ function nice(number) {
     return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= number) ?? number;
 }
 
+/** The points of a line, parted where a value is not known: there the chart has a gap. */
+function parts(line, ages, x, y, left) {
+    const found = [[]];
+    line.forEach((number, point) => {
+        const across = x(ages[point]);
+        if (number === null) found.push([]);
+        else if (across >= left) found.at(-1).push([across, y(number)]);
+    });
+    return found.filter((part) => part.length);
+}
+
 function chart({ title, lines, format }, history, width, height) {
     const series = lines.map((name) => history[name]);
     const numbers = series.flat().filter((number) => number !== null);
@@ -201,12 +218,12 @@ function chart({ title, lines, format }, history, width, height) {
         svg.append(draw("text", { x: x(minutes * 60000), y: height - 4, "text-anchor": anchor }, minutes ? `\u2212${minutes} min` : "now"));
     }
     series.forEach((line, index) => {
-        const points = line.map((number, point) => (number === null ? null : [x(history.age_ms[point]), y(number)]));
-        const seen = points.filter((point) => point !== null && point[0] >= left);
-        if (!seen.length) return;
-        const path = seen.map(([across, down]) => `${across.toFixed(1)},${down.toFixed(1)}`).join(" L");
-        if (!index) svg.append(draw("path", { class: "area", d: `M${seen[0][0].toFixed(1)},${y(0)} L${path} L${seen.at(-1)[0].toFixed(1)},${y(0)} Z` }));
-        svg.append(draw("path", { class: index ? "path second" : "path", d: `M${path}` }));
+        for (const part of parts(line, history.age_ms, x, y, left)) {
+            const path = part.map(([across, down]) => `${across.toFixed(1)},${down.toFixed(1)}`).join(" L");
+            if (!index) svg.append(draw("path", { class: "area", d: `M${part[0][0].toFixed(1)},${y(0)} L${path} L${part.at(-1)[0].toFixed(1)},${y(0)} Z` }));
+            // One value between two gaps is a dot.
+            svg.append(draw("path", { class: index ? "path second" : "path", d: `M${path}${part.length > 1 ? "" : " h0.1"}` }));
+        }
     });
     return { svg, latest };
 }
@@ -229,9 +246,16 @@ function showCharts(history) {
 
 const TABLES = [
     {
-        title: "Processes by requests per second",
+        // Rates are known from the second answer on.
+        title: (status) => `Processes by requests ${status?.processes.some((row) => row.requests_per_s !== null) ? "per second" : "so far"}`,
         rows: (status) => status.processes,
-        total: (status) => status.processes_len,
+        // Those whose last child has gone are still listed for a minute, and not counted as processes.
+        counts: (status) => {
+            const live = status.processes.filter((row) => row.children > 0).length;
+            const gone = status.processes.length - live;
+            const words = status.processes_len > live ? `${live} of ${whole.format(status.processes_len)}` : `${live}`;
+            return gone ? `${words}, and ${gone} without children now` : words;
+        },
         columns: [
             ["process", "Program", "text"],
             ["pid", "pid", "id"],
@@ -306,7 +330,8 @@ function buildTable(table, index) {
     table.heads = heads;
     table.body = make("tbody");
     table.count = make("span", "count");
-    const title = make("h2", "", "", [`${table.title} `, table.count]);
+    table.name = make("span", "", typeof table.title === "string" ? table.title : table.title(null));
+    const title = make("h2", "", "", [table.name, " ", table.count]);
     title.id = id;
     const grid = make("table", "", "", [make("thead", "", "", [make("tr", "", "", heads)]), table.body]);
     grid.setAttribute("aria-labelledby", id);
@@ -339,8 +364,10 @@ function compare(one, other, { key, sign }) {
 
 function showTable(table, status) {
     let rows = table.rows(status);
+    if (typeof table.title !== "string") say(table.name, table.title(status));
     const total = table.total?.(status) ?? rows.length;
-    say(table.count, total > rows.length ? `(${rows.length} of ${whole.format(total)})` : `(${rows.length})`);
+    const counts = table.counts?.(status) ?? (total > rows.length ? `${rows.length} of ${whole.format(total)}` : `${rows.length}`);
+    say(table.count, `(${counts})`);
     if (table.order) rows = [...rows].sort((one, other) => compare(one, other, table.order));
     if (!rows.length) {
         const none = make("td", "nothing", "None.");
@@ -357,16 +384,20 @@ function showTable(table, status) {
 
 function showCell(cell, value, title, kind) {
     const classes = [NUMERIC.includes(kind) && "number", kind === "long" && "long", kind === "suspect" && value !== null && "suspect", value === null && "empty"];
-    cell.className = classes.filter(Boolean).join(" ");
+    const text = value === null ? "" : (FORMATS[kind] ?? String)(value);
+    // Cells are not wrapped, but for what would make the table endless.
+    classes.push(text.length > 60 && "long");
+    cell.className = [...new Set(classes.filter(Boolean))].join(" ");
     cell.dataset.title = title;
-    say(cell, value === null ? "" : (FORMATS[kind] ?? String)(value));
+    say(cell, text);
 }
 
 // ---- asking --------------------------------------------------------------------------------------------------------
 
 let shown = null;
 let answeredAt = Date.now();
-let silentFor = "";
+/** Why nobody answers, as the end of a sentence, empty for a lost connection; `null` while somebody does. */
+let silentFor = null;
 let timer = 0;
 let asking = false;
 let drawnAt = "";
@@ -387,16 +418,24 @@ function show(status) {
 function showFreshness() {
     const silence = at("silence");
     const seconds = Math.floor((Date.now() - answeredAt) / 1000);
-    document.body.classList.toggle("stale", silentFor !== "");
-    silence.hidden = silentFor === "";
-    if (silentFor !== "") {
-        const since = new Date(answeredAt).toLocaleTimeString();
+    document.body.classList.toggle("stale", silentFor !== null);
+    silence.hidden = silentFor === null;
+    if (silentFor !== null) {
+        const since = new Date(answeredAt).toLocaleTimeString("en-GB", { hourCycle: "h23" });
         // A live region: it is changed once, not every second.
-        say(silence, `The broker does not answer since ${since}: ${silentFor}. ${shown ? "What is shown is from then." : ""}`);
+        say(silence, `The broker does not answer since ${since}${silentFor}. ${shown ? "What is shown is from then." : ""}`);
+        // The last that it has said is no longer news.
+        say(at("state"), "the broker does not answer");
         say(at("fresh"), `no answer for ${age(seconds * 1000)}`);
     } else {
         say(at("fresh"), shown ? `${seconds < 3 ? "live" : `${seconds} s old`}` : "asking");
     }
+}
+
+function reasonOf(error) {
+    if (error.name === "TimeoutError") return `: nothing came within ${age(PATIENCE)}`;
+    if (error instanceof SyntaxError) return ": what came is no status";
+    return error instanceof TypeError ? "" : `: ${error.message}`;
 }
 
 async function ask() {
@@ -407,10 +446,10 @@ async function ask() {
         const reply = await fetch("/status.json", { cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) });
         if (!reply.ok) throw new Error(`HTTP status ${reply.status}`);
         const status = await reply.json();
-        [answeredAt, silentFor] = [Date.now(), ""];
+        [answeredAt, silentFor] = [Date.now(), null];
         show(status);
     } catch (error) {
-        silentFor = error.name === "TimeoutError" ? "it does not answer in time" : error.message;
+        silentFor = reasonOf(error);
     }
     asking = false;
     showFreshness();
@@ -419,6 +458,9 @@ async function ask() {
 
 TABLES.forEach(buildTable);
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : ask()));
-window.addEventListener("resize", () => shown && show(shown));
+window.addEventListener("resize", () => {
+    if (shown) show(shown);
+    showFreshness();
+});
 setInterval(() => document.hidden || showFreshness(), 1000);
 ask();
