@@ -77,6 +77,7 @@ impl Broker {
 
     /// Tells the time more closely, before `advance` tells it: how long requests take is measured with it.
     pub fn tell_micros(&mut self, micros: u64) {
+        self.shared.latency.count_alike(self.shared.env.micros);
         self.shared.env.micros = self.shared.env.micros.max(micros);
     }
 

@@ -6,11 +6,11 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::Fragment;
 use crate::base::pipeline::{Entry, Pipeline};
-use crate::base::stamps::Stamps;
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
+use crate::core::connection::timing::{RequestStamps, Timing};
 use crate::core::env::Moment;
 use crate::core::keys::{ChildKey, LeaseKind, PoolId};
 use crate::core::lease::state::LeaseState;
@@ -72,15 +72,6 @@ pub(crate) struct Answered {
     pub times: RequestStamps,
 }
 
-/// When a request was where, microseconds.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RequestStamps {
-    pub pushed_at: u64,
-    pub written_at: u64,
-    /// For how long it had stood in its child's input before.
-    pub input_us: u64,
-}
-
 impl LaneState {
     pub(crate) fn is_counted(&self) -> bool {
         use LaneState::*;
@@ -140,101 +131,6 @@ pub struct Lane {
     timing: Timing,
     /// Heap bytes as they were counted last.
     footprint: usize,
-}
-
-/// When requests were put on a lane and written, and what some of them look like.
-#[derive(Debug, Default)]
-struct Timing {
-    pushed: Stamps,
-    written: Stamps,
-    /// Those that had stood in their child's input: where they end, and for how long.
-    waited: VecDeque<(u64, u64)>,
-    prefixes: Option<Box<Prefixes>>,
-}
-
-/// The first bytes of the youngest requests, should one of them turn out to be slow.
-#[derive(Debug)]
-struct Prefixes {
-    kept: [Prefix; limits::PREFIXES_KEPT],
-    next: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Prefix {
-    end: u64,
-    len: u8,
-    bytes: [u8; limits::PREFIX_LEN],
-}
-
-impl Prefixes {
-    fn new() -> Box<Prefixes> {
-        let none = Prefix { end: 0, len: 0, bytes: [0; limits::PREFIX_LEN] };
-        Box::new(Prefixes { kept: [none; limits::PREFIXES_KEPT], next: 0 })
-    }
-
-    #[inline]
-    fn keep(&mut self, request: &[u8], end: u64) {
-        let prefix = &mut self.kept[self.next];
-        let len = request.len().min(limits::PREFIX_LEN);
-        prefix.bytes[..len].copy_from_slice(&request[..len]);
-        (prefix.end, prefix.len) = (end, len as u8);
-        self.next = (self.next + 1) % limits::PREFIXES_KEPT;
-    }
-}
-
-impl Timing {
-    #[inline]
-    fn pushed(&mut self, end: u64, moment: &Moment) {
-        self.pushed.note(end, moment.micros);
-        if moment.input_us > 0 {
-            self.waited.push_back((end, moment.input_us));
-        }
-    }
-
-    #[inline]
-    fn take(&mut self, end: u64) -> RequestStamps {
-        let pushed_at = self.pushed.take(end).unwrap_or_default();
-        let written_at = self.written.take(end).unwrap_or(pushed_at);
-        RequestStamps {
-            pushed_at,
-            written_at,
-            input_us: if self.waited.is_empty() { 0 } else { self.take_wait(end) },
-        }
-    }
-
-    /// Requests were taken off the lane without a reply: what is known of them is forgotten, up to the one that is at the front
-    /// now.
-    fn forget_before(&mut self, front: Option<u64>) {
-        let Some(end) = front else {
-            self.pushed.clear();
-            self.written.clear();
-            return self.waited.clear();
-        };
-        self.pushed.take(end);
-        self.written.take(end);
-        while self.waited.front().is_some_and(|(other, _)| *other < end) {
-            self.waited.pop_front();
-        }
-    }
-
-    #[inline(never)]
-    fn take_wait(&mut self, end: u64) -> u64 {
-        while let Some((other, waited)) = self.waited.front().copied()
-            && other <= end
-        {
-            self.waited.pop_front();
-            if other == end {
-                return waited;
-            }
-        }
-        0
-    }
-
-    fn footprint(&self) -> usize {
-        let prefixes = self.prefixes.as_ref().map_or(0, |_| size_of::<Prefixes>());
-        let waited = self.waited.capacity() * size_of::<(u64, u64)>();
-        self.pushed.footprint() + self.written.footprint() + waited + prefixes
-    }
 }
 
 impl Lane {
@@ -550,7 +446,7 @@ impl Lane {
     #[inline]
     fn keep_prefix(&mut self, request: &[u8]) {
         let end = self.out.bytes().appended();
-        self.timing.prefixes.get_or_insert_with(Prefixes::new).keep(request, end);
+        self.timing.keep_prefix(request, end);
     }
 
     /// Nothing is on it: what is known of earlier requests is forgotten.
@@ -562,9 +458,7 @@ impl Lane {
 
     /// The first bytes of a request that was on it lately, if they were kept.
     pub(crate) fn prefix_of(&self, slot: &Slot) -> Option<&[u8]> {
-        let prefixes = self.timing.prefixes.as_ref()?;
-        let prefix = prefixes.kept.iter().find(|prefix| prefix.end == slot.end)?;
-        Some(&prefix.bytes[..usize::from(prefix.len)])
+        self.timing.prefix_of(slot.end)
     }
 
     #[inline]
@@ -763,7 +657,7 @@ impl Lane {
             LaneState::Handshaking { handshake, .. } => handshake.wrote(count),
             _ => {
                 self.out.wrote(count);
-                self.timing.written.note(self.out.bytes().consumed(), micros);
+                self.timing.wrote(self.out.bytes().consumed(), micros);
             }
         }
     }

@@ -16,6 +16,7 @@ pub(crate) mod role;
 pub(crate) mod shortage;
 pub(crate) mod slot;
 pub(crate) mod standing;
+pub(crate) mod timing;
 
 use crate::base::clock::Millis;
 use crate::base::key::Arena;

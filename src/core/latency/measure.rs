@@ -52,16 +52,22 @@ impl Shared {
             SlotKind::Wait | SlotKind::SubscriberPing => Timed::Other,
             _ => Timed::Transaction,
         };
-        self.latency.note(family, total, now);
-        self.latency.note(Timed::Upstream, upstream, now);
-        if queue > 0 {
-            self.latency.note(Timed::Queue, queue, now);
-        }
-        if times.input_us > 0 {
-            self.latency.note(Timed::Input, times.input_us, now);
+        if total == upstream {
+            self.latency.note_direct(family, total, now);
+        } else {
+            self.note_parts(family, [total, times.input_us, queue, upstream]);
         }
         if total >= self.env.slow_us() {
             self.note_slow(children, lane, slot, [times.input_us, queue, upstream]);
+        }
+    }
+
+    /// The same of one that has waited here, too. What took no time is not counted.
+    #[inline(never)]
+    fn note_parts(&mut self, family: Timed, times: [u64; 4]) {
+        let parts = [family, Timed::Input, Timed::Queue, Timed::Upstream];
+        for (part, took) in parts.into_iter().zip(times).filter(|(_, took)| *took > 0) {
+            self.latency.note(part, took, 1, self.env.micros);
         }
     }
 
@@ -111,7 +117,7 @@ impl Shared {
     #[inline]
     pub(crate) fn note_output(&mut self, child: &mut Child) {
         let Some(took) = child.note_blocked_output(self.env.micros) else { return };
-        self.latency.note(Timed::Output, took, self.env.micros);
+        self.latency.note(Timed::Output, took, 1, self.env.micros);
         if took >= self.env.slow_us() && !self.latency.slow_mut().add_output(child.key(), took) {
             let command = child.last_command().unwrap_or_default();
             let slot = Slot::of(child.key(), command, SlotKind::Relay, SlotFlags::NONE);

@@ -10,9 +10,10 @@ use crate::core::latency::slow_log::SlowLog;
 use crate::core::latency::windows::{Figures, Span, Windows};
 
 /// What times are counted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Timed {
     /// From a request's arrival to its reply, by family.
+    #[default]
     Read,
     Write,
     Script,
@@ -77,15 +78,43 @@ pub(crate) fn family_of(table: &Table, id: u16) -> Timed {
 pub(crate) struct Latency {
     /// By `Timed`; made when there is something to count.
     windows: [Option<Box<Windows>>; Timed::ALL.len()],
+    /// Replies in a row that are alike: those of one turn came and were written together. Counted once the turn is over.
+    alike: Alike,
     slow: SlowLog,
 }
 
+/// Replies of one family that took the same time, all of it at Redis and on the way.
+#[derive(Debug, Default)]
+struct Alike {
+    family: Timed,
+    took_us: u64,
+    count: u32,
+}
+
 impl Latency {
+    /// A reply to a request that has waited nowhere here.
     #[inline]
-    pub(crate) fn note(&mut self, timed: Timed, took_us: u64, now_us: u64) {
+    pub(crate) fn note_direct(&mut self, family: Timed, took_us: u64, now_us: u64) {
+        if self.alike.family != family || self.alike.took_us != took_us {
+            self.count_alike(now_us);
+            (self.alike.family, self.alike.took_us) = (family, took_us);
+        }
+        self.alike.count += 1;
+    }
+
+    /// Counts those that were put together.
+    pub(crate) fn count_alike(&mut self, now_us: u64) {
+        let Alike { family, took_us, count } = std::mem::take(&mut self.alike);
+        if count > 0 {
+            self.note(family, took_us, count, now_us);
+            self.note(Timed::Upstream, took_us, count, now_us);
+        }
+    }
+
+    pub(crate) fn note(&mut self, timed: Timed, took_us: u64, count: u32, now_us: u64) {
         match &mut self.windows[timed as usize] {
-            Some(windows) => windows.note(took_us, now_us),
-            none => none.insert(Box::new(Windows::new(now_us))).note(took_us, now_us),
+            Some(windows) => windows.note(took_us, count, now_us),
+            none => none.insert(Box::new(Windows::new(now_us))).note(took_us, count, now_us),
         }
     }
 

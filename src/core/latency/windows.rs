@@ -66,8 +66,6 @@ pub(crate) struct Windows {
     /// When it ends, microseconds.
     tick_ends: u64,
     present: Times,
-    /// A time that was noted so often in a row and is not counted yet: those of one turn are alike.
-    alike: (u64, u32),
     /// Windows of 2 s, 10 s and 60 s, the oldest first; those of which a longer one was made are among the shorter ones.
     past: [VecDeque<Past>; 3],
     ever: Ever,
@@ -103,32 +101,18 @@ impl Windows {
             tick: now_us / TICK_US,
             tick_ends: (now_us / TICK_US + 1) * TICK_US,
             present: empty(),
-            alike: (0, 0),
             past: Default::default(),
             ever: Ever::default(),
         }
     }
 
-    #[inline]
-    pub(crate) fn note(&mut self, took_us: u64, now_us: u64) {
-        if took_us == self.alike.0 && now_us < self.tick_ends && self.alike.1 < u32::MAX {
-            self.alike.1 += 1;
-            return;
-        }
-        self.count_alike(now_us);
-        self.alike = (took_us, 1);
-    }
-
-    /// Counts those that were alike. The present tick may be over then.
-    fn count_alike(&mut self, now_us: u64) {
-        let (took_us, count) = std::mem::take(&mut self.alike);
-        if count > 0 {
-            self.present.saturating_record_n(took_us, count);
-            self.ever.note(took_us, count.into());
-        }
+    /// So many requests took so long.
+    pub(crate) fn note(&mut self, took_us: u64, count: u32, now_us: u64) {
         if now_us >= self.tick_ends {
             self.turn_over(now_us / TICK_US);
         }
+        self.present.saturating_record_n(took_us, count);
+        self.ever.note(took_us, count.into());
     }
 
     /// The present window is over, and perhaps longer ones with it.
@@ -174,7 +158,6 @@ impl Windows {
         let now = now_us / TICK_US;
         if now.saturating_sub(self.tick) <= span.ticks() {
             let _ = times.add(&self.present);
-            times.saturating_record_n(self.alike.0, self.alike.1);
         }
         // The longer windows, then the shorter ones since the last of them ended.
         let mut since = now.saturating_sub(span.ticks());
@@ -189,8 +172,7 @@ impl Windows {
     /// All times ever: the bound of each bucket in microseconds and how many are in it and in none before, how many were
     /// longer, their sum.
     pub(crate) fn ever(&self) -> (impl Iterator<Item = (u64, u64)>, u64, u64) {
-        let mut ever = self.ever.clone();
-        ever.note(self.alike.0, self.alike.1.into());
+        let ever = &self.ever;
         let buckets = (FIRST_POWER..).zip(ever.counts).map(|(power, count)| (1 << power, count));
         (buckets, ever.longer, ever.sum_us)
     }
@@ -230,7 +212,7 @@ mod tests {
         let mut windows = Windows::new(0);
         for second in 0..1200 {
             // One a second, as long as the minute it is in.
-            windows.note(1000 * (1 + second / 60), second * SECOND);
+            windows.note(1000 * (1 + second / 60), 1, second * SECOND);
         }
         let now = 1200 * SECOND;
         let counts = Span::ALL.map(|span| windows.figures(span, now).count);
@@ -249,7 +231,7 @@ mod tests {
     fn nothing_is_counted_twice_or_left_out() {
         let mut windows = Windows::new(0);
         for at in 0..50 {
-            windows.note(100, at * SECOND);
+            windows.note(100, 1, at * SECOND);
             assert_eq!(windows.figures(Span::Minute, at * SECOND).count, at + 1);
             assert_eq!(windows.figures(Span::Quarter, at * SECOND).count, at + 1);
         }
@@ -259,7 +241,7 @@ mod tests {
     fn buckets_are_bounded_by_powers_of_two() {
         let mut windows = Windows::new(0);
         for took in [0, 1, 64, 65, 128, 129, 100_000_000] {
-            windows.note(took, 0);
+            windows.note(took, 1, 0);
         }
         let (buckets, longer, sum) = windows.ever();
         let buckets: Vec<_> = buckets.collect();
@@ -270,7 +252,7 @@ mod tests {
     #[test]
     fn percentiles_are_within_six_percent() {
         let mut windows = Windows::new(0);
-        (1..=10_000).for_each(|took| windows.note(took, 0));
+        (1..=10_000).for_each(|took| windows.note(took, 1, 0));
         let figures = windows.figures(Span::TenSeconds, 0);
         let near = |value: u64, exact: u64| value.abs_diff(exact) * 100 <= exact * 6;
         assert!(
