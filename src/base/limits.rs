@@ -276,9 +276,8 @@ pub const PREFIXES_KEPT: usize = 64;
 pub const PREFIX_LEN: usize = 96;
 /// Bytes that each row of it counts when the rows are listed.
 pub const KEY_COST: usize = 8;
-/// Bytes that one row of a console's table counts against its child's turn: it takes about 5 microseconds to look it up and
-/// write it, as long as some small requests.
-pub const ROW_COST: usize = 4096;
+/// Bytes that one row of a console's table counts against its child's turn: looking it up and writing it.
+pub const ROW_COST: usize = 256;
 /// Suspected leaks that are kept in detail at a time; further ones are named in the log and counted.
 pub const LEAKS_KEPT: usize = 1024;
 /// So many of them are kept for processes and users.
