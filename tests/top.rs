@@ -200,16 +200,27 @@ struct Glass {
     colours: usize,
     /// Bytes of a sequence that has not ended.
     pending: Vec<u8>,
+    /// What a person sees: never a picture that is half drawn.
+    shown: String,
 }
 
 impl Glass {
     fn new(width: usize, height: usize) -> Glass {
         let cells = vec![vec![' '; width]; height];
         let (row, column, colours, pending) = Default::default();
-        Glass { cells, row, column, is_alternate: false, has_cursor: true, colours, pending }
+        Glass {
+            cells,
+            row,
+            column,
+            is_alternate: false,
+            has_cursor: true,
+            colours,
+            pending,
+            shown: String::new(),
+        }
     }
 
-    fn text(&self) -> String {
+    fn picture(&self) -> String {
         let lines = self.cells.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned());
         lines.collect::<Vec<_>>().join("\n")
     }
@@ -251,6 +262,7 @@ impl Glass {
             (b'J', "2") => self.cells.iter_mut().for_each(|row| row.fill(' ')),
             (b'm', _) if parameters.contains("38;") => self.colours += 1,
             (b'h' | b'l', "?1049") => self.is_alternate = command == b'h',
+            (b'l', "?2026") => self.shown = self.picture(),
             (b'h' | b'l', "?25") => self.has_cursor = command == b'h',
             _ => {}
         }
@@ -308,7 +320,7 @@ impl Seat {
     }
 
     fn text(&self) -> String {
-        self.glass.lock().expect("not poisoned").text()
+        self.glass.lock().expect("not poisoned").shown.clone()
     }
 
     fn press(&mut self, keys: &str) {

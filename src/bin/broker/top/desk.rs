@@ -186,6 +186,7 @@ impl Desk {
                 let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
                 self.victim = parts.join(" ");
             }
+            None if lines.is_empty() => self.said = "there is no row here".to_owned(),
             None => {
                 self.said =
                     "k closes the child of a row: choose one in a table that shows children".to_owned()

@@ -136,6 +136,11 @@ impl Wanted {
         if self.is_searched { CHILDREN_SEARCHED } else { CHILDREN_MAX }
     }
 
+    /// Whether what was asked for with `self` has the rows that `other` wants.
+    fn has_rows_of(&self, other: &Wanted) -> bool {
+        self.sheet == other.sheet && self.detail == other.detail
+    }
+
     /// The tables to ask for beside those that every sample has. Few rows, however many children there are.
     pub(crate) fn questions(&self) -> Vec<String> {
         let limit = self.children_max();
@@ -190,6 +195,14 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// Takes a sample, unless it was asked for before a key that has been answered since: the next one is on its way, and
+    /// rows that are on the screen stay there until then.
+    pub(crate) fn take_for(&mut self, wanted: &Wanted, sample: Sample, asked: Wanted) {
+        if asked.has_rows_of(wanted) || !self.has(wanted) {
+            self.take(sample, asked);
+        }
+    }
+
     /// Takes a sample, and what it was asked with.
     pub(crate) fn take(&mut self, sample: Sample, asked: Wanted) {
         let is_same_broker = self.latest().is_none_or(|latest| sample.seconds_since(latest).is_some());
@@ -215,7 +228,7 @@ impl Model {
 
     /// Whether what is wanted has been asked for.
     pub(crate) fn has(&self, wanted: &Wanted) -> bool {
-        self.asked.is_some_and(|asked| asked.sheet == wanted.sheet && asked.detail == wanted.detail)
+        self.asked.is_some_and(|asked| asked.has_rows_of(wanted))
     }
 
     /// The rows of what is wanted that have `search` in a text, in their order.
@@ -446,6 +459,18 @@ pub(crate) mod tests {
         assert_eq!(model.bound(&wanted), None);
         let other = Wanted { sheet: Sheet::Lanes, ..wanted };
         assert!(!model.has(&other) && model.lines(&other, "").is_empty(), "not asked for yet");
+    }
+
+    /// Enter, and Esc before the process in detail has come: the rows must not go again.
+    #[test]
+    fn an_answer_that_comes_too_late_leaves_the_rows_on_the_screen() {
+        let (mut model, wanted) = two();
+        let detail = Wanted { detail: Some(2), ..wanted };
+        model.take_for(&wanted, sample(4_000), detail);
+        assert_eq!(keys(&model, &wanted, ""), ["2", "1", "3"]);
+        // Somebody who presses keys faster than the broker answers sees how it is all the same.
+        model.take_for(&detail, sample(5_000), Wanted { sheet: Sheet::Lanes, ..wanted });
+        assert_eq!(model.latest().map(|latest| latest.version.count("uptime_ms")), Some(5_000));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use broker::base::error::{Error, Result};
 use broker::config::ListenUrl;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyEvent, KeyEventKind};
+use ratatui::crossterm::terminal::{BeginSynchronizedUpdate, EndSynchronizedUpdate};
+use ratatui::crossterm::{execute, queue};
 use rustix::event::{PollFd, PollFlags, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals as SignalQueue;
@@ -141,7 +143,7 @@ impl Screen {
 
     fn take(&mut self, sample: Sample, asked: Wanted) {
         (self.silence, self.heard) = (None, Instant::now());
-        self.model.take(sample, asked);
+        self.model.take_for(&self.desk.wanted(), sample, asked);
     }
 
     /// Whether the key ends the program.
@@ -208,11 +210,17 @@ impl Screen {
     fn draw(&mut self) -> Result<()> {
         let silence = self.silence();
         let Screen { terminal, model, desk, has_colours, .. } = self;
-        let drawn = terminal.draw(|frame| {
-            let area = frame.area();
-            view::draw(frame.buffer_mut(), area, model, desk, silence.as_ref(), *has_colours);
-        });
-        drawn.map(drop).map_err(Error::attempting("cannot draw on the terminal"))
+        // A terminal that knows it shows nothing half drawn.
+        let drawn = queue!(terminal.backend_mut(), BeginSynchronizedUpdate)
+            .and_then(|()| {
+                let drawn = terminal.draw(|frame| {
+                    let area = frame.area();
+                    view::draw(frame.buffer_mut(), area, model, desk, silence.as_ref(), *has_colours);
+                });
+                drawn.map(drop)
+            })
+            .and_then(|()| execute!(terminal.backend_mut(), EndSynchronizedUpdate));
+        drawn.map_err(Error::attempting("cannot draw on the terminal"))
     }
 }
 

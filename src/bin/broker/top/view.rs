@@ -261,6 +261,7 @@ fn table(pen: &mut Pen<'_>, model: &Model, desk: &Desk) {
         Some(pid) => detail(pen, model, pid, &wanted),
         None => {
             let rows = match model.bound(&wanted) {
+                _ if !model.has(&wanted) => String::new(),
                 None if lines.len() == 1 => "1 row".to_owned(),
                 None => format!("{} rows", lines.len()),
                 Some(_) if desk.search.is_empty() => format!("{} rows and more", lines.len()),
