@@ -274,10 +274,11 @@ pub const PROCESSES_CHECKED_TURN: usize = 16;
 pub const PREFIXES_KEPT: usize = 64;
 /// See [`PREFIXES_KEPT`].
 pub const PREFIX_LEN: usize = 96;
-/// Bytes that each row of it counts when the rows are listed.
+/// Bytes that each row of a console's table counts when the rows are listed, before any of them is made.
 pub const KEY_COST: usize = 8;
-/// Bytes that one row of a console's table counts against its child's turn: looking it up and writing it.
-pub const ROW_COST: usize = 256;
+/// Bytes that one row of a console's table or of CLIENT LIST counts against its child's turn, of which such a child has one
+/// in each turn of the driver. So others wait for eight rows at a time, 20 microseconds, however many rows there are.
+pub const ROW_COST: usize = 2048;
 /// Suspected leaks that are kept in detail at a time; further ones are named in the log and counted.
 pub const LEAKS_KEPT: usize = 1024;
 /// So many of them are kept for processes and users.

@@ -146,6 +146,7 @@ impl Broker {
     /// whoever has sent something in between is heard.
     pub fn begin_turn(&mut self) {
         self.shared.turn.begin();
+        self.shared.env.begin_turn();
     }
 
     /// Goes on with what was deferred: the turn of a child in line, a piece of a sweep, lanes that wait for a place. Call

@@ -33,6 +33,8 @@ pub(crate) struct Env {
     notices: VecDeque<Notice>,
     pub(crate) sweeps: Sweeps,
     pub(crate) runnable: VecDeque<ChildKey>,
+    /// Children that go on in the next turn of the driver: others are heard in between.
+    later: Vec<ChildKey>,
     pub(crate) dirty_children: Vec<ChildKey>,
     pub(crate) resumed: Vec<ChildKey>,
     /// Heap bytes held by all children and lanes, but for what stands in fragments.
@@ -65,6 +67,7 @@ impl Env {
             notices: VecDeque::new(),
             sweeps: Sweeps::default(),
             runnable: VecDeque::new(),
+            later: Vec::new(),
             dirty_children: Vec::new(),
             resumed: Vec::new(),
             memory: 0,
@@ -132,9 +135,22 @@ impl Env {
         !self.notices.is_empty()
     }
 
+    /// Has a child go on in the next turn of the driver.
+    pub(crate) fn go_on_later(&mut self, child: ChildKey) {
+        self.later.push(child);
+    }
+
+    /// Those that were to go on in this turn stand in line from now on.
+    pub(crate) fn begin_turn(&mut self) {
+        self.runnable.extend(self.later.drain(..));
+    }
+
     /// Whether there is work that no event announces.
     pub(crate) fn has_deferred(&self) -> bool {
-        !(self.runnable.is_empty() && self.sweeps.is_empty() && self.notices.is_empty())
+        !(self.runnable.is_empty()
+            && self.later.is_empty()
+            && self.sweeps.is_empty()
+            && self.notices.is_empty())
     }
 
     /// Takes back the first such notice that is not delivered yet.

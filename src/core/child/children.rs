@@ -54,6 +54,11 @@ impl Children {
         self.by_id.get(&u64::try_from(id).ok()?).copied()
     }
 
+    /// All of them by their CLIENT IDs, in no order, those that are closed and not yet removed among them.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = (u64, ChildKey)> {
+        self.by_id.iter().map(|(id, key)| (*id, *key))
+    }
+
     /// A child that is there.
     pub(crate) fn known(&self, key: ChildKey) -> Option<&Child> {
         debug_assert!(self.arena.get(key).is_some(), "no child {key:?}");

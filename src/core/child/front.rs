@@ -153,6 +153,11 @@ impl Front {
         if let Making::Showing(showing) = *self.making.take()? { Some(showing) } else { None }
     }
 
+    /// Whether its reply is a long one about all children, of which a piece is made in each turn of the driver.
+    pub(crate) fn is_being_made(&self) -> bool {
+        matches!(self.making.as_deref(), Some(Making::Listing(_) | Making::Showing(_)))
+    }
+
     pub(crate) fn killing_mut(&mut self) -> &mut Option<Box<Killing>> {
         &mut self.killing
     }

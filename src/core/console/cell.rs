@@ -63,7 +63,7 @@ impl Cell {
         if bytes.is_empty() {
             return Cell::Nothing;
         }
-        let mut text = String::new();
+        let mut text = String::with_capacity(bytes.len().min(TEXT_MAX));
         for byte in bytes.iter().take(TEXT_MAX) {
             match byte {
                 b'\\' => text.push_str("\\\\"),
@@ -90,10 +90,31 @@ impl Cell {
     }
 
     pub(crate) fn as_text(&self) -> String {
+        let mut text = Vec::new();
+        self.write(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Cell::Int(number) => number.to_string(),
-            Cell::Text(text) => text.clone(),
-            Cell::Nothing => "-".to_owned(),
+            Cell::Int(number) => encode::decimal(out, *number),
+            Cell::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Cell::Nothing => out.push(b'-'),
+        }
+    }
+
+    /// Padded to `width` characters: a number to the right, others to the left.
+    fn write_padded(&self, out: &mut Vec<u8>, width: usize) {
+        let start = out.len();
+        self.write(out);
+        let chars = match self {
+            Cell::Text(text) => text.chars().count(),
+            Cell::Int(_) | Cell::Nothing => out.len() - start,
+        };
+        let end = out.len();
+        out.resize(end + width.saturating_sub(chars), b' ');
+        if matches!(self, Cell::Int(_)) {
+            out[start..].rotate_right(width.saturating_sub(chars));
         }
     }
 
@@ -136,29 +157,28 @@ pub(crate) struct Column {
     pub(crate) doc: &'static str,
 }
 
-/// One line, padded: numbers to the right, texts to the left.
-pub(crate) fn line(columns: &[Column], cells: &[Cell]) -> String {
-    let mut line = String::new();
-    for (column, cell) in columns.iter().zip(cells) {
-        let width = column.width.max(column.name.len());
-        let _ = match cell {
-            Cell::Int(number) => write!(line, "{number:>width$} "),
-            other => write!(line, "{:<width$} ", other.as_text()),
-        };
+impl Column {
+    /// Characters that each of its values takes up at least.
+    fn room(&self) -> usize {
+        self.width.max(self.name.len())
     }
-    line.truncate(line.trim_end().len());
+}
+
+/// One line, padded: numbers to the right, texts to the left.
+pub(crate) fn line(columns: &[Column], cells: &[Cell]) -> Vec<u8> {
+    let mut line = Vec::with_capacity(columns.iter().map(|column| column.room() + 1).sum());
+    for (column, cell) in columns.iter().zip(cells) {
+        cell.write_padded(&mut line, column.room());
+        line.push(b' ');
+    }
+    line.truncate(line.trim_ascii_end().len());
     line
 }
 
-/// The header of such lines: a name stands as the column's values do.
-pub(crate) fn header(columns: &[Column]) -> String {
-    let mut line = String::new();
-    for column in columns {
-        let width = column.width.max(column.name.len());
-        let _ = write!(line, "{:<width$} ", column.name);
-    }
-    line.truncate(line.trim_end().len());
-    line
+/// The header of such lines: a name stands to the left.
+pub(crate) fn header(columns: &[Column]) -> Vec<u8> {
+    let names: Vec<Cell> = columns.iter().map(|column| Cell::Text(column.name.to_owned())).collect();
+    line(columns, &names)
 }
 
 #[cfg(test)]
@@ -176,8 +196,8 @@ mod tests {
     fn numbers_stand_right_and_words_left() {
         let column = |name, width| Column { name, width, doc: "" };
         let columns = [column("id", 4), column("name", 6), column("n", 1)];
-        assert_eq!(header(&columns), "id   name   n");
-        assert_eq!(line(&columns, &[Cell::Int(7), "a".into(), Cell::Nothing]), "   7 a      -");
+        assert_eq!(header(&columns), b"id   name   n");
+        assert_eq!(line(&columns, &[Cell::Int(7), "a".into(), Cell::Nothing]), b"   7 a      -");
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Shared {
             encode::array_header(&mut head, showing.rows);
         } else {
             encode::array_header(&mut head, showing.rows + 1);
-            encode::bulk(&mut head, header(query.table.columns).as_bytes());
+            encode::bulk(&mut head, &header(query.table.columns));
         }
         let len = showing.body.len();
         let body = self.env.fragments.fragment(showing.body, 0..len);
@@ -253,7 +253,7 @@ fn add_row(showing: &mut Showing, query: &Query, key: RowKey, cells: Option<&[Ce
             encode::bulk(body, b"state");
             encode::bulk(body, GONE.as_bytes());
         }
-        None => encode::bulk(body, line(columns, &[key.name(), GONE.into()]).as_bytes()),
+        None => encode::bulk(body, &line(columns, &[key.name(), GONE.into()])),
         Some(cells) if proto == 3 => {
             encode::map_header(body, columns.len(), proto);
             for (column, cell) in columns.iter().zip(cells) {
@@ -261,7 +261,7 @@ fn add_row(showing: &mut Showing, query: &Query, key: RowKey, cells: Option<&[Ce
                 cell.encode(body);
             }
         }
-        Some(cells) => encode::bulk(body, line(columns, cells).as_bytes()),
+        Some(cells) => encode::bulk(body, &line(columns, cells)),
     }
     showing.rows += 1;
 }

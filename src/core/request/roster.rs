@@ -88,16 +88,19 @@ fn client_type(name: &[u8]) -> Result<Option<bool>, Failure> {
 impl Shared {
     /// Adds one child's line, unless it has gone. The reply has its bound before it is made.
     fn show(&self, listing: &mut Listing, child: Option<&Child>, credit: &mut i64) -> Result<(), Failure> {
-        let (before, max_bytes) = (listing.lines.len(), self.env.settings.child_output_max);
+        let max_bytes = self.env.settings.child_output_max;
         // One that was killed in the same turn is still there.
-        if let Some(child) = child.filter(|child| child.state() != ChildState::Closed) {
-            self.line(child, &mut listing.lines);
+        match child.filter(|child| child.state() != ChildState::Closed) {
+            Some(child) => {
+                self.line(child, &mut listing.lines);
+                *credit -= limits::ROW_COST as i64;
+            }
+            None => *credit -= limits::LOOK_COST as i64,
         }
         if listing.lines.len() > max_bytes {
             return Err(Failure::Limited(Limit::ChildOutput { max_bytes }));
         }
         listing.done += 1;
-        *credit -= (limits::LOOK_COST + listing.lines.len() - before) as i64;
         Ok(())
     }
 
@@ -212,8 +215,10 @@ impl Broker {
         }
         if listing.keys.is_none() {
             let of_type = |child: &Child| wanted.is_none_or(|wanted| wanted == Some(child.is_subscribed()));
-            let shown = self.children.iter().filter(|(_, child)| of_type(child));
-            let mut keys: Vec<_> = shown.map(|(key, child)| (child.session().id, key)).collect();
+            let is_shown = |key| self.children.get(key).is_some_and(of_type);
+            // Who is of a type only each child itself tells; else the index does, in a tenth of the time.
+            let mut keys: Vec<_> =
+                self.children.ids().filter(|(_, key)| wanted.is_none() || is_shown(*key)).collect();
             keys.sort_unstable_by_key(|(id, _)| *id);
             listing.keys = Some(keys.into_iter().map(|(_, key)| key).collect());
         }

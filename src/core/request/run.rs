@@ -25,7 +25,11 @@ impl Shared {
     fn end_turn(&mut self, child: &mut Child, more: bool) {
         self.turn.budget -= (self.turn.credit - child.credit()).max(limits::REQUEST_COST_MIN);
         if child.hold() == Hold::None && child.credit() <= 0 && more {
-            self.nudge(child);
+            if !child.front().is_being_made() {
+                self.nudge(child);
+            } else if child.line_up() {
+                self.env.go_on_later(child.key());
+            }
         } else {
             child.end_turn();
         }

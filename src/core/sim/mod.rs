@@ -195,8 +195,12 @@ impl Sim {
     }
 
     pub(super) fn child(&mut self) -> usize {
+        self.child_of(ChildKind::Socket)
+    }
+
+    pub(super) fn child_of(&mut self, kind: ChildKind) -> usize {
         let link = self.peers.len();
-        let key = self.broker.child_open(ChildKind::Socket, "sim", link).expect("room for a child");
+        let key = self.broker.child_open(kind, "sim", link).expect("room for a child");
         self.peers.push(Peer { key: Some(key), room: usize::MAX, ..Peer::default() });
         link
     }

@@ -1,7 +1,11 @@
 //! What one child may have done before the others are heard again, and how far one is read that takes no replies.
 
 use crate::base::limits;
+use crate::core::child::ChildKind;
 use crate::core::sim::{Sim, packed};
+
+/// Rows of a table that are made in one turn of the driver, however many there are.
+const ROWS_A_TURN: usize = limits::CHILD_TURN as usize / limits::ROW_COST;
 
 /// How many turns these bytes of a child take.
 fn turns_for(sim: &mut Sim, child: usize, bytes: &[u8], other: usize) -> usize {
@@ -82,9 +86,29 @@ fn a_list_of_all_is_cut_into_turns() {
     sim.broker.begin_turn();
     while sim.broker.run() {}
     sim.broker.child_gone(last);
-    assert!(turns_taken(&mut sim, other) > 1);
+    assert!(turns_taken(&mut sim, other) >= 9_000 / ROWS_A_TURN);
     let list = sim.received(child);
     assert_eq!(list.matches("id=").count() - list.matches("mid=").count(), 9_999);
+}
+
+/// The same of the console, also while it puts rows in order; of one that has gone it says so, where it knows of it.
+#[test]
+fn a_table_of_all_is_cut_into_turns() {
+    let mut sim = Sim::new(&[("children_max", "10000")]);
+    let operator = sim.child_of(ChildKind::Local);
+    let children: Vec<usize> = (0..5_000).map(|_| sim.child()).collect();
+    let last = sim.key(children[4_999]);
+    for (order, rounds, gone) in [("", 1, 1), (" SORT age_ms", 2, 0)] {
+        sim.broker.child_input(sim.key(operator), &packed(&format!("BROKER SHOW CHILDREN{order}")));
+        sim.broker.begin_turn();
+        while sim.broker.run() {}
+        sim.broker.child_gone(last);
+        let turns = turns_taken(&mut sim, children[0]);
+        assert!(turns >= rounds * 4_900 / ROWS_A_TURN, "{order}: {turns}");
+        let table = sim.received(operator);
+        let lines = table.matches(" $").count();
+        assert_eq!((lines, table.matches("gone").count()), (5_001 + gone, gone), "{order}");
+    }
 }
 
 /// So are others that are killed meanwhile.

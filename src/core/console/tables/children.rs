@@ -55,8 +55,8 @@ pub(super) const CHILDREN: ShowTable = ShowTable {
 };
 
 fn keys(broker: &Broker) -> Vec<RowKey> {
-    let children = broker.children.iter().filter(|(_, child)| child.state() != ChildState::Closed);
-    let mut keys: Vec<_> = children.map(|(key, child)| (child.session().id, key)).collect();
+    // From the index alone: a look at each child takes ten times as long, and this is one step.
+    let mut keys: Vec<_> = broker.children.ids().collect();
     keys.sort_unstable_by_key(|(id, _)| *id);
     keys.into_iter().map(|(id, key)| RowKey::Child(key, id)).collect()
 }
