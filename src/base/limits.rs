@@ -346,6 +346,10 @@ pub const STATUS_LOOKS: usize = if cfg!(test) { 4 } else { 256 };
 pub const STATUS_ROWS_STEP: usize = if cfg!(test) { 1 } else { 4 };
 /// Holders of leases, and suspected leaks, that the status page names under what is wrong; of others it says how many.
 pub const STATUS_NAMED: usize = 3;
+/// Milliseconds between two samples of the totals by which it is known what has failed within the last minute.
+pub const MINUTE_STEP: u64 = 5_000;
+/// Milliseconds for which the oldest request of a shared connection may wait before it is said that it waits.
+pub const STALL_TOLD: u64 = 1_000;
 /// Milliseconds between two samples of what the status page draws.
 pub const HISTORY_STEP: u64 = 5_000;
 /// How many samples are kept: 15 minutes, and one before the first.

@@ -23,6 +23,7 @@ use crate::core::request::flow::Roster;
 use crate::core::request::run::ForBroker;
 use crate::core::shared::Shared;
 use crate::core::standing::LaneReading;
+use crate::core::status::lately::Lately;
 use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::resp::{Frames, Scanner};
@@ -49,6 +50,7 @@ pub struct Broker {
     pub(crate) children: Children,
     pub(crate) shared: Shared,
     pub(crate) trim: Trim,
+    pub(crate) lately: Lately,
     next_id: u64,
     /// Break the order of replies on purpose, to see the checks notice.
     #[cfg(feature = "sabotage")]
@@ -65,6 +67,7 @@ impl Broker {
             children: Children::default(),
             shared: Shared::new(settings, upstream, rng, now),
             trim: Trim::default(),
+            lately: Lately::default(),
             next_id,
             #[cfg(feature = "sabotage")]
             sabotaged: false,
@@ -147,6 +150,7 @@ impl Broker {
     pub fn begin_turn(&mut self) {
         self.shared.turn.begin();
         self.shared.env.begin_turn();
+        self.note_totals();
     }
 
     /// Goes on with what was deferred: the turn of a child in line, a piece of a sweep, lanes that wait for a place. Call

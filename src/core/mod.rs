@@ -57,6 +57,6 @@ pub use standing::LaneReading;
 pub use stats::RequestTimes;
 pub(crate) use status::survey::{Survey, SurveyRow};
 pub use status::wrong::{
-    Fullness, HolderFigures, KindFigures, LastMinute, LeakFigures, StatusFigures, StatusTrouble,
-    TroubleSeverity, wrong_now,
+    Fullness, HolderFigures, KindFigures, LastMinute, LeakFigures, StallFigures, StatusFigures,
+    StatusTrouble, TroubleSeverity, wrong_now,
 };

@@ -622,6 +622,12 @@ fn a_drain_ends_every_kind_of_child() {
     assert!(sim.broker.is_drained());
 }
 
+/// A broker that has not reached its upstream yet.
+pub(super) fn broker_without_redis() -> super::Broker {
+    let upstream = crate::config::endpoint::parse_upstream("redis://h:6379/0").expect("an address");
+    super::Broker::new(crate::config::Settings::default(), upstream, 7, 0)
+}
+
 /// A broker with a child in each of some states, for the tables of the console.
 pub(super) fn broker_for_tables() -> super::Broker {
     let (mut sim, [a, b, c]) = Sim::with(&[]);

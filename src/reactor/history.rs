@@ -5,8 +5,7 @@
 use super::Loop;
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::base::log_limit::log_lines_dropped;
-use crate::core::{Counters, LastMinute, LeaseKind};
+use crate::core::{Counters, LeaseKind};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -24,7 +23,6 @@ pub(super) struct LatencySample {
 pub(super) struct HistorySample {
     at: Millis,
     totals: Counters,
-    log_lines_dropped: u64,
     children: usize,
     waiting: usize,
     /// The longest turn since the sample before, in processor time.
@@ -57,8 +55,6 @@ pub(super) struct HistoryPoint {
 #[derive(Debug, Default)]
 pub(super) struct History {
     samples: VecDeque<HistorySample>,
-    /// Since when the upstream has been seen not to serve; `None` where it does, or nobody has asked.
-    pub(super) not_ready_since: Option<Millis>,
 }
 
 impl History {
@@ -88,21 +84,6 @@ impl History {
             }
         })
     }
-
-    /// What has happened since the youngest sample that is a minute old, or the first.
-    fn last_minute(&self, now: Millis, totals: &Counters, log_lines_dropped: u64) -> LastMinute {
-        let old = self.samples.iter().rev().find(|sample| sample.at + 60_000 <= now);
-        let Some(before) = old.or(self.samples.front()) else { return LastMinute::default() };
-        let then = &before.totals;
-        LastMinute {
-            lost: totals.requests_lost - then.requests_lost,
-            down: totals.requests_down - then.requests_down,
-            limited: totals.requests_limited - then.requests_limited,
-            timed_out: totals.requests_timed_out - then.requests_timed_out,
-            refused: totals.children_refused - then.children_refused,
-            log_lines_dropped: log_lines_dropped - before.log_lines_dropped,
-        }
-    }
 }
 
 impl Loop {
@@ -112,10 +93,6 @@ impl Loop {
         if self.serves_http() && self.history.is_due(self.told) {
             let sample = self.sample();
             self.history.add(sample);
-            // Once it was seen not to serve, it is asked again with each sample, so that the end is not missed.
-            if self.history.not_ready_since.is_some() {
-                self.said_lately();
-            }
         }
     }
 
@@ -123,7 +100,6 @@ impl Loop {
         HistorySample {
             at: self.told,
             totals: *self.core.counters(),
-            log_lines_dropped: log_lines_dropped(),
             children: self.core.children_len(),
             waiting: LeaseKind::ALL.into_iter().map(|kind| self.core.leases_waiting_for(kind)).sum(),
             turn: self.pace.take_longest_lately(),
@@ -135,11 +111,6 @@ impl Loop {
     fn latency_lately(&self) -> LatencySample {
         let lately = self.core.latency_of_late();
         LatencySample { p50_us: lately.map(|(_, p50, _)| p50), p99_us: lately.map(|(_, _, p99)| p99) }
-    }
-
-    /// How often something went wrong within the last minute.
-    pub(super) fn last_minute(&self) -> LastMinute {
-        self.history.last_minute(self.told, self.core.counters(), log_lines_dropped())
     }
 
     /// No samples are kept of a loop whose last listener for HTTP has gone.
@@ -160,7 +131,6 @@ mod tests {
         HistorySample {
             at,
             totals,
-            log_lines_dropped: 0,
             children: requests as usize,
             waiting: 0,
             turn: Duration::ZERO,
@@ -192,21 +162,5 @@ mod tests {
         assert_eq!(history.samples.len(), limits::HISTORY_SAMPLES);
         assert_eq!(history.points(4_995_000).count(), 180);
         assert_eq!(history.points(4_995_000).next().unwrap().age_ms, 895_000);
-    }
-
-    #[test]
-    fn the_last_minute_is_a_minute_or_all_there_was() {
-        let mut history = History::default();
-        let lost = |history: &History, now, requests_lost| {
-            let totals = sample(0, 0, requests_lost).totals;
-            history.last_minute(now, &totals, 0).lost
-        };
-        assert_eq!(lost(&history, 0, 7), 0);
-        history.add(sample(1_000, 0, 2));
-        assert_eq!(lost(&history, 3_000, 7), 5, "of a young loop, since the first sample");
-        (1..30).for_each(|at| history.add(sample(1_000 + at * 5_000, 0, 2 + at)));
-        assert_eq!(lost(&history, 146_000, 31), 31 - 2 - 17);
-        assert_eq!(lost(&history, 150_000, 31), 31 - 2 - 17, "and no more than five seconds beyond it");
-        assert_eq!(lost(&history, 1_000_000, 31), 0);
     }
 }

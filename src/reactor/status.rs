@@ -1,12 +1,9 @@
 //! The status as JSON, for the page and for programs: one table of sections, each read and written in one step, once the
 //! core's survey is done. Names are only ever added; docs/status.md says what they mean. Decides nothing: what is wrong is
-//! `core::wrong_now`'s.
+//! the core's.
 
 use super::Loop;
-use crate::base::clock::Millis;
-use crate::core::{
-    Cell, Fullness, KindFigures, LaneRole, LastMinute, LeaseKind, Readiness, Survey, SurveyRow, wrong_now,
-};
+use crate::core::{Cell, Fullness, KindFigures, LaneRole, LastMinute, LeaseKind, Survey, SurveyRow};
 use serde_json::{Value, json};
 
 /// One section: its name, and how it is read.
@@ -19,7 +16,7 @@ static SECTIONS: &[StatusSection] = &[
     ("upstream", upstream),
     ("fullness", fullness),
     ("leases", leases),
-    ("last_minute", |lp, _| last_minute(&lp.last_minute())),
+    ("last_minute", |lp, _| last_minute(&lp.core.last_minute())),
     ("totals", totals),
     ("history", |lp, _| history(lp)),
     ("processes_len", |_, survey| survey.processes_len.into()),
@@ -30,10 +27,6 @@ static SECTIONS: &[StatusSection] = &[
     ("leaks", |_, survey| rows(&survey.leaks)),
     ("commands", |_, survey| rows(&survey.commands)),
 ];
-
-/// For so many milliseconds what the upstream has said of whether it serves is still worth telling: a page asks every two
-/// seconds, and its answer does not wait for the upstream's.
-const SAID_LATELY: Millis = 5_000;
 
 /// A status in the making: steps of the survey, then one section in each step.
 #[derive(Debug)]
@@ -68,26 +61,6 @@ impl Loop {
         status.written += 1;
         None
     }
-
-    /// Why the upstream does not serve, as far as it has said lately, and whether anything is known of it. Has it asked,
-    /// and notes since when it does not serve.
-    pub(super) fn said_lately(&mut self) -> (Option<bool>, Option<String>) {
-        let mut said = self.core.readiness(self.told);
-        if matches!(said, Readiness::Asked { .. }) {
-            said = self.core.readiness(self.told.saturating_sub(SAID_LATELY));
-        }
-        match said {
-            Readiness::Ready => {
-                self.history.not_ready_since = None;
-                (Some(true), None)
-            }
-            Readiness::NotReady(why) => {
-                self.history.not_ready_since.get_or_insert(self.told);
-                (Some(false), Some(why))
-            }
-            Readiness::Asked { .. } => (None, None),
-        }
-    }
 }
 
 fn cell(cell: &Cell) -> Value {
@@ -116,11 +89,7 @@ fn broker(lp: &mut Loop, _survey: &Survey) -> Value {
 }
 
 fn wrong(lp: &mut Loop, survey: &Survey) -> Value {
-    let mut figures = survey.figures(&lp.core);
-    (_, figures.not_ready) = lp.said_lately();
-    figures.not_ready_ms = lp.history.not_ready_since.map(|since| lp.told.saturating_sub(since));
-    figures.minute = lp.last_minute();
-    let found = wrong_now(&figures);
+    let found = survey.troubles(&mut lp.core);
     found
         .into_iter()
         .map(|trouble| {
@@ -138,7 +107,7 @@ fn wrong(lp: &mut Loop, survey: &Survey) -> Value {
 
 fn upstream(lp: &mut Loop, _survey: &Survey) -> Value {
     let mut value = row(&Survey::upstream(&lp.core));
-    let (ready, why) = lp.said_lately();
+    let (ready, why) = lp.core.said_lately();
     (value["ready"], value["not_ready"]) = (ready.into(), why.into());
     value
 }
@@ -248,13 +217,6 @@ mod tests {
         assert_eq!(first["kind"], "upstream-down", "{value}");
         assert_eq!((&upstream["state"], &upstream["ready"]), (&json!("down"), &json!(false)), "{value}");
         assert_eq!(upstream["not_ready"], "no connection to the upstream");
-        // The first time stays, whoever asks later.
-        let since = lp.history.not_ready_since;
-        assert_eq!(since, Some(lp.told));
-        lp.told += 7_000;
-        lp.sample_history();
-        status(&mut lp);
-        assert_eq!(lp.history.not_ready_since, since);
         assert_eq!(value["leases"]["kinds"][0]["kind"], "transaction");
     }
 

@@ -73,8 +73,7 @@ fn in_words(sample: &Sample, speeds: Option<Speeds>, findings: &[Finding]) -> St
     );
     match sample.latency_now() {
         Some((p99, max)) => _ = writeln!(text, "latency      p99 {}, max {}", micros(p99), micros(max)),
-        None if sample.latency.is_some() => text += "latency      -\n",
-        None => {}
+        None => text += "latency      -\n",
     }
     let least = if sample.is_cut() { "at least " } else { "" };
     let Totals { children, processes, .. } = totals;
@@ -96,8 +95,8 @@ fn in_words(sample: &Sample, speeds: Option<Speeds>, findings: &[Finding]) -> St
     if findings.is_empty() {
         text += "all is well\n";
     }
-    for Finding { severity, what, hint, .. } in findings {
-        let _ = writeln!(text, "{}: {what}", severity.name());
+    for finding @ Finding { severity, hint, .. } in findings {
+        let _ = writeln!(text, "{}: {}", severity.name(), finding.told());
         if !hint.is_empty() {
             let _ = writeln!(text, "    {hint}");
         }
@@ -158,6 +157,7 @@ fn object(sample: &Sample, speeds: Option<Speeds>, findings: &[Finding], is_well
 
 fn finding(finding: &Finding) -> Value {
     json!({
+        "kind": finding.kind,
         "severity": finding.severity.name(),
         "what": finding.what,
         "who": finding.who,
@@ -195,7 +195,8 @@ mod tests {
             text.contains("\nwaiting      2 for a lease, for up to 4.2 s\ncritical: 2 children wait"),
             "{text}"
         );
-        assert!(text.ends_with("\n    leases_transaction_max allows 1\n"), "{text}");
+        assert!(text.contains("(WATCH, MULTI), for 4.2 s: held by pid 44 (worker, web.service)"), "{text}");
+        assert!(text.ends_with("\n    The only one is in use (leases_transaction_max = 1).\n"), "{text}");
         let object = object(&sample, None, &sample.findings(), false);
         assert_eq!(object["wrong"][0]["severity"], "critical");
         assert_eq!(object["leases"]["transaction"], json!({ "used": 1, "max": 1 }));

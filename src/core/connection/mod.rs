@@ -146,6 +146,11 @@ impl Pool {
     }
 
     /// Why the last attempt to connect failed.
+    /// The same of an attempt since then.
+    pub(crate) fn refusal_since(&self, then: Millis) -> Option<&str> {
+        self.refusal.as_ref().filter(|refusal| refusal.at > then).map(|refusal| refusal.text.as_str())
+    }
+
     pub(crate) fn refusal_text(&self) -> Option<&str> {
         self.refusal.as_ref().map(|refusal| refusal.text.as_str())
     }

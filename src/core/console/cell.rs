@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 /// Characters of one text; a name may be longer than any screen.
 const TEXT_MAX: usize = 256;
+/// Characters of some sentences.
+const SENTENCES_MAX: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cell {
@@ -77,13 +79,13 @@ impl Cell {
         Cell::Text(text)
     }
 
-    /// A sentence: in the last column, where spaces forge nothing.
+    /// Sentences: in the last column, where spaces forge nothing.
     pub(crate) fn words(text: &str) -> Cell {
         if text.is_empty() {
             return Cell::Nothing;
         }
         let mut shown = String::new();
-        for ch in text.chars().take(TEXT_MAX) {
+        for ch in text.chars().take(SENTENCES_MAX) {
             if ch.is_control() { shown.extend(ch.escape_default()) } else { shown.push(ch) }
         }
         Cell::Text(shown)

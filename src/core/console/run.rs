@@ -185,9 +185,9 @@ impl Broker {
         let (kept, mut credit) = (child.front_mut().take_showing(), child.credit());
         let proto = child.session().proto;
         let mut showing = kept.unwrap_or_else(|| {
-            let keys = (query.table.keys)(self);
-            credit -= (keys.len() * limits::KEY_COST) as i64;
-            Showing::new(keys)
+            let showing = query.table.begin(self);
+            credit -= (showing.len() * limits::KEY_COST) as i64;
+            showing
         });
         let made = if credit > 0 { self.show_on(&mut showing, query, proto, &mut credit) } else { Ok(false) };
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
@@ -217,7 +217,7 @@ impl Broker {
             }
             *credit -= limits::ROW_COST as i64;
             if let Some(key) = showing.next() {
-                let cells = (query.table.row)(self, key);
+                let cells = self.cells_of(showing, query, key);
                 match (query.order, cells) {
                     (_, Some(cells)) if !query.means(&cells) => {}
                     (None, cells) => add_row(showing, query, key, cells.as_deref(), proto),
@@ -227,7 +227,8 @@ impl Broker {
                     (Some(_), None) => {}
                 }
             } else if let Some(key) = showing.next_sorted(query.order.is_some_and(|order| order.turned)) {
-                add_row(showing, query, key, (query.table.row)(self, key).as_deref(), proto);
+                let cells = self.cells_of(showing, query, key);
+                add_row(showing, query, key, cells.as_deref(), proto);
             } else {
                 return Ok(true);
             }
@@ -236,6 +237,12 @@ impl Broker {
             }
         }
         Ok(true)
+    }
+}
+
+impl Broker {
+    fn cells_of(&self, showing: &Showing, query: &Query, key: RowKey) -> Option<Vec<Cell>> {
+        showing.made_row(key).cloned().or_else(|| query.table.row(self, key))
     }
 }
 

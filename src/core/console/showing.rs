@@ -38,6 +38,8 @@ pub(crate) struct Showing {
     /// Those not looked at yet, from `at` on.
     keys: Vec<RowKey>,
     at: usize,
+    /// The rows themselves, where they were made in one step.
+    made: Vec<Vec<Cell>>,
     /// Rows by the value of a column, and as they were. Built one by one, so that a sort takes no step of its own.
     sorted: BTreeMap<(Cell, usize), RowKey>,
     /// How many lines there are, and the reply without its head.
@@ -47,7 +49,24 @@ pub(crate) struct Showing {
 
 impl Showing {
     pub(crate) fn new(keys: Vec<RowKey>) -> Showing {
-        Showing { keys, at: 0, sorted: BTreeMap::new(), rows: 0, body: Vec::new() }
+        Showing { keys, at: 0, made: Vec::new(), sorted: BTreeMap::new(), rows: 0, body: Vec::new() }
+    }
+
+    /// Of rows that are made.
+    pub(crate) fn of_rows(made: Vec<Vec<Cell>>) -> Showing {
+        let keys = (0..made.len() as u64).map(RowKey::Number).collect();
+        Showing { made, ..Showing::new(keys) }
+    }
+
+    /// How many rows are listed.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The cells of a row that was made in the first step.
+    pub(crate) fn made_row(&self, key: RowKey) -> Option<&Vec<Cell>> {
+        let RowKey::Number(at) = key else { return None };
+        self.made.get(usize::try_from(at).ok()?)
     }
 
     /// The next row that has not been looked at.
@@ -69,6 +88,7 @@ impl Showing {
         next.map(|(_, key)| key)
     }
 
+    /// Rows that were made in one step are few.
     pub(crate) fn footprint(&self) -> usize {
         (self.keys.capacity() + self.sorted.len() * 4) * size_of::<RowKey>() + self.body.capacity()
     }

@@ -6,10 +6,11 @@ mod connections;
 mod hosts;
 mod latency;
 mod settings;
+mod troubles;
 
 use crate::core::broker::Broker;
 use crate::core::console::cell::{Cell, Column};
-use crate::core::console::showing::RowKey;
+use crate::core::console::showing::{RowKey, Showing};
 pub(crate) use connections::{LEASES, UPSTREAM};
 pub(crate) use hosts::{LEAKS, PROCESSES};
 pub(crate) use settings::COMMANDS;
@@ -21,10 +22,39 @@ pub(crate) struct ShowTable {
     /// What it shows, one line.
     pub(crate) doc: &'static str,
     pub(crate) columns: &'static [Column],
-    /// Its rows now, in their order.
-    pub(crate) keys: fn(&Broker) -> Vec<RowKey>,
-    /// The cells of a row, one for each column; none if what it is about has gone.
-    pub(crate) row: fn(&Broker, RowKey) -> Option<Vec<Cell>>,
+    pub(crate) rows: TableRows,
+}
+
+/// How the rows of a table come about.
+#[derive(Debug)]
+pub(crate) enum TableRows {
+    /// One by one, since there may be very many.
+    Each {
+        /// Those of now, in their order.
+        keys: fn(&Broker) -> Vec<RowKey>,
+        /// The cells of one, one for each column; none if what it is about has gone.
+        row: fn(&Broker, RowKey) -> Option<Vec<Cell>>,
+    },
+    /// All in one step: they are few, and belong together.
+    Whole(fn(&mut Broker) -> Vec<Vec<Cell>>),
+}
+
+impl ShowTable {
+    /// The rows of now, to be made one by one, or as they are.
+    pub(crate) fn begin(&self, broker: &mut Broker) -> Showing {
+        match self.rows {
+            TableRows::Each { keys, .. } => Showing::new(keys(broker)),
+            TableRows::Whole(rows) => Showing::of_rows(rows(broker)),
+        }
+    }
+
+    /// One that is made by itself.
+    pub(crate) fn row(&self, broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
+        match self.rows {
+            TableRows::Each { row, .. } => row(broker, key),
+            TableRows::Whole(_) => None,
+        }
+    }
 }
 
 pub(crate) static TABLES: &[ShowTable] = &[
@@ -40,6 +70,7 @@ pub(crate) static TABLES: &[ShowTable] = &[
     latency::LATENCY,
     latency::SLOWLOG,
     hosts::LEAKS,
+    troubles::TROUBLES,
     settings::MEMORY,
     settings::CONFIG,
     settings::VERSION,
@@ -68,17 +99,28 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_every_row_has_all_columns() {
-        let broker = crate::core::tests::broker_for_tables();
+        let mut broker = crate::core::tests::broker_for_tables();
+        // A broker with which nothing is wrong has no rows of one table.
+        broker.shared.env.counters.requests_limited += 1;
         for table in TABLES {
             let names: HashSet<_> = table.columns.iter().map(|column| column.name).collect();
             assert_eq!(names.len(), table.columns.len(), "{}", table.name);
             assert!(table.columns.iter().all(|column| !column.doc.is_empty()), "{}", table.name);
-            for key in (table.keys)(&broker) {
-                let row = (table.row)(&broker, key).unwrap_or_else(|| panic!("{} {key:?}", table.name));
+            let mut showing = table.begin(&mut broker);
+            while let Some(key) = showing.next() {
+                let row = showing.made_row(key).cloned().or_else(|| table.row(&broker, key));
+                let row = row.unwrap_or_else(|| panic!("{} {key:?}", table.name));
                 assert_eq!(row.len(), table.columns.len(), "{} {key:?}", table.name);
                 if !matches!(
                     table.name,
-                    "CONFIG" | "STATS" | "MEMORY" | "VERSION" | "COMMANDS" | "UPSTREAM" | "LATENCY"
+                    "TROUBLES"
+                        | "CONFIG"
+                        | "STATS"
+                        | "MEMORY"
+                        | "VERSION"
+                        | "COMMANDS"
+                        | "UPSTREAM"
+                        | "LATENCY"
                 ) {
                     assert_eq!(row[0], key.name(), "{} {key:?}", table.name);
                 }

@@ -114,7 +114,8 @@ impl Shared {
     }
 
     pub(crate) fn control_lost(&mut self) {
-        self.control.lost(self.env.now);
+        let now = self.env.now;
+        self.control.lost(now, self.work.silent_since().unwrap_or(now));
         self.work.lost();
         self.commands.connection_lost();
     }

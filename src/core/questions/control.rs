@@ -166,7 +166,9 @@ pub(crate) struct Control {
     /// The number of the present connection's greeting among the questions.
     hello: u64,
     up: bool,
+    /// When the connection was lost, and since when nothing had been heard then.
     down_since: Millis,
+    silent_since: Millis,
 }
 
 impl Control {
@@ -194,12 +196,18 @@ impl Control {
         self.valid_dbs = HashSet::from([0, own_db]);
     }
 
-    /// The connection is lost. Each question that it had not answered is told so on its own.
-    pub(crate) fn lost(&mut self, now: Millis) {
+    /// The connection is lost. Each question that it had not answered is told so on its own. The upstream was silent from
+    /// `silent_since` on.
+    pub(crate) fn lost(&mut self, now: Millis, silent_since: Millis) {
         if std::mem::take(&mut self.up) {
-            self.down_since = now;
+            (self.down_since, self.silent_since) = (now, silent_since);
         }
         self.leaving = false;
+    }
+
+    /// For people: one that hangs is away for as long as it has said nothing, not from the closing of its connections on.
+    pub(crate) fn away_since(&self) -> Option<Millis> {
+        (!self.up).then_some(self.silent_since)
     }
 
     pub(crate) fn down_since(&self) -> Option<Millis> {

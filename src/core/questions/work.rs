@@ -121,7 +121,7 @@ impl Work {
 
     /// Since when it owes the answer and is silent. While it sends anything it lives, even if the PING has to wait its
     /// turn.
-    pub(super) fn silent_since(&self) -> Option<Millis> {
+    pub(crate) fn silent_since(&self) -> Option<Millis> {
         self.asking.then_some(self.asked_at.max(self.heard_at))
     }
 

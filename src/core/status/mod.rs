@@ -2,5 +2,7 @@
 //! wrong in them. Owns no figure; shows nothing itself.
 
 pub(crate) mod greatest;
+pub(crate) mod lately;
 pub(crate) mod survey;
+pub(crate) mod watch;
 pub(crate) mod wrong;

@@ -12,7 +12,9 @@ use crate::core::console::tables::{COMMANDS, LEAKS, LEASES, PROCESSES, ShowTable
 use crate::core::host::usage::Usage;
 use crate::core::keys::{LaneKey, LeaseKind, ProcessKey};
 use crate::core::status::greatest::Greatest;
-use crate::core::status::wrong::{Fullness, HolderFigures, KindFigures, LeakFigures, StatusFigures};
+use crate::core::status::wrong::{
+    Fullness, HolderFigures, KindFigures, LeakFigures, StallFigures, StatusFigures, StatusTrouble, wrong_now,
+};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -69,6 +71,18 @@ impl Survey {
         }
     }
 
+    /// Only what it is decided by what is wrong, in one step: leases, and suspected leaks.
+    pub(crate) fn of_troubles(broker: &Broker) -> Survey {
+        let mut survey = Survey { greatest: None, ..Survey::new() };
+        survey.want_leases(broker);
+        survey.wanted.retain(|row| matches!(row, WantedRow::Holder(..)));
+        survey.want_leaks(broker, limits::STATUS_NAMED);
+        while let Some(next) = survey.wanted.pop_front() {
+            survey.make_row(broker, next);
+        }
+        survey
+    }
+
     /// One step. Whether it is done.
     pub(crate) fn go_on(&mut self, broker: &mut Broker) -> bool {
         if self.greatest.is_some() {
@@ -103,6 +117,17 @@ impl Survey {
     fn want_rows(&mut self, broker: &Broker) {
         let processes = self.greatest.take().map(Greatest::into_sorted).unwrap_or_default();
         self.wanted.extend(processes.into_iter().map(|(key, rate)| WantedRow::Process(key, rate)));
+        self.want_leases(broker);
+        self.want_leaks(broker, limits::STATUS_ROWS);
+        let mut called = Greatest::new(limits::STATUS_ROWS);
+        for id in broker.shared.commands.called() {
+            called.offer(broker.shared.commands.calls(id), u64::from(id));
+        }
+        self.wanted.extend(called.into_sorted().into_iter().map(WantedRow::Command));
+    }
+
+    /// Those that are held the longest, of all and of each kind.
+    fn want_leases(&mut self, broker: &Broker) {
         let mut longest = Greatest::new(limits::STATUS_ROWS);
         let mut of_kind = LeaseKind::ALL.map(|kind| (kind, Greatest::new(limits::STATUS_NAMED)));
         for (key, lane) in broker.shared.connections.lanes() {
@@ -118,13 +143,11 @@ impl Survey {
             let keys = greatest.into_sorted().into_iter();
             self.wanted.extend(keys.map(|key| WantedRow::Holder(kind, key)));
         }
+    }
+
+    fn want_leaks(&mut self, broker: &Broker, most: usize) {
         let leaks = broker.shared.leaks.numbers();
-        self.wanted.extend(leaks.into_iter().take(limits::STATUS_ROWS).map(WantedRow::Leak));
-        let mut called = Greatest::new(limits::STATUS_ROWS);
-        for id in broker.shared.commands.called() {
-            called.offer(broker.shared.commands.calls(id), u64::from(id));
-        }
-        self.wanted.extend(called.into_sorted().into_iter().map(WantedRow::Command));
+        self.wanted.extend(leaks.into_iter().take(most).map(WantedRow::Leak));
     }
 
     fn make_row(&mut self, broker: &Broker, next: WantedRow) {
@@ -164,6 +187,13 @@ impl Survey {
         }
     }
 
+    /// What is wrong now, the worst first. Asks the upstream whether it serves.
+    pub(crate) fn troubles(&self, broker: &mut Broker) -> Vec<StatusTrouble> {
+        let (_, not_ready) = broker.said_lately();
+        let (not_ready_ms, minute) = (broker.not_ready_ms(), broker.last_minute());
+        wrong_now(&StatusFigures { not_ready, not_ready_ms, minute, ..self.figures(broker) })
+    }
+
     /// All by which it is decided what is wrong, but for what the upstream answers and what has happened of late.
     pub(crate) fn figures(&self, broker: &Broker) -> StatusFigures {
         let (env, upstream) = (&broker.shared.env, Survey::upstream(broker));
@@ -177,7 +207,8 @@ impl Survey {
             is_busy: broker.shared.work.is_busy(),
             down_ms: number(&upstream, "down_ms"),
             refusal: text(&upstream, "refusal"),
-            not_ready: None,
+            stalled: stalled(broker),
+            refused: refused(broker),
             admin_socket: match &env.settings.admin_listen {
                 AdminListen::At(ListenUrl::Unix { path, .. }) => Some(path.clone()),
                 _ => None,
@@ -192,6 +223,38 @@ impl Survey {
             ..StatusFigures::default()
         }
     }
+}
+
+/// The shared connection whose next request waits the longest, if that is notable. One that WAIT blocks is nobody else's.
+fn stalled(broker: &Broker) -> Option<StallFigures> {
+    let shared = &broker.shared;
+    let lanes = || shared.connections.lanes().filter(|(_, lane)| lane.is_shared() && !lane.is_detached());
+    let waiting = lanes().filter(|(_, lane)| lane.is_ready() && lane.front().is_some());
+    let (key, lane) = waiting.min_by_key(|(_, lane)| lane.oldest_since())?;
+    let oldest_ms = shared.env.now.saturating_sub(lane.oldest_since());
+    let requests = lanes().map(|(_, lane)| lane.owed() as u64).sum();
+    (oldest_ms >= limits::STALL_TOLD).then(|| StallFigures { lane: key.index() as u64, oldest_ms, requests })
+}
+
+/// While the upstream is away all users have the same reason, which is told once; and what was refused before it was there
+/// again is over.
+fn refused(broker: &Broker) -> Vec<(String, String)> {
+    let shared = &broker.shared;
+    let control = shared.connections.find(shared.control.lane());
+    let Some(control) = control.filter(|_| broker.upstream_is_up()) else { return Vec::new() };
+    let mut found: Vec<(String, String)> = Vec::new();
+    for (_, pool) in shared.connections.pools().filter(|(_, pool)| !pool.is_free()) {
+        let Some(why) = pool.refusal_since(control.record().connected_at) else { continue };
+        let user = shared.users.name(pool.key().user, &shared.env.upstream);
+        let user = Cell::of_bytes(user).as_text();
+        if !found.iter().any(|(known, _)| *known == user) {
+            found.push((user, why.to_owned()));
+        }
+        if found.len() == limits::STATUS_NAMED {
+            break;
+        }
+    }
+    found
 }
 
 /// The settings that are told with what is wrong, and the units of their values where the text has none.
@@ -217,7 +280,7 @@ fn named(settings: &Settings, name: &'static str, unit: &str) -> (&'static str, 
 }
 
 fn row_of(table: &'static ShowTable, broker: &Broker, key: RowKey) -> Option<SurveyRow> {
-    let cells = (table.row)(broker, key)?;
+    let cells = table.row(broker, key)?;
     Some(table.columns.iter().map(|column| column.name).zip(cells).collect())
 }
 

@@ -14,6 +14,8 @@ pub enum TroubleSeverity {
     Critical,
     /// Nothing fails yet, or only of those who cause it.
     Warning,
+    /// Nothing is wrong: it is what will be, if it goes on, or what nobody's request suffers from.
+    Notice,
 }
 
 impl TroubleSeverity {
@@ -22,6 +24,7 @@ impl TroubleSeverity {
         match self {
             TroubleSeverity::Critical => "critical",
             TroubleSeverity::Warning => "warning",
+            TroubleSeverity::Notice => "notice",
         }
     }
 }
@@ -96,6 +99,12 @@ pub struct KindFigures {
     pub holders: Vec<HolderFigures>,
 }
 
+impl KindFigures {
+    fn has_notable_wait(&self) -> bool {
+        self.waiting > 0 && self.longest_ms >= WAIT_ORDINARY
+    }
+}
+
 /// A leak that is suspected now.
 #[derive(Debug, Clone, Default)]
 pub struct LeakFigures {
@@ -109,6 +118,17 @@ pub struct LeakFigures {
     pub since_ms: Millis,
     /// The facts.
     pub what: String,
+}
+
+/// A shared connection on which the next request to be answered waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StallFigures {
+    /// Its lane.
+    pub lane: u64,
+    /// For how long it has been the next one.
+    pub oldest_ms: Millis,
+    /// Requests on all shared connections.
+    pub requests: u64,
 }
 
 /// How often something has happened within the last minute.
@@ -147,6 +167,10 @@ pub struct StatusFigures {
     pub not_ready: Option<String>,
     /// For how long it has not been ready.
     pub not_ready_ms: Option<Millis>,
+    /// The shared connection whose next request waits the longest, if that is notable.
+    pub stalled: Option<StallFigures>,
+    /// Some users whose connections Redis refuses, and why.
+    pub refused: Vec<(String, String)>,
     /// The admin socket, where there is one.
     pub admin_socket: Option<PathBuf>,
     /// Settings by their names, as `queue_timeout = 1000 ms`.
@@ -181,7 +205,8 @@ const HANGS: &str = "Its address takes connections, but nothing answers there: R
 /// All that is wrong, the worst first.
 pub fn wrong_now(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found = Vec::new();
-    found.extend(upstream(now));
+    found.extend(upstream(now).or_else(|| stalled(now)));
+    found.extend(refused(now));
     now.kinds.iter().for_each(|kind| found.extend(leases(now, kind)));
     found.extend(full(now));
     found.extend(failures(now));
@@ -208,11 +233,17 @@ fn setting(now: &StatusFigures, name: &str) -> String {
     found.map_or_else(|| name.to_owned(), |(_, text)| text.clone())
 }
 
-/// A command of the console, as it is typed into a shell. Between backquotes, by which the page knows it.
+/// A verb of the console, as it is typed into a shell. Between backquotes, by which the page knows it.
+fn console_verb(now: &StatusFigures, verb: &str) -> String {
+    let needs = if now.admin_socket.is_none() { " (of the console, which needs admin_listen)" } else { "" };
+    format!("{}{needs}", console_command(now, verb))
+}
+
+/// What the console shows to everybody who may look, over any of its unix sockets.
 fn console_command(now: &StatusFigures, command: &str) -> String {
     match &now.admin_socket {
         Some(path) => format!("`redis-cli -s {} {command}`", shell_word(&path.to_string_lossy())),
-        None => format!("`{command}` (of the console, which needs admin_listen)"),
+        None => format!("`{command}`"),
     }
 }
 
@@ -264,6 +295,30 @@ fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
     Some(StatusTrouble { who, since_ms: now.not_ready_ms, ..not_ready })
 }
 
+/// One that hangs looks up for a while: nothing is refused, and nothing is answered.
+fn stalled(now: &StatusFigures) -> Option<StatusTrouble> {
+    let StallFigures { lane, oldest_ms, requests } = now.stalled?;
+    let what = format!("Redis does not answer on shared lane {lane}: {requests} {}.", waiting(requests));
+    let hint = "It runs a slow command, or hangs. Its own SLOWLOG and CLIENT LIST tell which.";
+    let stalled = trouble("upstream-stalled", TroubleSeverity::Critical, what, hint);
+    Some(StatusTrouble { who: now.address.clone(), since_ms: Some(oldest_ms), ..stalled })
+}
+
+fn waiting(requests: u64) -> &'static str {
+    if requests == 1 { "request waits" } else { "requests wait" }
+}
+
+fn refused(now: &StatusFigures) -> impl Iterator<Item = StatusTrouble> {
+    let hint = "Its children wait, or get this error. Redis' maxclients, and the user's password and rights there, tell why.";
+    now.refused.iter().map(move |(user, why)| {
+        let what = format!("Redis refuses connections of user {user}: {}.", why.trim_end_matches('.'));
+        StatusTrouble {
+            who: format!("user {user}"),
+            ..trouble("user-refused", TroubleSeverity::Warning, what, hint)
+        }
+    })
+}
+
 /// What leases of a kind are for, and the setting that bounds them.
 fn kind_in_words(kind: LeaseKind) -> (&'static str, &'static str) {
     let what = match kind {
@@ -278,8 +333,7 @@ fn leases(now: &StatusFigures, figures: &KindFigures) -> Option<StatusTrouble> {
     let (purpose, name) = kind_in_words(figures.kind);
     let bound = setting(now, name);
     let (used, max) = (figures.leases.used, figures.leases.max);
-    let (is_full, waits) =
-        (figures.leases.is_full(), figures.waiting > 0 && figures.longest_ms >= WAIT_ORDINARY);
+    let (is_full, waits) = (figures.leases.is_full(), figures.has_notable_wait());
     if !waits && !is_full {
         return None;
     }
@@ -291,7 +345,7 @@ fn leases(now: &StatusFigures, figures: &KindFigures) -> Option<StatusTrouble> {
         } else {
             format!("All {max} connections for {purpose} are in use.")
         };
-        return Some(StatusTrouble { who, ..trouble("leases-full", TroubleSeverity::Warning, what, hint) });
+        return Some(StatusTrouble { who, ..trouble("leases-full", TroubleSeverity::Notice, what, hint) });
     }
     let (children, wait) = if figures.waiting == 1 { ("child", "waits") } else { ("children", "wait") };
     let what = format!("{} {children} {wait} for a connection for {purpose}.", figures.waiting);
@@ -305,7 +359,7 @@ fn leases(now: &StatusFigures, figures: &KindFigures) -> Option<StatusTrouble> {
     };
     let first = figures.holders.iter().find_map(|holder| holder.child);
     let kill = first.map_or(String::new(), |id| {
-        let command = console_command(now, &format!("BROKER KILL CHILD {id}"));
+        let command = console_verb(now, &format!("BROKER KILL CHILD {id}"));
         format!("If child {id} does not give it back, this takes it: {command}. ")
     });
     let longest = setting(now, "lease_wait_timeout");
@@ -355,18 +409,19 @@ fn holder_in_words(holder: &HolderFigures) -> String {
 fn full(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found = Vec::new();
     let of = |fullness: Fullness| format!("{} of {}", fullness.used, fullness.max);
+    let most = console_command(now, "BROKER SHOW PROCESSES SORT children LIMIT 10");
     if now.children.is_full() {
         let what = format!(
             "{} is reached: {} children are connected.",
             setting(now, "children_max"),
             now.children.used
         );
-        let hint = "Further connections are refused. See which program has most of them below.";
+        let hint = format!("Further connections are refused. Who has most of them: {most}.");
         found.push(trouble("children-full", TroubleSeverity::Critical, what, hint));
     } else if now.children.is_above(90) {
         let what = format!("{} children are connected: near children_max.", of(now.children));
         let hint = format!(
-            "Beyond {} connections are refused. See which program has most of them below.",
+            "Beyond {} connections are refused. Who has most of them: {most}.",
             setting(now, "children_max")
         );
         found.push(trouble("children-near-max", TroubleSeverity::Warning, what, hint));
@@ -378,7 +433,9 @@ fn full(now: &StatusFigures) -> Vec<StatusTrouble> {
         };
         let bound = setting(now, "upstream_connections_max");
         let hint = format!("Who needs one more waits. The setting is {bound}.");
-        found.push(trouble("connections-full", TroubleSeverity::Warning, what, hint));
+        let somebody_waits = now.kinds.iter().any(KindFigures::has_notable_wait);
+        let severity = if somebody_waits { TroubleSeverity::Warning } else { TroubleSeverity::Notice };
+        found.push(trouble("connections-full", severity, what, hint));
     }
     if now.memory.is_above(75) {
         let severity =
@@ -386,8 +443,9 @@ fn full(now: &StatusFigures) -> Vec<StatusTrouble> {
         let percent = u128::from(now.memory.used) * 100 / u128::from(now.memory.max.max(1));
         let what = format!("The queues hold {percent} % of memory_max.");
         let hint = format!(
-            "Long replies are slowed down. Above {} the child that holds most is closed.",
-            setting(now, "memory_max")
+            "Long replies are slowed down. Above {} the child that holds most is closed. Who holds most: {}.",
+            setting(now, "memory_max"),
+            console_command(now, "BROKER SHOW CHILDREN SORT memory_bytes LIMIT 10")
         );
         found.push(trouble("memory-near-max", severity, what, hint));
     }
@@ -445,7 +503,7 @@ fn leaks(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found: Vec<StatusTrouble> = named
         .map(|leak| {
             let kill = leak.child.map_or(String::new(), |id| {
-                format!(" This closes it: {}.", console_command(now, &format!("BROKER KILL CHILD {id}")))
+                format!(" This closes it: {}.", console_verb(now, &format!("BROKER KILL CHILD {id}")))
             });
             let what = format!("Suspected leak: {}.", leak.kind);
             let hint = format!("When it was found: {}.{kill}", leak.what.trim_end_matches('.'));
@@ -464,7 +522,7 @@ fn leaks(now: &StatusFigures) -> Vec<StatusTrouble> {
             "leak",
             TroubleSeverity::Warning,
             what,
-            format!("They are listed below, or by {}.", console_command(now, "BROKER SHOW LEAKS")),
+            format!("They are listed by {}.", console_command(now, "BROKER SHOW LEAKS")),
         ));
     }
     found
@@ -474,7 +532,7 @@ fn log_lines(minute: &LastMinute) -> Option<StatusTrouble> {
     let count = minute.log_lines_dropped;
     let what = format!("{count} {} lost in the last minute.", was(count, "log line"));
     let hint = "Whoever reads the broker's log (journald, or standard error) does not keep up.";
-    (count > 0).then(|| trouble("log-lines-lost", TroubleSeverity::Warning, what, hint))
+    (count > 0).then(|| trouble("log-lines-lost", TroubleSeverity::Notice, what, hint))
 }
 
 fn plural(count: u64, noun: &str) -> String {
@@ -557,6 +615,17 @@ mod tests {
         let found = only(&StatusFigures { is_up: false, refusal, ..well() });
         assert!(found.hint.ends_with(HANGS) && !found.hint.contains("accepts connections"), "{found:?}");
         assert_eq!(only(&StatusFigures { is_busy: true, not_ready, ..well() }).kind, "upstream-busy");
+        let stalled = Some(StallFigures { lane: 3, oldest_ms: 1_200, requests: 8 });
+        let found = only(&StatusFigures { stalled, ..well() });
+        assert_eq!(
+            (found.kind, found.since_ms, &*found.what),
+            ("upstream-stalled", Some(1_200), "Redis does not answer on shared lane 3: 8 requests wait.")
+        );
+        let not_ready = Some("the upstream does not answer".to_owned());
+        assert_eq!(only(&StatusFigures { stalled, not_ready, ..well() }).kind, "upstream-not-ready");
+        let user = [("web".to_owned(), "WRONGPASS invalid password.".to_owned())];
+        let found = only(&StatusFigures { refused: user.into(), ..well() });
+        assert_eq!(found.what, "Redis refuses connections of user web: WRONGPASS invalid password.");
         let draining = only(&StatusFigures { is_draining: true, is_up: false, ..well() });
         assert_eq!((draining.kind, draining.severity), ("draining", TroubleSeverity::Warning));
     }
@@ -631,7 +700,11 @@ mod tests {
         };
         assert_eq!(set(|now| now.children.used = 90), ("children-near-max", TroubleSeverity::Warning));
         assert_eq!(set(|now| now.children.used = 100), ("children-full", TroubleSeverity::Critical));
-        assert_eq!(set(|now| now.connections.used = 20), ("connections-full", TroubleSeverity::Warning));
+        assert_eq!(set(|now| now.connections.used = 20), ("connections-full", TroubleSeverity::Notice));
+        let mut short = well();
+        (short.connections.used, short.kinds[1].waiting, short.kinds[1].longest_ms) = (20, 1, WAIT_ORDINARY);
+        let found = wrong_now(&short);
+        assert!(found.iter().all(|trouble| trouble.severity == TroubleSeverity::Warning), "{found:?}");
         assert_eq!(set(|now| now.memory.used = 75), ("memory-near-max", TroubleSeverity::Warning));
         assert_eq!(set(|now| now.memory.used = 95), ("memory-near-max", TroubleSeverity::Critical));
         let nothing = StatusFigures { children: Fullness::default(), memory: Fullness::default(), ..well() };
@@ -692,19 +765,21 @@ mod tests {
         let minute =
             LastMinute { lost: 1, down: 1, limited: 1, timed_out: 1, refused: 1, log_lines_dropped: 1 };
         let (not_ready, leaks) = (Some("so".to_owned()), vec![LeakFigures::default()]);
-        let mut worst = StatusFigures { minute, not_ready, leaks, leaks_now: 1, ..well() };
+        let refused = vec![("u".to_owned(), "no".to_owned())];
+        let mut worst = StatusFigures { minute, not_ready, refused, leaks, leaks_now: 1, ..well() };
         (worst.children.used, worst.connections.used, worst.memory.used) = (90, 20, 80);
         (worst.kinds[0].leases.used, worst.kinds[1].leases.used) = (4, 4);
         (worst.kinds[1].waiting, worst.kinds[1].longest_ms) = (1, WAIT_ORDINARY);
         let others = [
             StatusFigures { is_up: false, ..well() },
             StatusFigures { is_busy: true, ..well() },
+            StatusFigures { stalled: Some(StallFigures::default()), ..well() },
             StatusFigures { is_draining: true, ..well() },
             StatusFigures { children: Fullness { used: 1, max: 1 }, ..well() },
         ];
         let found: Vec<StatusTrouble> = others.iter().chain([&worst]).flat_map(wrong_now).collect();
         let kinds: std::collections::BTreeSet<_> = found.iter().map(|trouble| trouble.kind).collect();
-        assert_eq!(kinds.len(), 17, "{found:?}");
+        assert_eq!(kinds.len(), 19, "{found:?}");
         let page = include_str!("../../../docs/status.md");
         for StatusTrouble { kind, .. } in found {
             assert!(page.contains(&format!("`{kind}`")), "docs/status.md does not name {kind}");

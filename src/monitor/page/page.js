@@ -77,13 +77,15 @@ function showWrong(wrong) {
     });
     if (!items.length) items.push(make("li", "fine", "", [make("p", "what", "Nothing is wrong.")]));
     at("troubles").replaceChildren(...items);
-    document.title = wrong.length ? `(${wrong.length}) broker` : "broker";
+    // A notice is nothing wrong yet.
+    const count = wrong.filter((trouble) => trouble.severity !== "notice").length;
+    document.title = count ? `(${count}) broker` : "broker";
     // Read out once for each change of what is wrong, not for each second that it lasts.
     const kinds = wrong.map((trouble) => trouble.kind).join();
     if (kinds === spoken && at("spoken").textContent) return;
     spoken = kinds;
     const all = wrong.map((trouble) => trouble.what).join(" ");
-    say(at("spoken"), wrong.length ? `${wrong.length} wrong now: ${all}` : "Nothing is wrong.");
+    say(at("spoken"), wrong.length ? `${count} wrong now: ${all}` : "Nothing is wrong.");
 }
 
 // ---- the state now -------------------------------------------------------------------------------------------------

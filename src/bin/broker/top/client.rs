@@ -24,7 +24,7 @@ const HELLO_PATIENCE: Duration = Duration::from_millis(500);
 const WRITER_PAUSE: Duration = Duration::from_millis(150);
 const ATTEMPTS: usize = 3;
 /// Characters of one figure; no column is as wide.
-const WORDS_MAX: usize = 512;
+const WORDS_MAX: usize = 1024;
 
 /// Why there is no table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,23 +268,6 @@ pub(crate) fn shown(place: &ListenUrl) -> String {
     }
 }
 
-/// redis-cli as it reaches the place, for a shell.
-pub(crate) fn redis_cli(place: &ListenUrl) -> String {
-    match place {
-        ListenUrl::Unix { path, .. } => format!("redis-cli -s {}", quoted(&path.display().to_string())),
-        ListenUrl::Tcp { host, port, .. } => format!("redis-cli -h {} -p {port}", quoted(host)),
-    }
-}
-
-/// One word for a shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 /// Where a queue of newcomers is full, a connect that may block waits for as long as the broker hangs.
 fn connect_unix(path: &Path) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -434,9 +417,6 @@ mod tests {
             let error = socket_of(Some(wrong)).unwrap_err().to_string();
             assert!(!error.contains("s3cr3t"), "{error}");
         }
-        assert_eq!(redis_cli(&ListenUrl::unix("/a/b.sock.admin")), "redis-cli -s /a/b.sock.admin");
-        assert_eq!(redis_cli(&ListenUrl::unix("/a b/it's")), "redis-cli -s '/a b/it'\\''s'");
-        assert_eq!(redis_cli(&socket_of(Some("tcp://h:1")).unwrap()), "redis-cli -h h -p 1");
         let admin = |socket, option| admin_of(&socket_of(Some(socket)).unwrap(), option).unwrap();
         assert_eq!(admin("/a/b.sock", None).map(|url| shown(&url)), Some("/a/b.sock.admin".to_owned()));
         assert_eq!(admin("tcp://h:1", None), None);

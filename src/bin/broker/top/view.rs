@@ -159,8 +159,7 @@ fn traffic(sample: &Sample, earliest: Option<&Sample>) -> Vec<String> {
     let more = if sample.is_cut() { "+" } else { "" };
     let latency = match sample.latency_now() {
         Some((p99, max)) => format!("p99 {} max {}", micros(p99), micros(max)),
-        None if sample.latency.is_some() => "p99 - max -".to_owned(),
-        None => String::new(),
+        None => "p99 - max -".to_owned(),
     };
     vec![
         format!("requests/s {}", speed(speeds.map(|speeds| speeds.requests), short_count)),
@@ -204,11 +203,11 @@ fn what_is_wrong(pen: &mut Pen<'_>, model: &Model, silence: Option<&Silence>) {
         return pen.line("all is well", Looks::Dim);
     }
     let width = pen.area.width as usize;
-    let mut told = 0;
+    let (mut told, mut of_first) = (0, 0);
     let mut lines: Vec<(String, Looks)> = Vec::new();
     for finding in &findings {
         let (mark, looks) = mark_of(finding);
-        let own = wrapped(mark, &finding.what, width, FINDING_LINES.min(room));
+        let own = wrapped(mark, &finding.told(), width, FINDING_LINES.min(room));
         // The last line says how many there are besides.
         let kept = usize::from(told + 1 < findings.len());
         if told > 0 && lines.len() + own.len() + kept > room {
@@ -216,6 +215,12 @@ fn what_is_wrong(pen: &mut Pen<'_>, model: &Model, silence: Option<&Silence>) {
         }
         lines.extend(own.into_iter().map(|line| (line, looks)));
         told += 1;
+        of_first = if told == 1 { lines.len() } else { of_first };
+    }
+    // What to do about the worst, where that leaves out nothing else.
+    let hint = wrapped("   ", &findings[0].hint, width, FINDING_LINES);
+    if told == findings.len() && !findings[0].hint.is_empty() && lines.len() + hint.len() <= room {
+        lines.splice(of_first..of_first, hint.into_iter().map(|line| (line, Looks::Dim)));
     }
     lines.iter().for_each(|(line, looks)| pen.line(line, *looks));
     if told < findings.len() {
@@ -486,9 +491,9 @@ mod tests {
         let desk = Desk::default();
         let lines = screen((80, 24), &model(&desk, sample), &desk, None);
         assert!(lines[0].starts_with("redis up  broker 0.1.0 up 2.0s  redis 7.0.15 master"), "{lines:#?}");
-        assert!(lines[1].starts_with("requests/s 20k  children 6  processes 2"), "{lines:#?}");
+        assert!(lines[1].starts_with("requests/s 20k  children 6  p99 - max -  processes 2"), "{lines:#?}");
         assert!(lines[2].starts_with("transaction 1/1  session 0/32  blocking 0/?  connections 2/384"));
-        assert_eq!(lines[3], "-  the only lease of kind transaction is lent");
+        assert_eq!(lines[3], "all is well");
         assert!(lines[4].starts_with("[1 processes] by requests/s  2 rows  2 children  3 leases"));
         assert!(
             lines[5].starts_with("    pid program           req/s bytes/s children leases"),
@@ -507,9 +512,11 @@ mod tests {
             let lines = screen(size, &model, &desk, None);
             let text = lines.join("\n");
             let said = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
-            assert!(said.contains("!! 2 children wait for a lease of kind transaction for 4.2 s"), "{text}");
+            assert!(said.contains("!! 2 children wait for a connection for a transaction"), "{text}");
             assert!(said.contains("held by pid 44 (worker, web.service)"), "{text}");
             assert!(lines[2].starts_with("waiting 2 for 4.2s"), "{text}");
+            // What to do is said where that leaves out nothing else.
+            assert_eq!(said.contains("The only one is in use"), size.1 > 12, "{text}");
             assert!(text.contains("[1 processes]") && text.contains("pid program"), "{text}");
             assert!(lines.iter().all(|line| Span::raw(line).width() <= usize::from(size.0)));
             assert!(lines.last().unwrap().starts_with("q quit"), "{text}");
@@ -635,14 +642,14 @@ mod tests {
     #[test]
     fn a_latency_that_is_not_known_is_not_zero() {
         let mut sample = sample(1_000);
-        assert_eq!(traffic(&sample, None)[2], "", "the broker has no such table");
+        assert_eq!(traffic(&sample, None)[2], "p99 - max -");
         let row = |count: &str, p99: &str, max: &str| {
             let cells = [("family", "read"), ("window", "10s"), ("count", count), ("p99", p99), ("max", max)];
             TableRow::of(&cells)
         };
-        sample.latency = Some(vec![row("0", "0", "0")]);
+        sample.latency = vec![row("0", "0", "0")];
         assert_eq!(traffic(&sample, None)[2], "p99 - max -");
-        sample.latency = Some(vec![row("5", "850", "12000000")]);
+        sample.latency = vec![row("5", "850", "12000000")];
         assert_eq!(traffic(&sample, None)[2], "p99 850us max 12s");
     }
 

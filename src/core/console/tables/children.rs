@@ -1,6 +1,6 @@
 //! `BROKER SHOW CHILDREN`: one row for each connection of a process.
 
-use super::{ShowTable, columns};
+use super::{ShowTable, TableRows, columns};
 use crate::core::broker::Broker;
 use crate::core::child::front::Progress;
 use crate::core::child::hold::Hold;
@@ -50,8 +50,7 @@ pub(super) const CHILDREN: ShowTable = ShowTable {
         leak: 16, "What it is suspected of (BROKER SHOW LEAKS).";
         wants_lease: 11, "Kind of the lease that it waits for.";
     },
-    keys,
-    row,
+    rows: TableRows::Each { keys, row },
 };
 
 fn keys(broker: &Broker) -> Vec<RowKey> {

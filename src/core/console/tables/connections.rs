@@ -1,6 +1,6 @@
 //! `BROKER SHOW LANES`, `LEASES`, `POOLS`, `TOPICS`, `UPSTREAM`: the side of Redis.
 
-use super::{ShowTable, columns, numbers};
+use super::{ShowTable, TableRows, columns, numbers};
 use crate::core::broker::Broker;
 use crate::core::connection::lane::{Lane, LaneState};
 use crate::core::connection::role::LaneRole;
@@ -31,8 +31,7 @@ pub(super) const LANES: ShowTable = ShowTable {
         child: 8, "Whose lease it is.";
         marks: 16, "slow: a very long reply passes; detached: WAIT blocks it; surplus; previous-upstream; unclean.";
     },
-    keys: |broker| lanes_where(broker, |_| true),
-    row: lane_row,
+    rows: TableRows::Each { keys: |broker| lanes_where(broker, |_| true), row: lane_row },
 };
 
 fn lanes_where(broker: &Broker, is_meant: impl Fn(&Lane) -> bool) -> Vec<RowKey> {
@@ -129,8 +128,10 @@ pub(crate) const LEASES: ShowTable = ShowTable {
         command: 16, "The child's last command.";
         pool: 4, "Its pool (BROKER SHOW POOLS).";
     },
-    keys: |broker| lanes_where(broker, |lane| lane.lease().is_some()),
-    row: lease_row,
+    rows: TableRows::Each {
+        keys: |broker| lanes_where(broker, |lane| lane.lease().is_some()),
+        row: lease_row,
+    },
 };
 
 fn lease_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
@@ -194,11 +195,13 @@ pub(super) const POOLS: ShowTable = ShowTable {
         maxwait_ms: 10, "For how long the first of them has waited.";
         refusal: 40, "Why the last attempt to connect failed.";
     },
-    keys: |broker| {
-        let live = broker.shared.connections.pools().filter(|(_, pool)| !pool.is_free());
-        live.map(|(id, _)| RowKey::Pool(id)).collect()
+    rows: TableRows::Each {
+        keys: |broker| {
+            let live = broker.shared.connections.pools().filter(|(_, pool)| !pool.is_free());
+            live.map(|(id, _)| RowKey::Pool(id)).collect()
+        },
+        row: pool_row,
     },
-    row: pool_row,
 };
 
 fn pool_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
@@ -245,18 +248,20 @@ pub(super) const TOPICS: ShowTable = ShowTable {
         user: 8, "As whom it is subscribed.";
         name: 40, "Its name.";
     },
-    keys: |broker| broker.shared.hubs.topic_keys().into_iter().map(RowKey::Topic).collect(),
-    row: |broker, key| {
-        let RowKey::Topic(key) = key else { return None };
-        let topic = broker.shared.hubs.about(key)?;
-        Some(vec![
-            key.index().into(),
-            topic.kind.into(),
-            topic.listeners.into(),
-            topic.state.into(),
-            Cell::of_bytes(broker.shared.users.name(topic.user, &broker.shared.env.upstream)),
-            Cell::of_bytes(topic.name),
-        ])
+    rows: TableRows::Each {
+        keys: |broker| broker.shared.hubs.topic_keys().into_iter().map(RowKey::Topic).collect(),
+        row: |broker, key| {
+            let RowKey::Topic(key) = key else { return None };
+            let topic = broker.shared.hubs.about(key)?;
+            Some(vec![
+                key.index().into(),
+                topic.kind.into(),
+                topic.listeners.into(),
+                topic.state.into(),
+                Cell::of_bytes(broker.shared.users.name(topic.user, &broker.shared.env.upstream)),
+                Cell::of_bytes(topic.name),
+            ])
+        },
     },
 };
 
@@ -274,11 +279,10 @@ pub(crate) const UPSTREAM: ShowTable = ShowTable {
         connects: 8, "Attempts to connect so far.";
         failures: 8, "Those of them that failed.";
         losses: 6, "Connections that were lost so far.";
-        down_ms: 8, "Since when it is down.";
+        down_ms: 8, "Since when it is down; of one that hung before it was given up, since it last said something.";
         refusal: 40, "Why the last attempt of the control connection failed.";
     },
-    keys: |_| numbers(1),
-    row: upstream_row,
+    rows: TableRows::Each { keys: |_| numbers(1), row: upstream_row },
 };
 
 fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
@@ -304,7 +308,7 @@ fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
         counters.upstream_connects.into(),
         counters.upstream_connect_failures.into(),
         counters.upstream_losses.into(),
-        shared.control.down_since().map(|since| shared.env.now.saturating_sub(since)).into(),
+        shared.control.away_since().map(|since| shared.env.now.saturating_sub(since)).into(),
         Cell::words(refusal.filter(|_| state == "down").unwrap_or_default()),
     ])
 }

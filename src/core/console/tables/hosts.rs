@@ -1,6 +1,6 @@
 //! `BROKER SHOW PROCESSES` and `LEAKS`: who the children are, and who does not give back what it has.
 
-use super::{ShowTable, columns};
+use super::{ShowTable, TableRows, columns};
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
@@ -28,17 +28,19 @@ pub(crate) const PROCESSES: ShowTable = ShowTable {
         cgroup: 40, "Its control group.";
         idle_ms: 9, "Since one of its children was last seen to have done something.";
     },
-    keys: |broker| {
-        let mut keys: Vec<_> = broker
-            .shared
-            .processes
-            .iter()
-            .map(|(key, process)| RowKey::Process(key, process.who().pid))
-            .collect();
-        keys.sort_unstable_by_key(|key| if let RowKey::Process(_, pid) = key { *pid } else { 0 });
-        keys
+    rows: TableRows::Each {
+        keys: |broker| {
+            let mut keys: Vec<_> = broker
+                .shared
+                .processes
+                .iter()
+                .map(|(key, process)| RowKey::Process(key, process.who().pid))
+                .collect();
+            keys.sort_unstable_by_key(|key| if let RowKey::Process(_, pid) = key { *pid } else { 0 });
+            keys
+        },
+        row: process_row,
     },
-    row: process_row,
 };
 
 fn process_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
@@ -89,8 +91,10 @@ pub(crate) const LEAKS: ShowTable = ShowTable {
         called: 24, "Its address over TCP, its listener's label, its CLIENT SETNAME.";
         what: 60, "The facts.";
     },
-    keys: |broker| broker.shared.leaks.numbers().into_iter().map(RowKey::Number).collect(),
-    row: leak_row,
+    rows: TableRows::Each {
+        keys: |broker| broker.shared.leaks.numbers().into_iter().map(RowKey::Number).collect(),
+        row: leak_row,
+    },
 };
 
 fn leak_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {

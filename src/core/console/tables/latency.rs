@@ -1,6 +1,6 @@
 //! `BROKER SHOW LATENCY` and `SLOWLOG`: where the time goes.
 
-use super::{ShowTable, columns};
+use super::{ShowTable, TableRows, columns};
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::console::showing::RowKey;
@@ -19,15 +19,17 @@ pub(super) const LATENCY: ShowTable = ShowTable {
         p999: 9, "999 of 1000.";
         max: 9, "The longest.";
     },
-    keys: |broker| {
-        let known = |timed: &Timed| broker.shared.latency.windows(*timed).is_some();
-        let timed = Timed::ALL.into_iter().filter(known);
-        let spans = Span::ALL.len() as u64;
-        timed
-            .flat_map(|timed| (0..spans).map(move |span| RowKey::Number(timed as u64 * spans + span)))
-            .collect()
+    rows: TableRows::Each {
+        keys: |broker| {
+            let known = |timed: &Timed| broker.shared.latency.windows(*timed).is_some();
+            let timed = Timed::ALL.into_iter().filter(known);
+            let spans = Span::ALL.len() as u64;
+            timed
+                .flat_map(|timed| (0..spans).map(move |span| RowKey::Number(timed as u64 * spans + span)))
+                .collect()
+        },
+        row: latency_row,
     },
-    row: latency_row,
 };
 
 fn latency_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
@@ -64,8 +66,10 @@ pub(super) const SLOWLOG: ShowTable = ShowTable {
         output_us: 9, "Until the child had taken it; 0 if it took it at once.";
         args: 30, "What of it slowlog_args shows; nothing if very many requests were under way.";
     },
-    keys: |broker| broker.shared.latency.slow().numbers().into_iter().map(RowKey::Number).collect(),
-    row: slow_row,
+    rows: TableRows::Each {
+        keys: |broker| broker.shared.latency.slow().numbers().into_iter().map(RowKey::Number).collect(),
+        row: slow_row,
+    },
 };
 
 fn slow_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {

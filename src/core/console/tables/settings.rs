@@ -1,6 +1,6 @@
 //! `BROKER SHOW STATS`, `COMMANDS`, `MEMORY`, `CONFIG`, `VERSION`: what is run, what it holds, how it is set up.
 
-use super::{ShowTable, columns, numbers};
+use super::{ShowTable, TableRows, columns, numbers};
 use crate::base::log_limit::{log_lines_dropped, log_lines_left_out};
 use crate::config::rows;
 use crate::core::broker::Broker;
@@ -16,12 +16,14 @@ pub(crate) const COMMANDS: ShowTable = ShowTable {
         calls: 12, "Requests of children so far.";
         way: 12, "shared, local, transaction, lease, replicas, subscribe, control, refused.";
     },
-    keys: |broker| broker.shared.commands.called().map(|id| RowKey::Number(id.into())).collect(),
-    row: |broker, key| {
-        let RowKey::Number(number) = key else { return None };
-        let (id, commands) = (u16::try_from(number).ok()?, &broker.shared.commands);
-        let way = commands.table()?.way_name(id)?;
-        Some(vec![commands.name(id).into(), commands.calls(id).into(), way.into()])
+    rows: TableRows::Each {
+        keys: |broker| broker.shared.commands.called().map(|id| RowKey::Number(id.into())).collect(),
+        row: |broker, key| {
+            let RowKey::Number(number) = key else { return None };
+            let (id, commands) = (u16::try_from(number).ok()?, &broker.shared.commands);
+            let way = commands.table()?.way_name(id)?;
+            Some(vec![commands.name(id).into(), commands.calls(id).into(), way.into()])
+        },
     },
 };
 
@@ -64,11 +66,13 @@ pub(super) const STATS_TABLE: ShowTable = ShowTable {
         value: 14, "How many.";
         meaning: 60, "In words.";
     },
-    keys: |_| numbers(STATS.len()),
-    row: |broker, key| {
-        let RowKey::Number(at) = key else { return None };
-        let (name, meaning, read) = STATS.get(at as usize)?;
-        Some(vec![(*name).into(), read(broker).into(), Cell::words(meaning)])
+    rows: TableRows::Each {
+        keys: |_| numbers(STATS.len()),
+        row: |broker, key| {
+            let RowKey::Number(at) = key else { return None };
+            let (name, meaning, read) = STATS.get(at as usize)?;
+            Some(vec![(*name).into(), read(broker).into(), Cell::words(meaning)])
+        },
     },
 };
 
@@ -97,11 +101,13 @@ pub(super) const MEMORY: ShowTable = ShowTable {
         bytes: 14, "How many.";
         meaning: 60, "In words.";
     },
-    keys: |_| numbers(HOLDERS.len()),
-    row: |broker, key| {
-        let RowKey::Number(at) = key else { return None };
-        let (name, meaning, read) = HOLDERS.get(at as usize)?;
-        Some(vec![(*name).into(), read(broker).into(), Cell::words(meaning)])
+    rows: TableRows::Each {
+        keys: |_| numbers(HOLDERS.len()),
+        row: |broker, key| {
+            let RowKey::Number(at) = key else { return None };
+            let (name, meaning, read) = HOLDERS.get(at as usize)?;
+            Some(vec![(*name).into(), read(broker).into(), Cell::words(meaning)])
+        },
     },
 };
 
@@ -114,12 +120,14 @@ pub(super) const CONFIG: ShowTable = ShowTable {
         default: 16, "What it is if it is not set.";
         reloadable: 10, "Whether it may change while the broker runs.";
     },
-    keys: |_| numbers(rows().len()),
-    row: |broker, key| {
-        let RowKey::Number(at) = key else { return None };
-        let row = rows().get(at as usize)?;
-        let value = broker.shared.env.settings.get_text(row.key);
-        Some(vec![row.key.into(), value.into(), row.default.into(), row.reloadable.into()])
+    rows: TableRows::Each {
+        keys: |_| numbers(rows().len()),
+        row: |broker, key| {
+            let RowKey::Number(at) = key else { return None };
+            let row = rows().get(at as usize)?;
+            let value = broker.shared.env.settings.get_text(row.key);
+            Some(vec![row.key.into(), value.into(), row.default.into(), row.reloadable.into()])
+        },
     },
 };
 
@@ -131,8 +139,10 @@ pub(super) const VERSION: ShowTable = ShowTable {
         version: 8, "Its version.";
         uptime_ms: 12, "Since the loop was created.";
     },
-    keys: |_| numbers(1),
-    row: |broker, _| {
-        Some(vec!["broker".into(), env!("CARGO_PKG_VERSION").into(), Cell::from(broker.shared.env.now)])
+    rows: TableRows::Each {
+        keys: |_| numbers(1),
+        row: |broker, _| {
+            Some(vec!["broker".into(), env!("CARGO_PKG_VERSION").into(), Cell::from(broker.shared.env.now)])
+        },
     },
 };
