@@ -1,16 +1,32 @@
-//! What children do not give back: found, named with process, unit and command, in the log and in the console; closed where
-//! the settings say so. Honest programs of the same size are not accused.
+//! What children do not give back: found, named with process, unit and command, in the log, in the console, in a metric and on
+//! the status page; closed where the settings say so. Honest programs of the same size are not accused.
 
 use crate::support::console::{Row, rows, said};
 use crate::support::native_child::NativeChild;
 use crate::support::{Broker, Redis, upstream_clients, wait_until};
+use serde_json::Value;
 
 /// Short, so that a test takes seconds.
 const THRESHOLD: &str = "600ms";
 
 fn start(redis: &Redis, settings: &[(&str, &str)]) -> Broker {
-    let all: Vec<_> = [("leak_threshold", THRESHOLD)].into_iter().chain(settings.iter().copied()).collect();
+    let own = [("leak_threshold", THRESHOLD), ("metrics_listen", "tcp://127.0.0.1:0")];
+    let all: Vec<_> = own.into_iter().chain(settings.iter().copied()).collect();
     Broker::start(redis, &all)
+}
+
+/// The metrics count a leak of this kind, and the status page's table has a row with these cells.
+fn assert_shown(broker: &Broker, kind: &str, cells: &[(&str, &str)]) {
+    let found = format!("broker_suspected_leaks_found_total{{kind=\"{kind}\"}} ");
+    let metrics = broker.http().get("/metrics").body;
+    let count = metrics.lines().find_map(|line| line.strip_prefix(found.as_str()));
+    assert!(count.is_some_and(|count| count != "0"), "{kind}: {count:?}");
+    let status: Value = serde_json::from_str(&broker.http().get("/status.json").body).expect("JSON");
+    let cell = |row: &Value, name: &str| row[name].to_string().trim_matches('"').to_owned();
+    let is_meant =
+        |row: &&Value| cell(row, "kind") == kind && cells.iter().all(|(name, text)| cell(row, name) == *text);
+    let rows = status["leaks"].as_array().expect("a table");
+    assert!(rows.iter().any(|row| is_meant(&row)), "{kind}: {rows:?}");
 }
 
 /// Waits for a suspected leak of this kind; its row.
@@ -39,6 +55,8 @@ fn assert_named(broker: &Broker, row: &Row, child: &NativeChild) {
     });
     let count = broker.log().lines().filter(|line| line.contains(&kind) && line.contains(&pid)).count();
     assert_eq!(count, 1, "it is named once");
+    let cells = [("pid", &*child.pid().to_string()), ("process", "hostchild"), ("unit", &row["unit"])];
+    assert_shown(broker, &row["kind"], &cells[..if row["unit"] == "-" { 2 } else { 3 }]);
 }
 
 #[test]
@@ -211,6 +229,7 @@ fn an_idle_child_beyond_its_timeout_is_named_as_it_is_closed() {
         (&*child.pid().to_string(), "closed"),
         "{row:?}"
     );
+    assert_shown(&broker, "idle-child", &[("pid", &row["pid"]), ("state", "closed")]);
 }
 
 #[test]
@@ -236,6 +255,9 @@ fn who_has_as_many_as_it_may_is_told_and_named() {
     let kinds: Vec<String> = rows(&mut first, "LEAKS").into_iter().map(|row| row["kind"].clone()).collect();
     assert!(kinds.contains(&"process-at-cap".to_owned()), "{kinds:?}");
     assert!(kinds.contains(&"leases-at-cap".to_owned()), "{kinds:?}");
+    for kind in ["process-at-cap", "leases-at-cap"] {
+        assert_shown(&broker, kind, &[("pid", &own.to_string())]);
+    }
     drop(third);
     wait_until("another one is let in", || said(&mut broker.connect(), "PING") == "+PONG");
     let child = NativeChild::start(broker.socket(), "ping", &[], &[]);
@@ -257,5 +279,6 @@ fn a_user_has_a_cap_of_its_own() {
     assert_eq!(text, format!("-BROKERLIMIT children_per_uid_max is 2: uid {uid} has 2"));
     let row = &rows(&mut first, "LEAKS WHERE kind uid-at-cap")[0];
     assert_eq!(row["uid"], uid.to_string(), "{row:?}");
+    assert_shown(&broker, "uid-at-cap", &[("uid", &uid.to_string())]);
     drop(child);
 }

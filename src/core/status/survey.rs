@@ -304,6 +304,7 @@ fn holder_of(row: &SurveyRow) -> HolderFigures {
         name: text(row, "name"),
         held_ms: number(row, "held_ms").unwrap_or_default(),
         command: text(row, "command"),
+        idle_ms: number(row, "idle_ms"),
     }
 }
 

@@ -82,6 +82,8 @@ pub struct HolderFigures {
     pub held_ms: Millis,
     /// The last command of the child.
     pub command: String,
+    /// How long ago it has last sent something, where it is known.
+    pub idle_ms: Option<Millis>,
 }
 
 /// The leases of one kind.
@@ -403,6 +405,10 @@ fn holder_in_words(holder: &HolderFigures) -> String {
     if !holder.command.is_empty() {
         let _ = write!(text, ", last command {}", holder.command);
     }
+    // A holder that works is no less in the way, and nobody to be closed.
+    if let Some(idle_ms) = holder.idle_ms.filter(|ms| *ms >= WAIT_ORDINARY) {
+        let _ = write!(text, ", idle for {}", duration(idle_ms));
+    }
     text
 }
 
@@ -641,6 +647,7 @@ mod tests {
             name: "jobs".to_owned(),
             held_ms: 61_000,
             command: "watch".to_owned(),
+            idle_ms: Some(60_500),
         };
         now.kinds[0] = KindFigures {
             kind: LeaseKind::Transaction,
@@ -654,7 +661,7 @@ mod tests {
         assert_eq!(found.what, "2 children wait for a connection for a transaction (WATCH, MULTI).");
         assert_eq!(
             found.who,
-            "held by pid 4242 (worker, web.service) child 17 \"jobs\" for 61 s, last command watch; \
+            "held by pid 4242 (worker, web.service) child 17 \"jobs\" for 61 s, last command watch, idle for 60 s; \
              an unknown process for 0 s; and 2 more"
         );
         assert!(
