@@ -26,12 +26,12 @@ impl Stamps {
         }
     }
 
-    /// The mark of the byte that ends at `end`; forgets those of all before it.
+    /// The mark of the byte that ends at `end`, and where the last byte ends that has it; forgets those of all before it.
     #[inline]
-    pub fn take(&mut self, end: u64) -> Option<u64> {
+    pub fn take(&mut self, end: u64) -> Option<(u64, u64)> {
         while let Some((marked, at)) = self.marks.front() {
             if *marked >= end {
-                return Some(*at);
+                return Some((*marked, *at));
             }
             self.marks.pop_front();
         }
@@ -60,10 +60,11 @@ mod tests {
             stamps.note(end, at);
         }
         assert_eq!(stamps.marks.len(), 3, "one mark for a moment, and none for what has one");
-        assert_eq!([5, 20, 21, 30, 40].map(|end| stamps.take(end)), [1, 1, 2, 2, 4].map(Some));
+        let taken = [5, 20, 21, 30, 40].map(|end| stamps.take(end));
+        assert_eq!(taken, [(20, 1), (20, 1), (30, 2), (30, 2), (40, 4)].map(Some));
         assert_eq!(stamps.take(41), None);
         (1..100_000).for_each(|at| stamps.note(100 + at, at));
         assert!(stamps.marks.len() <= MARKS_MAX, "one byte at a time");
-        assert_eq!(stamps.take(100 + 99_999), Some(MARKS_MAX as u64));
+        assert_eq!(stamps.take(100 + 99_999), Some((100 + 99_999, MARKS_MAX as u64)));
     }
 }

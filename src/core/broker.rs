@@ -355,7 +355,7 @@ impl Broker {
 
     /// Moves the keys of lanes with something to write into `into`.
     pub fn take_dirty_lanes(&mut self, into: &mut impl Extend<LaneKey>) {
-        self.shared.connections.take_dirty(into);
+        self.shared.connections.take_dirty(&mut self.shared.env, into);
     }
 
     /// Moves the keys of those that may be read again into `children` and `lanes`.

@@ -100,7 +100,7 @@ impl Env {
     pub(crate) fn moment(&self) -> Moment {
         let keeps_prefix =
             self.settings.slowlog_threshold > 0 && self.settings.slowlog_args != SlowlogArgs::None;
-        Moment { now: self.now, micros: self.micros, input_us: self.input_us, keeps_prefix }
+        Moment { now: self.now, input_us: self.input_us, keeps_prefix }
     }
 
     /// From how many microseconds on a request is slow.
@@ -164,7 +164,6 @@ impl Env {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Moment {
     pub(crate) now: Millis,
-    pub(crate) micros: u64,
     /// For how long it has stood in its child's input, microseconds.
     pub(crate) input_us: u64,
     /// Its first bytes are kept, should it turn out to be slow.

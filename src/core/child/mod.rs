@@ -338,11 +338,16 @@ impl Child {
         }
     }
 
-    /// For how long the request in front of the last `rest` bytes has stood in its input, microseconds.
+    /// Whether it is known since when some of its input stands.
     #[inline]
+    pub(crate) fn has_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// For how long the request in front of the last `rest` bytes has stood in its input, microseconds.
     pub(crate) fn input_us(&mut self, rest: usize, micros: u64) -> u64 {
         let Some(kept) = &mut self.kept else { return 0 };
-        kept.take(self.sent_bytes - rest as u64).map_or(0, |came| micros.saturating_sub(came))
+        kept.take(self.sent_bytes - rest as u64).map_or(0, |(_, came)| micros.saturating_sub(came))
     }
 
     /// Its socket has taken what it could. For how long it had not taken all of it, once it has.

@@ -413,7 +413,7 @@ impl Lane {
         self.begin_push(moment.now);
         self.newcomers += usize::from(slot.flags.has(SlotFlags::NEWCOMER));
         self.out.push(bytes, |end| Slot { end, stamp: moment.now as u32, ..slot });
-        self.timing.pushed(self.out.bytes().appended(), moment);
+        self.timing.has_waited(self.out.bytes().appended(), moment.input_us);
         if moment.keeps_prefix && self.out.entries().len() <= limits::PREFIXES_KEPT {
             self.keep_prefix(bytes);
         }
@@ -424,7 +424,7 @@ impl Lane {
         self.newcomers += usize::from(slot.flags.has(SlotFlags::NEWCOMER));
         let prefix = request.part(0..request.len().min(limits::PREFIX_LEN));
         self.out.push_fragment(request, |end| Slot { end, stamp: moment.now as u32, ..slot });
-        self.timing.pushed(self.out.bytes().appended(), moment);
+        self.timing.has_waited(self.out.bytes().appended(), moment.input_us);
         if moment.keeps_prefix {
             self.keep_prefix(&prefix);
         }
@@ -439,7 +439,7 @@ impl Lane {
     ) {
         self.begin_push(moment.now);
         self.out.push_all(bytes, slots, |slot, end| Slot { end, stamp: moment.now as u32, ..slot });
-        self.timing.pushed(self.out.bytes().appended(), moment);
+        self.timing.has_waited(self.out.bytes().appended(), moment.input_us);
     }
 
     /// The request that was put on it last begins with these bytes.
@@ -667,8 +667,10 @@ impl Lane {
         !std::mem::replace(&mut self.dirty, true)
     }
 
-    pub(super) fn clear_dirty(&mut self) {
+    /// It is looked at what there is to write: all that has been put on it since was so in this turn.
+    pub(super) fn clear_dirty(&mut self, micros: u64) {
         self.dirty = false;
+        self.timing.pushed(self.out.bytes().appended(), micros);
     }
 
     /// The connection is gone: takes what may have left. What remains has never been written.

@@ -134,11 +134,12 @@ impl Connections {
         }
     }
 
-    pub(crate) fn take_dirty(&mut self, into: &mut impl Extend<LaneKey>) {
+    pub(crate) fn take_dirty(&mut self, env: &mut Env, into: &mut impl Extend<LaneKey>) {
         for key in &self.dirty {
             // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(*key) {
-                lane.clear_dirty();
+                lane.clear_dirty(env.micros);
+                lane.account(&mut env.memory);
             }
         }
         into.extend(self.dirty.drain(..));

@@ -97,6 +97,11 @@ impl SlotKind {
 pub(crate) struct SlotFlags(u8);
 
 impl SlotFlags {
+    #[inline(always)]
+    pub(crate) fn bits(self) -> u8 {
+        self.0
+    }
+
     pub(crate) const NONE: SlotFlags = SlotFlags(0);
     /// The next slot was written together with this one and means nothing without it.
     pub(crate) const UNIT: SlotFlags = SlotFlags(1);

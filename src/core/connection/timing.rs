@@ -3,7 +3,6 @@
 
 use crate::base::limits;
 use crate::base::stamps::Stamps;
-use crate::core::env::Moment;
 use std::collections::VecDeque;
 
 /// When a request was where, microseconds.
@@ -20,9 +19,14 @@ pub(crate) struct RequestStamps {
 pub(super) struct Timing {
     pushed: Stamps,
     written: Stamps,
+    /// What `pushed` and `written` say of the bytes up to an offset, behind those that were asked for last: nearly all
+    /// requests are written with others.
+    known: (u64, RequestStamps),
     /// Those that had stood in their child's input: where they end, and for how long.
     pub(super) waited: VecDeque<(u64, u64)>,
     prefixes: Option<Box<Prefixes>>,
+    /// Heap bytes, which are asked for more often than they change.
+    held: usize,
 }
 
 /// The first bytes of the youngest requests, should one of them turn out to be slow.
@@ -56,11 +60,19 @@ impl Prefixes {
 }
 
 impl Timing {
+    /// What was put on the lane in this turn, up to `end`. Noted once it is looked at what there is to write, which is in the
+    /// same turn, rather than for each request.
+    pub(super) fn pushed(&mut self, end: u64, micros: u64) {
+        self.pushed.note(end, micros);
+        self.measure();
+    }
+
+    /// The request that ends at `end` had stood in its child's input.
     #[inline]
-    pub(super) fn pushed(&mut self, end: u64, moment: &Moment) {
-        self.pushed.note(end, moment.micros);
-        if moment.input_us > 0 {
-            self.waited.push_back((end, moment.input_us));
+    pub(super) fn has_waited(&mut self, end: u64, input_us: u64) {
+        if input_us > 0 {
+            self.waited.push_back((end, input_us));
+            self.measure();
         }
     }
 
@@ -68,12 +80,19 @@ impl Timing {
     #[inline]
     pub(super) fn wrote(&mut self, end: u64, micros: u64) {
         self.written.note(end, micros);
+        self.measure();
     }
 
     /// The request that ends at `end` begins with these bytes.
     #[inline]
     pub(super) fn keep_prefix(&mut self, request: &[u8], end: u64) {
-        self.prefixes.get_or_insert_with(Prefixes::new).keep(request, end);
+        if self.prefixes.is_none() {
+            self.prefixes = Some(Prefixes::new());
+            self.measure();
+        }
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.keep(request, end);
+        }
     }
 
     /// The first bytes of the request that ended there, if they were kept.
@@ -84,18 +103,26 @@ impl Timing {
 
     #[inline]
     pub(super) fn take(&mut self, end: u64) -> RequestStamps {
-        let pushed_at = self.pushed.take(end).unwrap_or_default();
-        let written_at = self.written.take(end).unwrap_or(pushed_at);
-        RequestStamps {
-            pushed_at,
-            written_at,
-            input_us: if self.waited.is_empty() { 0 } else { self.take_wait(end) },
+        if end > self.known.0 {
+            self.find(end);
         }
+        let input_us = if self.waited.is_empty() { 0 } else { self.take_wait(end) };
+        RequestStamps { input_us, ..self.known.1 }
+    }
+
+    #[inline(never)]
+    fn find(&mut self, end: u64) {
+        let (pushed, written) = (self.pushed.take(end), self.written.take(end));
+        let (pushed_to, pushed_at) = pushed.or(written).unwrap_or((end, 0));
+        let (written_to, written_at) = written.unwrap_or((end, pushed_at));
+        let stamps = RequestStamps { pushed_at, written_at, input_us: 0 };
+        self.known = (pushed_to.min(written_to), stamps);
     }
 
     /// Requests were taken off the lane without a reply: what is known of them is forgotten, up to the one that is at the front
     /// now.
     pub(super) fn forget_before(&mut self, front: Option<u64>) {
+        self.known.0 = 0;
         let Some(end) = front else {
             self.pushed.clear();
             self.written.clear();
@@ -121,9 +148,14 @@ impl Timing {
         0
     }
 
-    pub(super) fn footprint(&self) -> usize {
+    fn measure(&mut self) {
         let prefixes = self.prefixes.as_ref().map_or(0, |_| size_of::<Prefixes>());
         let waited = self.waited.capacity() * size_of::<(u64, u64)>();
-        self.pushed.footprint() + self.written.footprint() + waited + prefixes
+        self.held = self.pushed.footprint() + self.written.footprint() + waited + prefixes;
+    }
+
+    #[inline(always)]
+    pub(super) fn footprint(&self) -> usize {
+        self.held
     }
 }

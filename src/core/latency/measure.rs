@@ -7,8 +7,8 @@ use crate::core::child::children::Children;
 use crate::core::connection::lane::Answered;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
-use crate::core::latency::Timed;
 use crate::core::latency::slow_log::SlowRequest;
+use crate::core::latency::{ReplyMark, Timed};
 use crate::core::shared::Shared;
 
 /// Bytes of a key, or of the beginning of a request, that the slow log shows.
@@ -37,6 +37,15 @@ impl Shared {
     /// A reply has come: counts how long it took and where.
     #[inline]
     pub(crate) fn note_latency(&mut self, children: &Children, lane: LaneKey, answered: &Answered) {
+        let mark = ReplyMark::new(&answered.slot, &answered.times);
+        if answered.times.input_us > 0 || !self.latency.counts_with_last(&mark) {
+            self.note_another(children, lane, answered, mark);
+        }
+    }
+
+    /// It is not like the one before.
+    #[inline(never)]
+    fn note_another(&mut self, children: &Children, lane: LaneKey, answered: &Answered, mark: ReplyMark) {
         let (slot, times) = (&answered.slot, &answered.times);
         // What waits, for an element or a replica, is not slow; the broker's own questions are nobody's.
         if !slot.is_owed_to_a_child() || slot.may_wait() || slot.kind == SlotKind::Blocking {
@@ -52,18 +61,18 @@ impl Shared {
             SlotKind::Wait | SlotKind::SubscriberPing => Timed::Other,
             _ => Timed::Transaction,
         };
+        let is_slow = total >= self.env.slow_us();
         if total == upstream {
-            self.latency.note_direct(family, total, now);
+            self.latency.note_direct(family, total, now, if is_slow { ReplyMark::default() } else { mark });
         } else {
             self.note_parts(family, [total, times.input_us, queue, upstream]);
         }
-        if total >= self.env.slow_us() {
+        if is_slow {
             self.note_slow(children, lane, slot, [times.input_us, queue, upstream]);
         }
     }
 
     /// The same of one that has waited here, too. What took no time is not counted.
-    #[inline(never)]
     fn note_parts(&mut self, family: Timed, times: [u64; 4]) {
         let parts = [family, Timed::Input, Timed::Queue, Timed::Upstream];
         for (part, took) in parts.into_iter().zip(times).filter(|(_, took)| *took > 0) {

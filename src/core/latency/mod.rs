@@ -6,6 +6,8 @@ pub(crate) mod slow_log;
 pub(crate) mod windows;
 
 use crate::command::{Runs, Table};
+use crate::core::connection::slot::Slot;
+use crate::core::connection::timing::RequestStamps;
 use crate::core::latency::slow_log::SlowLog;
 use crate::core::latency::windows::{Figures, Span, Windows};
 
@@ -89,22 +91,51 @@ struct Alike {
     family: Timed,
     took_us: u64,
     count: u32,
+    /// By what the last of them was known.
+    mark: ReplyMark,
+}
+
+/// All that decides how a reply is counted, while the clock stands. The default is that of none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ReplyMark {
+    pushed_at: u64,
+    written_at: u64,
+    /// Command, kind and flags of the slot. One number, since each reply is compared; none is zero, because a one stands
+    /// before them.
+    slot: u64,
+}
+
+impl ReplyMark {
+    #[inline(always)]
+    pub(crate) fn new(slot: &Slot, times: &RequestStamps) -> ReplyMark {
+        let parts = [1, u64::from(slot.command), slot.kind as u64, u64::from(slot.flags.bits())];
+        let slot = parts.into_iter().fold(0, |all, part| all << 16 | part);
+        ReplyMark { pushed_at: times.pushed_at, written_at: times.written_at, slot }
+    }
 }
 
 impl Latency {
+    /// Counts a reply together with the last one, if it is just like it. Nearly all replies of a pipeline are.
+    #[inline(always)]
+    pub(crate) fn counts_with_last(&mut self, mark: &ReplyMark) -> bool {
+        let is_like_last = self.alike.mark == *mark;
+        self.alike.count += u32::from(is_like_last);
+        is_like_last
+    }
+
     /// A reply to a request that has waited nowhere here.
-    #[inline]
-    pub(crate) fn note_direct(&mut self, family: Timed, took_us: u64, now_us: u64) {
+    pub(crate) fn note_direct(&mut self, family: Timed, took_us: u64, now_us: u64, mark: ReplyMark) {
         if self.alike.family != family || self.alike.took_us != took_us {
             self.count_alike(now_us);
             (self.alike.family, self.alike.took_us) = (family, took_us);
         }
+        self.alike.mark = mark;
         self.alike.count += 1;
     }
 
     /// Counts those that were put together.
     pub(crate) fn count_alike(&mut self, now_us: u64) {
-        let Alike { family, took_us, count } = std::mem::take(&mut self.alike);
+        let Alike { family, took_us, count, .. } = std::mem::take(&mut self.alike);
         if count > 0 {
             self.note(family, took_us, count, now_us);
             self.note(Timed::Upstream, took_us, count, now_us);

@@ -246,7 +246,9 @@ impl Shared {
             None => frames.request_and_rest(len),
             Some(lent) => frames.lent_request(lent, len),
         };
-        self.env.input_us = child.input_us(rest.len(), self.env.micros);
+        if child.has_kept() {
+            self.env.input_us = child.input_us(rest.len(), self.env.micros);
+        }
         let flow = self.dispatch(child, &request, rest);
         self.env.input_us = 0;
         if matches!(flow, Flow::Done | Flow::DoneThrough(_)) {

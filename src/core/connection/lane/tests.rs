@@ -3,7 +3,7 @@
 use super::*;
 
 fn at(now: Millis) -> Moment {
-    Moment { now, micros: now * 1000, ..Moment::default() }
+    Moment { now, ..Moment::default() }
 }
 
 use crate::core::connection::slot::SlotFlags;
@@ -56,8 +56,9 @@ fn slots_that_were_told_are_told_once_whatever_becomes_of_their_connection() {
 fn where_the_time_of_a_request_goes_is_known_when_it_is_answered() {
     let mut lane = Lane::new(PoolId(0), RoleData::shared(Traffic::Ordinary), 0);
     let push = |lane: &mut Lane, bytes: &[u8], micros, input_us| {
-        let moment = Moment { now: micros / 1000, micros, input_us, keeps_prefix: true };
+        let moment = Moment { now: micros / 1000, input_us, keeps_prefix: true };
         lane.push(bytes, Slot::own(SlotKind::Relay), &moment);
+        lane.clear_dirty(micros);
     };
     push(&mut lane, b"aa", 1000, 0);
     push(&mut lane, b"bb", 2000, 700);
@@ -77,9 +78,9 @@ fn where_the_time_of_a_request_goes_is_known_when_it_is_answered() {
 fn what_is_known_of_requests_that_expire_is_forgotten() {
     let mut lane = Lane::new(PoolId(0), RoleData::shared(Traffic::Ordinary), 0);
     for second in 1..=400 {
-        let moment =
-            Moment { now: second * 1000, micros: second * 1_000_000, input_us: 5, keeps_prefix: false };
+        let moment = Moment { now: second * 1000, input_us: 5, keeps_prefix: false };
         lane.push(b"aa", Slot::own(SlotKind::Relay), &moment);
+        lane.clear_dirty(second * 1_000_000);
         lane.take_expired(second * 1000 + 500, 1000, 10);
     }
     lane.wrote(lane.out().bytes().len(), 400_000_000);
