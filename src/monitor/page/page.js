@@ -64,15 +64,22 @@ const FORMATS = { text: String, number: count, bytes, age };
 
 let spoken = "";
 
+// What stands between backquotes is to be typed. The full stop behind it stays on its line.
+function hintPieces(hint) {
+    return hint.split("`").map((piece, index, all) => {
+        if (index % 2 === 0) return index && piece.startsWith(".") ? piece.slice(1) : piece;
+        const stop = (all[index + 1] || "").startsWith(".") ? "." : "";
+        return make("span", "command", "", [make("code", "", piece), stop]);
+    });
+}
+
 function showWrong(wrong) {
     const items = wrong.map((trouble) => {
         const words = [make("span", "severity", trouble.severity), ` ${trouble.what} `];
         if (trouble.since_ms !== null) words.push(make("span", "since", `for ${age(trouble.since_ms)}`));
         const parts = [make("p", "what", "", words)];
         if (trouble.who) parts.push(make("p", "who", trouble.who));
-        // What stands between backquotes is to be typed.
-        const pieces = trouble.hint.split("`").map((piece, index) => (index % 2 ? make("code", "", piece) : piece));
-        parts.push(make("p", "hint", "", pieces));
+        parts.push(make("p", "hint", "", hintPieces(trouble.hint)));
         return make("li", trouble.severity, "", parts);
     });
     if (!items.length) items.push(make("li", "fine", "", [make("p", "what", "Nothing is wrong.")]));
