@@ -55,8 +55,8 @@ pub use keys::{ChildKey, LaneKey, LeaseKind, ProcessKey};
 pub use questions::ready::Readiness;
 pub use standing::LaneReading;
 pub use stats::RequestTimes;
-pub(crate) use status::survey::{Survey, SurveyRow};
-pub use status::wrong::{
+pub use status::figures::{
     Fullness, HolderFigures, KindFigures, LastMinute, LeakFigures, StallFigures, StatusFigures,
-    StatusTrouble, TroubleSeverity, wrong_now,
 };
+pub(crate) use status::survey::{Survey, SurveyRow};
+pub use status::wrong::{StatusTrouble, TroubleSeverity, wrong_now};

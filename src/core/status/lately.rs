@@ -3,7 +3,7 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::core::status::wrong::LastMinute;
+use crate::core::status::figures::LastMinute;
 use std::collections::VecDeque;
 
 /// A minute, in milliseconds.

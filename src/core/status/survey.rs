@@ -11,10 +11,11 @@ use crate::core::console::showing::RowKey;
 use crate::core::console::tables::{COMMANDS, LEAKS, LEASES, PROCESSES, ShowTable, UPSTREAM};
 use crate::core::host::usage::Usage;
 use crate::core::keys::{LaneKey, LeaseKind, ProcessKey};
-use crate::core::status::greatest::Greatest;
-use crate::core::status::wrong::{
-    Fullness, HolderFigures, KindFigures, LeakFigures, StallFigures, StatusFigures, StatusTrouble, wrong_now,
+use crate::core::status::figures::{
+    Fullness, HolderFigures, KindFigures, LeakFigures, StallFigures, StatusFigures,
 };
+use crate::core::status::greatest::Greatest;
+use crate::core::status::wrong::{StatusTrouble, wrong_now};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 

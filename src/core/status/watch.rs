@@ -5,7 +5,7 @@ use crate::base::clock::Millis;
 use crate::base::log_limit::log_lines_dropped;
 use crate::core::broker::Broker;
 use crate::core::questions::ready::Readiness;
-use crate::core::status::wrong::LastMinute;
+use crate::core::status::figures::LastMinute;
 
 /// For so many milliseconds what the upstream has said of whether it serves is still worth telling: whoever watches asks
 /// every few seconds, and is not kept waiting for the upstream's answer.

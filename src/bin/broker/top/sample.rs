@@ -333,6 +333,12 @@ pub(crate) mod tests {
         Sample { onlooker: Some(onlooker), ..sample }
     }
 
+    /// The same after so many requests.
+    #[cfg(feature = "top")]
+    pub(crate) fn after_requests(count: u64, sample: Sample) -> Sample {
+        Sample { stats: [("requests".to_owned(), count)].into(), ..sample }
+    }
+
     /// Children that wait for a transaction while a process keeps its own open.
     pub(crate) fn sample_with_waits(uptime_ms: u64) -> Sample {
         let mut sample = sample(uptime_ms);

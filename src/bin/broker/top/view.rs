@@ -437,7 +437,7 @@ fn help(pen: &mut Pen<'_>) {
 mod tests {
     use super::super::client::TableRow;
     use super::super::desk::tests::press;
-    use super::super::sample::tests::{sample, sample_with_waits};
+    use super::super::sample::tests::{after_requests, sample, sample_with_waits};
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -481,7 +481,7 @@ mod tests {
             let mut sample = last(at);
             sample.processes = vec![process(44, "worker", 0), process(45, "cron", at)];
             sample.commands = vec![TableRow::of(&[("command", "get"), ("calls", &(at * 20).to_string())])];
-            model.take(sample, desk.wanted());
+            model.take(after_requests(at * 20, sample), desk.wanted());
         }
         model
     }
