@@ -346,7 +346,7 @@ impl Shared {
         child.sent_mut().begin();
         // What it publishes itself comes before the reply.
         if child.outbox().holds_pushes() && (flags.has(SlotFlags::MAY_WAIT) || self.may_publish(id)) {
-            child.outbox_mut().let_pushes_go();
+            self.release_held_pushes(child);
         }
         if !matches!(kind, SlotKind::Swallow | SlotKind::Subscribe | SlotKind::Housekeeping) {
             let muted = child.session().is_muted();

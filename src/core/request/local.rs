@@ -227,14 +227,14 @@ impl Shared {
             }
             *child.subscriptions_mut() = None;
             // What has come before is said before, though requests behind this one had been read.
-            child.outbox_mut().let_pushes_go();
+            self.release_held_pushes(child);
             if let Some(lane) = self.connections.find_mut(lease.lane) {
                 lane.need_close();
             }
             self.end_lease(child);
         }
         // What was published before comes before.
-        child.outbox_mut().let_pushes_go();
+        self.release_held_pushes(child);
         child.session_mut().reset();
         self.become_first_user(child);
         self.answer(child, b"+RESET\r\n");

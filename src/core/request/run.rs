@@ -127,8 +127,7 @@ impl Shared {
         child.inbox_mut().end(frames, &mut self.turn.scanner, &mut self.env.spares);
         child.note_kept(self.env.micros);
         if child.outbox().holds_pushes() && !self.goes_on_by_itself(child) {
-            child.outbox_mut().let_pushes_go();
-            self.mark_child(child);
+            self.release_held_pushes(child);
         }
         if self.env.dismissing
             && child.state() == ChildState::Open
@@ -258,6 +257,7 @@ impl Shared {
                 let more = if let Flow::DoneThrough(more) = flow { more } else { 0 };
                 let up_to = child.sent_bytes() - (rest.len() - more) as u64;
                 child.outbox_mut().requests_run(up_to);
+                self.mark_child(child);
             }
         }
         let Some(lent) = lent else { return (flow, len) };
@@ -333,7 +333,7 @@ impl Shared {
         child.set_hold(Hold::None);
         child.inbox_mut().clear();
         self.release_claim(child);
-        child.outbox_mut().let_pushes_go();
+        self.release_held_pushes(child);
         self.drop_topics(child);
         self.mark_child(child);
         if child.wants_read() {
@@ -388,6 +388,15 @@ impl Shared {
         let mut reply = Vec::with_capacity(128);
         encode::error(&mut reply, error.line());
         self.answer(child, &reply);
+    }
+
+    /// Pushes that wait for requests of this child wait no longer. Whatever it has asked may take as long as it likes, so they are
+    /// written without a reply.
+    pub(crate) fn release_held_pushes(&mut self, child: &mut Child) {
+        if child.outbox().holds_pushes() {
+            child.outbox_mut().let_pushes_go();
+            self.mark_child(child);
+        }
     }
 
     pub(crate) fn mark_child(&mut self, child: &mut Child) {

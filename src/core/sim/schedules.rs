@@ -56,6 +56,8 @@ fn schedules_that_once_broke_something() {
     play(1383);
     // A lease that was left to its child when its request had been answered without it: the next pop ran at once.
     play(47_427);
+    // Pushes that a request let go which is answered late: they were written with its reply.
+    play(262_891_590_896);
     // Slots that had been told of a timeout, counted on when their connection had been given up.
     play(1_104_326);
     // A pop that had been taken back, whose null came when its time was over and its list filled.
