@@ -279,6 +279,8 @@ pub const KEY_COST: usize = 8;
 /// Bytes that one row of a console's table or of CLIENT LIST counts against its child's turn, of which such a child has one
 /// in each turn of the driver. So others wait for eight rows at a time, 20 microseconds, however many rows there are.
 pub const ROW_COST: usize = 2048;
+/// In a turn in which much has been run, this part of as much may be spent on rows besides: a busy broker's turns are long.
+pub const ROWS_SHARE: i64 = 16;
 /// Suspected leaks that are kept in detail at a time; further ones are named in the log and counted.
 pub const LEAKS_KEPT: usize = 1024;
 /// So many of them are kept for processes and users.
@@ -346,9 +348,11 @@ pub const STATUS_LOOKS: usize = if cfg!(test) { 4 } else { 256 };
 pub const STATUS_ROWS_STEP: usize = if cfg!(test) { 1 } else { 4 };
 /// Holders of leases, and suspected leaks, that the status page names under what is wrong; of others it says how many.
 pub const STATUS_NAMED: usize = 3;
+/// For so many milliseconds it is told that connections of a user were refused.
+pub const REFUSAL_TOLD: u64 = 60_000;
 /// Milliseconds between two samples of the totals by which it is known what has failed within the last minute.
 pub const MINUTE_STEP: u64 = 5_000;
-/// Milliseconds for which the oldest request of a shared connection may wait before it is said that it waits.
+/// Milliseconds for which a shared connection may be silent while a request waits on it, before that is said.
 pub const STALL_TOLD: u64 = 1_000;
 /// Milliseconds between two samples of what the status page draws.
 pub const HISTORY_STEP: u64 = 5_000;

@@ -80,7 +80,9 @@ impl Broker {
 
     /// Tells the time more closely, before `advance` tells it: how long requests take is measured with it.
     pub fn tell_micros(&mut self, micros: u64) {
-        self.shared.latency.count_alike(self.shared.env.micros);
+        let Shared { latency, connections, env, .. } = &mut self.shared;
+        latency.count_alike(env.micros);
+        connections.note_pushed(env);
         self.shared.env.micros = self.shared.env.micros.max(micros);
     }
 

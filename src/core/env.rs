@@ -193,6 +193,11 @@ impl Turn {
         self.pushes = limits::PUSH_TURN;
     }
 
+    /// What may be spent on the rows of one table beyond its child's turn: more in a turn in which much has been run.
+    pub(crate) fn credit_for_rows(&self) -> i64 {
+        (limits::RUN_TURN - self.budget).max(0) / limits::ROWS_SHARE
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.budget > 0 || self.least > 0
     }

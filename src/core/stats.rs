@@ -129,14 +129,10 @@ impl Broker {
     }
 
     /// What the upstream keeps children waiting for: whether it answers BUSY, since a script runs that does not end; and for
-    /// how long the request has waited that waits longest for its reply on a shared lane, where nothing may wait by itself.
+    /// how long the request has waited that waits longest for a byte of its reply on a shared lane, where nothing may wait by itself.
     pub fn upstream_delay(&self) -> (bool, Millis) {
-        let is_meant = |lane: &&Lane| {
-            lane.is_shared() && lane.is_ready() && !lane.is_detached() && lane.front().is_some()
-        };
-        let lanes = self.shared.connections.lanes().map(|(_, lane): (_, &Lane)| lane);
-        let since = lanes.filter(is_meant).map(Lane::oldest_since).min();
-        let longest = since.map_or(0, |since| self.shared.env.now.saturating_sub(since));
+        let silent = self.shared.connections.most_silent().map(|(_, lane)| lane.silent_since());
+        let longest = silent.map_or(0, |since| self.shared.env.now.saturating_sub(since));
         (self.shared.work.is_busy(), longest)
     }
 

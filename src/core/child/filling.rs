@@ -73,6 +73,11 @@ impl Filling {
         &mut self.listing
     }
 
+    /// A list of all children is being made for one of its commands.
+    pub(crate) fn is_listing(&self) -> bool {
+        self.listing.is_some()
+    }
+
     pub(crate) fn footprint(&self) -> usize {
         let listing = self.listing.as_ref().map_or(0, |listing| listing.footprint());
         self.after.footprint() + listing

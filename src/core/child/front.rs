@@ -155,7 +155,11 @@ impl Front {
 
     /// Whether its reply is a long one about all children, of which a piece is made in each turn of the driver.
     pub(crate) fn is_being_made(&self) -> bool {
-        matches!(self.making.as_deref(), Some(Making::Listing(_) | Making::Showing(_)))
+        match self.making.as_deref() {
+            Some(Making::Listing(_) | Making::Showing(_)) => true,
+            Some(Making::Filling(filling)) => filling.is_listing(),
+            None => false,
+        }
     }
 
     pub(crate) fn killing_mut(&mut self) -> &mut Option<Box<Killing>> {

@@ -177,6 +177,11 @@ impl Lane {
     }
 
     /// Since when its first slot is the first, on the present connection.
+    /// Since when its next request waits and no byte of a reply has come.
+    pub(crate) fn silent_since(&self) -> Millis {
+        self.oldest_since().max(self.record.last_reply)
+    }
+
     pub(crate) fn oldest_since(&self) -> Millis {
         self.front_since.max(self.record.connected_at)
     }
@@ -667,10 +672,13 @@ impl Lane {
         !std::mem::replace(&mut self.dirty, true)
     }
 
-    /// It is looked at what there is to write: all that has been put on it since was so in this turn.
-    pub(super) fn clear_dirty(&mut self, micros: u64) {
-        self.dirty = false;
+    /// All that has been put on it since this was last said was so at this time.
+    pub(super) fn note_pushed(&mut self, micros: u64) {
         self.timing.pushed(self.out.bytes().appended(), micros);
+    }
+
+    pub(super) fn clear_dirty(&mut self) {
+        self.dirty = false;
     }
 
     /// The connection is gone: takes what may have left. What remains has never been written.

@@ -134,12 +134,30 @@ impl Connections {
         }
     }
 
-    pub(crate) fn take_dirty(&mut self, env: &mut Env, into: &mut impl Extend<LaneKey>) {
+    /// The shared lane whose next request has waited longest without a byte of its reply. One that WAIT blocks is nobody else's.
+    pub(crate) fn most_silent(&self) -> Option<(LaneKey, &Lane)> {
+        let is_meant = |lane: &Lane| {
+            lane.is_shared() && lane.is_ready() && !lane.is_detached() && lane.front().is_some()
+        };
+        self.lanes().filter(|(_, lane)| is_meant(lane)).min_by_key(|(_, lane)| lane.silent_since())
+    }
+
+    /// The clock is about to move, or it is looked at what there is to write: notes when that was put on the lanes.
+    pub(crate) fn note_pushed(&mut self, env: &mut Env) {
         for key in &self.dirty {
             // It may have gone since.
             if let Some(lane) = self.lanes.get_mut(*key) {
-                lane.clear_dirty(env.micros);
+                lane.note_pushed(env.micros);
                 lane.account(&mut env.memory);
+            }
+        }
+    }
+
+    pub(crate) fn take_dirty(&mut self, env: &mut Env, into: &mut impl Extend<LaneKey>) {
+        self.note_pushed(env);
+        for key in &self.dirty {
+            if let Some(lane) = self.lanes.get_mut(*key) {
+                lane.clear_dirty();
             }
         }
         into.extend(self.dirty.drain(..));

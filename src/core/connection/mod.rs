@@ -146,13 +146,13 @@ impl Pool {
     }
 
     /// Why the last attempt to connect failed.
+    pub(crate) fn refusal_text(&self) -> Option<&str> {
+        self.refusal.as_ref().map(|refusal| refusal.text.as_str())
+    }
+
     /// The same of an attempt since then.
     pub(crate) fn refusal_since(&self, then: Millis) -> Option<&str> {
         self.refusal.as_ref().filter(|refusal| refusal.at > then).map(|refusal| refusal.text.as_str())
-    }
-
-    pub(crate) fn refusal_text(&self) -> Option<&str> {
-        self.refusal.as_ref().map(|refusal| refusal.text.as_str())
     }
 
     fn forget(&mut self, lane: LaneKey) {

@@ -60,8 +60,8 @@ impl Prefixes {
 }
 
 impl Timing {
-    /// What was put on the lane in this turn, up to `end`. Noted once it is looked at what there is to write, which is in the
-    /// same turn, rather than for each request.
+    /// What was put on the lane up to `end`, since this was last said. Noted before the clock moves, or once it is looked at what
+    /// there is to write, rather than for each request.
     pub(super) fn pushed(&mut self, end: u64, micros: u64) {
         self.pushed.note(end, micros);
         self.measure();

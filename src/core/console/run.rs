@@ -182,7 +182,8 @@ impl Broker {
     /// SHOW, as much of it as the child's turn has room for.
     fn show(&mut self, key: ChildKey, query: &Query) -> Flow {
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
-        let (kept, mut credit) = (child.front_mut().take_showing(), child.credit());
+        let kept = child.front_mut().take_showing();
+        let mut credit = child.credit() + self.shared.turn.credit_for_rows();
         let proto = child.session().proto;
         let mut showing = kept.unwrap_or_else(|| {
             let showing = query.table.begin(self);
@@ -191,7 +192,7 @@ impl Broker {
         });
         let made = if credit > 0 { self.show_on(&mut showing, query, proto, &mut credit) } else { Ok(false) };
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
-        child.spend((child.credit() - credit) as usize);
+        child.spend((child.credit() - credit).max(0) as usize);
         match made {
             Ok(true) => self.shared.answer_table(child, query, showing),
             Ok(false) => {
@@ -200,6 +201,10 @@ impl Broker {
             }
             Err(failure) => self.shared.reject(child, failure),
         }
+    }
+
+    fn cells_of(&self, showing: &Showing, query: &Query, key: RowKey) -> Option<Vec<Cell>> {
+        showing.made_row(key).cloned().or_else(|| query.table.row(self, key))
     }
 
     /// Makes it go on until it is done, which it returns, or `credit` is used up.
@@ -237,12 +242,6 @@ impl Broker {
             }
         }
         Ok(true)
-    }
-}
-
-impl Broker {
-    fn cells_of(&self, showing: &Showing, query: &Query, key: RowKey) -> Option<Vec<Cell>> {
-        showing.made_row(key).cloned().or_else(|| query.table.row(self, key))
     }
 }
 

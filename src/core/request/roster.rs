@@ -169,12 +169,13 @@ impl Broker {
         if child.session().is_muted() {
             return Flow::Done;
         }
-        let (listing, mut credit) = (child.front_mut().take_listing(), child.credit());
+        let listing = child.front_mut().take_listing();
+        let mut credit = child.credit() + self.shared.turn.credit_for_rows();
         let mut listing = listing.unwrap_or_default();
         let arg = |index| request.arg(index);
         let made = self.list_on(&mut listing, request.argc(), arg, &mut credit);
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
-        child.spend((child.credit() - credit) as usize);
+        child.spend((child.credit() - credit).max(0) as usize);
         match made {
             Ok(true) => {
                 self.shared.answer_text(child, listing.lines);

@@ -84,14 +84,14 @@ pub struct LeakFigures {
     pub what: String,
 }
 
-/// A shared connection on which the next request to be answered waits.
+/// A shared connection that is silent while requests wait on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StallFigures {
     /// Its lane.
     pub lane: u64,
-    /// For how long it has been the next one.
-    pub oldest_ms: Millis,
-    /// Requests on all shared connections.
+    /// For how long it has, without a byte of its reply.
+    pub silent_ms: Millis,
+    /// Requests on this connection.
     pub requests: u64,
 }
 

@@ -72,7 +72,7 @@ impl Survey {
         }
     }
 
-    /// Only what it is decided by what is wrong, in one step: leases, and suspected leaks.
+    /// Only that by which it is decided what is wrong, in one step: who holds leases, and suspected leaks.
     pub(crate) fn of_troubles(broker: &Broker) -> Survey {
         let mut survey = Survey { greatest: None, ..Survey::new() };
         survey.want_leases(broker);
@@ -226,26 +226,24 @@ impl Survey {
     }
 }
 
-/// The shared connection whose next request waits the longest, if that is notable. One that WAIT blocks is nobody else's.
+/// The shared connection that has been silent for longest, if that is notable.
 fn stalled(broker: &Broker) -> Option<StallFigures> {
-    let shared = &broker.shared;
-    let lanes = || shared.connections.lanes().filter(|(_, lane)| lane.is_shared() && !lane.is_detached());
-    let waiting = lanes().filter(|(_, lane)| lane.is_ready() && lane.front().is_some());
-    let (key, lane) = waiting.min_by_key(|(_, lane)| lane.oldest_since())?;
-    let oldest_ms = shared.env.now.saturating_sub(lane.oldest_since());
-    let requests = lanes().map(|(_, lane)| lane.owed() as u64).sum();
-    (oldest_ms >= limits::STALL_TOLD).then(|| StallFigures { lane: key.index() as u64, oldest_ms, requests })
+    let (key, lane) = broker.shared.connections.most_silent()?;
+    let silent_ms = broker.shared.env.now.saturating_sub(lane.silent_since());
+    let is_notable = silent_ms >= limits::STALL_TOLD;
+    is_notable.then(|| StallFigures { lane: key.index() as u64, silent_ms, requests: lane.owed() as u64 })
 }
 
-/// While the upstream is away all users have the same reason, which is told once; and what was refused before it was there
-/// again is over.
+/// While the upstream is away all users have the same reason, which is told once. What was refused before it was there again is
+/// over; what was a while ago may be, since nobody may have needed a connection since.
 fn refused(broker: &Broker) -> Vec<(String, String)> {
     let shared = &broker.shared;
     let control = shared.connections.find(shared.control.lane());
     let Some(control) = control.filter(|_| broker.upstream_is_up()) else { return Vec::new() };
     let mut found: Vec<(String, String)> = Vec::new();
     for (_, pool) in shared.connections.pools().filter(|(_, pool)| !pool.is_free()) {
-        let Some(why) = pool.refusal_since(control.record().connected_at) else { continue };
+        let lately = shared.env.now.saturating_sub(limits::REFUSAL_TOLD);
+        let Some(why) = pool.refusal_since(lately.max(control.record().connected_at)) else { continue };
         let user = shared.users.name(pool.key().user, &shared.env.upstream);
         let user = Cell::of_bytes(user).as_text();
         if !found.iter().any(|(known, _)| *known == user) {

@@ -151,11 +151,11 @@ fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
 
 /// One that hangs looks up for a while: nothing is refused, and nothing is answered.
 fn stalled(now: &StatusFigures) -> Option<StatusTrouble> {
-    let StallFigures { lane, oldest_ms, requests } = now.stalled?;
+    let StallFigures { lane, silent_ms, requests } = now.stalled?;
     let what = format!("Redis does not answer on shared lane {lane}: {requests} {}.", waiting(requests));
     let hint = "It runs a slow command, or hangs. Its own SLOWLOG and CLIENT LIST tell which.";
     let stalled = trouble("upstream-stalled", TroubleSeverity::Critical, what, hint);
-    Some(StatusTrouble { who: now.address.clone(), since_ms: Some(oldest_ms), ..stalled })
+    Some(StatusTrouble { who: now.address.clone(), since_ms: Some(silent_ms), ..stalled })
 }
 
 fn waiting(requests: u64) -> &'static str {
@@ -166,10 +166,7 @@ fn refused(now: &StatusFigures) -> impl Iterator<Item = StatusTrouble> {
     let hint = "Its children wait, or get this error. Redis' maxclients, and the user's password and rights there, tell why.";
     now.refused.iter().map(move |(user, why)| {
         let what = format!("Redis refuses connections of user {user}: {}.", why.trim_end_matches('.'));
-        StatusTrouble {
-            who: format!("user {user}"),
-            ..trouble("user-refused", TroubleSeverity::Warning, what, hint)
-        }
+        trouble("user-refused", TroubleSeverity::Warning, what, hint)
     })
 }
 
@@ -206,10 +203,11 @@ fn leases(now: &StatusFigures, figures: &KindFigures) -> Option<StatusTrouble> {
     let why = match (is_full, max) {
         (true, 1) => format!("The only one is in use ({bound}). "),
         (true, _) => format!("All {max} are in use ({bound}). "),
-        (false, _) => {
+        (false, _) if now.connections.is_full() => {
             let bound = setting(now, "upstream_connections_max");
             format!("{used} of {max} are in use: there is no further connection to Redis ({bound}). ")
         }
+        (false, _) => format!("{used} of {max} are in use: no further connection to Redis could be made. "),
     };
     let first = figures.holders.iter().find_map(|holder| holder.child);
     let kill = first.map_or(String::new(), |id| {
@@ -474,7 +472,7 @@ mod tests {
         let found = only(&StatusFigures { is_up: false, refusal, ..well() });
         assert!(found.hint.ends_with(HANGS) && !found.hint.contains("accepts connections"), "{found:?}");
         assert_eq!(only(&StatusFigures { is_busy: true, not_ready, ..well() }).kind, "upstream-busy");
-        let stalled = Some(StallFigures { lane: 3, oldest_ms: 1_200, requests: 8 });
+        let stalled = Some(StallFigures { lane: 3, silent_ms: 1_200, requests: 8 });
         let found = only(&StatusFigures { stalled, ..well() });
         assert_eq!(
             (found.kind, found.since_ms, &*found.what),
@@ -524,8 +522,12 @@ mod tests {
         assert_eq!(found.since_ms, Some(12_300));
         now.kinds[0].leases.used = 3;
         let found = only(&now);
+        assert_eq!(found.severity, TroubleSeverity::Warning);
+        assert!(found.hint.starts_with("3 of 4 are in use: no further connection to Redis could be made."));
+        let mut full = now.clone();
+        full.connections = Fullness { used: 20, max: 20 };
         assert!(
-            found.severity == TroubleSeverity::Warning && found.hint.contains("upstream_connections_max")
+            wrong_now(&full)[0].hint.contains("no further connection to Redis (upstream_connections_max)")
         );
         (now.kinds[0].leases.used, now.kinds[0].waiting) = (4, 0);
         assert_eq!(only(&now).kind, "leases-full");

@@ -92,7 +92,7 @@ function showWrong(wrong) {
     if (kinds === spoken && at("spoken").textContent) return;
     spoken = kinds;
     const all = wrong.map((trouble) => trouble.what).join(" ");
-    say(at("spoken"), wrong.length ? `${count} wrong now: ${all}` : "Nothing is wrong.");
+    say(at("spoken"), wrong.length ? `${count || "Nothing"} wrong now: ${all}` : "Nothing is wrong.");
 }
 
 // ---- the state now -------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ fn where_the_time_of_a_request_goes_is_known_when_it_is_answered() {
     let push = |lane: &mut Lane, bytes: &[u8], micros, input_us| {
         let moment = Moment { now: micros / 1000, input_us, keeps_prefix: true };
         lane.push(bytes, Slot::own(SlotKind::Relay), &moment);
-        lane.clear_dirty(micros);
+        lane.note_pushed(micros);
     };
     push(&mut lane, b"aa", 1000, 0);
     push(&mut lane, b"bb", 2000, 700);
@@ -80,7 +80,7 @@ fn what_is_known_of_requests_that_expire_is_forgotten() {
     for second in 1..=400 {
         let moment = Moment { now: second * 1000, input_us: 5, keeps_prefix: false };
         lane.push(b"aa", Slot::own(SlotKind::Relay), &moment);
-        lane.clear_dirty(second * 1_000_000);
+        lane.note_pushed(second * 1_000_000);
         lane.take_expired(second * 1000 + 500, 1000, 10);
     }
     lane.wrote(lane.out().bytes().len(), 400_000_000);
