@@ -417,7 +417,8 @@ fn top_shows_who_is_connected_and_obeys_keys() {
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn requests_that_have_failed_are_said_to_be_wrong() {
     let redis = Redis::start();
-    let broker = Broker::start(&redis, &[("queue_timeout", "200ms")]);
+    // Long enough that nothing fails on a busy machine before Redis is gone: it would be said for a minute.
+    let broker = Broker::start(&redis, &[("queue_timeout", "2s")]);
     status_of(broker.socket(), 0, "all is well");
     let mut child = broker.connect();
     child.expect("SET k v", "+OK\r\n");

@@ -2,6 +2,8 @@
 
 use crate::base::limits;
 use crate::core::child::ChildKind;
+use crate::core::latency::Timed;
+use crate::core::latency::windows::Span;
 use crate::core::sim::{Sim, packed};
 
 /// Rows of a table that are made in one turn of the driver, however many there are.
@@ -270,4 +272,19 @@ fn memory_max_is_told_to_a_child_that_only_asked() {
     let told = sim.received(child);
     assert!(told.ends_with("-BROKERLIMIT memory_max is 16777216 bytes, and requests waited beyond it"));
     assert!(sim.is_closed(child));
+}
+
+/// A program that embeds the loop may come back to it late: what it has asked has waited in the queue since then.
+#[test]
+fn a_request_is_put_on_its_lane_before_the_clock_moves() {
+    let (mut sim, [child]) = Sim::with(&[]);
+    sim.ask(child, "GET k");
+    sim.broker.child_input(sim.key(child), &packed("GET k"));
+    sim.now += 50;
+    sim.broker.advance(sim.now);
+    sim.settle();
+    let queued = sim.broker.shared.latency.windows(Timed::Queue).expect("it has waited");
+    let figures = queued.figures(Span::TenSeconds, sim.now * 1000);
+    assert_eq!(figures.count, 1);
+    assert!((45_000..=55_000).contains(&figures.max), "{figures:?}");
 }

@@ -87,3 +87,13 @@ fn what_is_known_of_requests_that_expire_is_forgotten() {
     let answered = lane.take_answered(400_000).expect("the last one");
     assert_eq!((answered.times.pushed_at, lane.timing.waited.len()), (400_000_000, 0));
 }
+
+/// A long reply is no stall, however long it is the next one.
+#[test]
+fn a_lane_on_which_bytes_come_is_not_silent() {
+    let mut lane = lane(&[]);
+    lane.push(b"aa", Slot::own(SlotKind::Relay), &at(7));
+    assert_eq!(lane.silent_since(), 7);
+    lane.note_input(9_000);
+    assert_eq!((lane.oldest_since(), lane.silent_since()), (7, 9_000));
+}
