@@ -199,6 +199,21 @@ impl Outgoing {
         self.own.consume(count);
     }
 
+    /// Moves the first `len` bytes behind the last. They lie in one place, or are a part of what does.
+    pub fn rotate(&mut self, len: usize) {
+        match self.pieces.front() {
+            Some(piece) if piece.at == self.own.consumed() => {
+                let again = piece.fragment.part(0..len);
+                self.append_fragment(again);
+            }
+            _ => {
+                let again = self.own.as_slice()[..len].to_vec();
+                self.own.append(&again);
+            }
+        }
+        self.consume(len);
+    }
+
     /// Gives the queue a spare buffer if it has none.
     pub fn adopt(&mut self, spares: &mut Spares) {
         self.own.adopt(spares);
@@ -255,6 +270,22 @@ mod tests {
         queue.consume(7);
         assert_eq!((queue.front(), queue.len(), queue.consumed()), (&b"d"[..], 5, 7));
         assert_eq!(drain(&mut queue, 9), b"defef");
+    }
+
+    #[test]
+    fn what_is_moved_behind_the_last_keeps_its_order() {
+        let (ledger, mut queue) = (Ledger::default(), Outgoing::default());
+        let fragment = ledger.fragment(b"FOUR".to_vec(), 0..4);
+        queue.append(b"onetwo");
+        queue.append_fragment(fragment);
+        queue.append(b"three");
+        let consumed = queue.consumed();
+        for len in [3, 3, 4, 5] {
+            queue.rotate(len);
+        }
+        assert_eq!((queue.consumed(), queue.len(), queue.in_fragments()), (consumed + 15, 15, 4));
+        assert_eq!(drain(&mut queue, 4), b"onetwoFOURthree");
+        assert_eq!(ledger.held(), 0);
     }
 
     #[test]

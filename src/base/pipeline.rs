@@ -152,6 +152,39 @@ impl<T: Entry> Pipeline<T> {
         Some(taken)
     }
 
+    /// Drops the units of which no entry is to be kept, with their bytes; only while no byte of any has left. The others are
+    /// put on anew, in order, so each is told afresh where it ends by `at`; where its bytes depend on that, `again` makes
+    /// as many others.
+    pub fn retain_units(
+        &mut self,
+        keeps: impl Fn(&T) -> bool,
+        again: impl Fn(&T, u64) -> Option<Vec<u8>>,
+        at: impl Fn(T, u64) -> T,
+    ) {
+        debug_assert!(!self.has_written() && !self.inside_unit, "a byte of it has left");
+        let (mut in_unit, mut kept) = (false, false);
+        for _ in 0..self.entries.len() {
+            let Some(entry) = self.entries.pop_front() else { break };
+            let len = (entry.end() - self.start) as usize;
+            self.start = entry.end();
+            kept = if in_unit { kept } else { keeps(&entry) };
+            in_unit = entry.is_bound_to_next();
+            if !kept {
+                self.bytes.consume(len);
+                continue;
+            }
+            match again(&entry, self.bytes.appended() + len as u64) {
+                Some(bytes) => {
+                    self.bytes.append(&bytes);
+                    self.bytes.consume(len);
+                }
+                None => self.bytes.rotate(len),
+            }
+            self.entries.push_back(at(entry, self.bytes.appended()));
+        }
+        self.start = self.bytes.consumed();
+    }
+
     /// Whether the front request has begun to leave: one byte handed to the socket is enough.
     pub fn has_written(&self) -> bool {
         !self.entries.is_empty() && self.start < self.bytes.consumed()
@@ -222,6 +255,31 @@ mod tests {
         fn is_bound_to_next(&self) -> bool {
             self.1
         }
+    }
+
+    #[test]
+    fn units_are_dropped_whole_and_the_others_are_told_where_they_end() {
+        let mut pipeline = pipeline(&[
+            (b"a", false),
+            (b"bb", true),
+            (b"bb", false),
+            (b"ccc", false),
+            (b"d", true),
+            (b"e", false),
+        ]);
+        let longest = |entry: &TestEntry| entry.0 < 6 && entry.0 > 1;
+        pipeline.retain_units(
+            |entry| !longest(entry),
+            |entry, end| (entry.0 == 10).then(|| (end % 10).to_string().into_bytes()),
+            |entry, end| TestEntry(end, entry.1),
+        );
+        assert_eq!(pipeline.bytes.front(), b"acccd6", "the last one's byte is where it ends");
+        let (entries, start): (Vec<_>, u64) = (pipeline.entries.iter().copied().collect(), pipeline.start);
+        assert_eq!(start, pipeline.bytes.consumed());
+        let ends: Vec<_> = entries.iter().map(|entry| (entry.0 - start, entry.1)).collect();
+        assert_eq!(ends, [(1, false), (4, false), (5, true), (6, false)]);
+        pipeline.wrote(2);
+        assert_eq!(pipeline.take_written().len(), 2, "a byte of the second has left");
     }
 
     fn pipeline(requests: &[(&[u8], bool)]) -> Pipeline<TestEntry> {
