@@ -453,7 +453,13 @@ fn every_number_has_a_name_and_a_meaning() {
     assert!(lp.stat("memory_bytes") > Some(0));
     let counted = support::upstream_clients(&redis).len() as u64;
     assert_eq!(lp.stat("upstream_connections"), Some(counted), "as Redis counts them");
-    let hasty = [("children_max", "2"), ("leases_blocking_max", "1"), ("queue_timeout", "50ms")];
+    let hasty = [
+        ("children_max", "2"),
+        ("leases_blocking_max", "1"),
+        ("queue_timeout", "50ms"),
+        // The program itself is told all the same.
+        ("on_upstream_loss", "close"),
+    ];
     lp.reload(settings(&redis, &hasty)).expect("the new settings");
     redis.kill();
     send(&mut lp, b, "");

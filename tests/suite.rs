@@ -49,6 +49,7 @@ mod reasons;
 mod roster;
 mod status_page;
 mod upkeep;
+mod upstream_loss;
 
 // The program.
 #[cfg(feature = "demo")]

@@ -147,6 +147,11 @@ pub const LANE_HOLD_MIN: u64 = 20;
 pub const LEAVE_MAX: u64 = 1000;
 /// First delay before the next attempt to connect, in milliseconds; doubles up to `reconnect_backoff_max`.
 pub const BACKOFF_FIRST: u64 = 10;
+/// A child whose request was lost is closed so many milliseconds behind that request at the earliest: a connect to a unix
+/// socket always succeeds, and a client that is closed at once may ask again at once.
+pub const LOSS_CLOSE_MIN: u64 = 100;
+/// Children that have lost requests together are closed within so many milliseconds: they come back one after the other.
+pub const LOSS_CLOSE_SPREAD: u64 = 250;
 /// A blocking command whose child shuts down its sending side right behind it has this many milliseconds to
 /// be answered. Not longer: an element popped for a child that has died is lost.
 pub const BLOCKED_END_GRACE: u64 = 20;

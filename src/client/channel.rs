@@ -50,6 +50,8 @@ pub(super) enum State {
 /// A step of the greeting: what its reply must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
+    /// A broker is told that its errors are known here, so that it does not close us for losses; any reply.
+    Errors,
     Hello,
     Select,
     /// MULTI straight to Redis: whether this user may. In a block, a refused MULTI would let the rest run one by one.

@@ -28,6 +28,10 @@ impl Mux {
         }
         let steps = &mut channel.greeting;
         channel.out.write_unasked(|out| {
+            if !self.profile.direct {
+                encode::request(out, &[b"BROKER", b"ERRORS"]);
+                steps.push_back(Step::Errors);
+            }
             encode::request(out, &hello);
             steps.push_back(Step::Hello);
             if let Some(db) = settings.client_db {

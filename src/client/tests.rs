@@ -18,7 +18,8 @@ fn mux(pairs: &[(&str, &str)], direct: bool) -> Mux {
     Mux::new(Profile { settings, direct, eager: true, lasting: true }, 0, 0)
 }
 
-/// Makes every connection that is asked for and answers its greeting; which channels that were.
+/// Makes every connection that is asked for and answers its greeting, as a broker does which knows BROKER ERRORS; which
+/// channels that were.
 fn connect(mux: &mut Mux, greeting: &[u8]) -> Vec<Key<Channel>> {
     let asked = mux.take_actions().into_iter().filter_map(|action| match action {
         ConnectionAction::Connect(key) => Some(key),
@@ -27,7 +28,9 @@ fn connect(mux: &mut Mux, greeting: &[u8]) -> Vec<Key<Channel>> {
     let asked: Vec<_> = asked.collect();
     for key in &asked {
         mux.connected(*key);
-        write(mux, *key);
+        if write(mux, *key).starts_with(b"*2\r\n$6\r\nBROKER\r\n") {
+            mux.input(*key, b"+OK\r\n");
+        }
         mux.input(*key, greeting);
     }
     asked

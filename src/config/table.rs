@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
 use super::value::{
-    AdminListen, Auth, Integrity, LeakAction, LogAreas, LogFormat, LogLevel, OnSubscriberLoss, Ping, Pubsub,
-    SlowlogArgs, Transactions, Value, show,
+    AdminListen, Auth, Integrity, LeakAction, LogAreas, LogFormat, LogLevel, OnSubscriberLoss,
+    OnUpstreamLoss, Ping, Pubsub, SlowlogArgs, Transactions, Value, show,
 };
 use crate::base::error::{Error, Result};
 use crate::base::log_area::LOG_AREAS;
@@ -302,6 +302,8 @@ settings! {
     pubsub: Pubsub = "shared", Choice(0, 0), RELOAD;
     /// When messages may have been missed: close the subscribers, or subscribe again without telling them.
     on_subscriber_loss: OnSubscriberLoss = "close", Choice(0, 0), RELOAD;
+    /// Children whose requests are lost with an upstream connection, or find none for queue_timeout: close them, as Redis going away would, or answer with an error (BROKERLOST, BROKERDOWN). Clients of libbroker always get the error.
+    on_upstream_loss: OnUpstreamLoss = "close", Choice(0, 0), RELOAD;
     /// Who checks AUTH: broker (no AUTH needed), users (auth_file), passthrough (the upstream).
     auth: Auth = "broker", Choice(0, 0), FIXED;
     /// The users of auth = users: a TOML file.

@@ -81,6 +81,14 @@ choices! {
         Resubscribe = "resubscribe",
     }
 
+    /// What a child learns of a lost upstream. Programs of the library are always told.
+    OnUpstreamLoss {
+        /// It is closed, as Redis going away would close it.
+        Close = "close",
+        /// Each request that is lost, or finds no connection, is answered with an error of the broker's own.
+        Error = "error",
+    }
+
     /// Who authenticates children.
     Auth {
         /// No authentication: every child that can connect is served as the upstream's user.

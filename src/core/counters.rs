@@ -11,11 +11,13 @@ pub struct Counters {
     pub children_opened: u64,
     /// Children refused for `children_max`, `children_per_process_max` or `children_per_uid_max`.
     pub children_refused: u64,
+    /// Children closed since what they had asked for was lost with an upstream connection, or found none.
+    pub children_lost: u64,
     /// Requests run.
     pub requests: u64,
-    /// Requests answered with BROKERLOST.
+    /// Requests lost with a connection: answered with BROKERLOST, or their children closed.
     pub requests_lost: u64,
-    /// Requests answered with BROKERDOWN.
+    /// Requests that found no connection: answered with BROKERDOWN, or their children closed.
     pub requests_down: u64,
     /// Requests answered with BROKERLIMIT.
     pub requests_limited: u64,

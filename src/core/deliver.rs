@@ -3,7 +3,6 @@
 
 use crate::base::limits;
 use crate::core::broker::Broker;
-use crate::core::child::ChildState;
 use crate::core::child::hold::Hold;
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
@@ -65,7 +64,7 @@ impl Broker {
 
     fn tell(&mut self, key: ChildKey, told: ChildNotice) {
         let shared = &mut self.shared;
-        let found = self.children.get_mut(key).filter(|child| child.state() != ChildState::Closed);
+        let found = self.children.get_mut(key).filter(|child| !child.is_deaf());
         let Some(child) = found else {
             // Somebody else gets the lease. All else was about what has gone with it.
             match told {

@@ -6,8 +6,8 @@
 use crate::base::failure::{Failure, Lost};
 use crate::base::limits;
 use crate::core::broker::Broker;
+use crate::core::child::Child;
 use crate::core::child::outbox::Frame;
-use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Large, Passing};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -33,7 +33,7 @@ impl Shared {
 
     /// A part of a reply has come for this child.
     fn give_part(&mut self, child: &mut Child, part: &[u8]) {
-        if child.state() != ChildState::Closed {
+        if !child.is_deaf() {
             if part.len() < limits::FRAGMENT_MIN {
                 child.outbox_mut().deliver_part(Frame::of(part), &mut self.env.spares);
             } else {
@@ -47,7 +47,7 @@ impl Shared {
 
     /// The last part of a reply has come for this child, and with it the end of its request.
     fn settle_large(&mut self, child: &mut Child, key: LaneKey, slot: Slot, part: &[u8], len: usize) {
-        if child.state() == ChildState::Closed {
+        if child.is_deaf() {
             return;
         }
         if slot.flags.has(SlotFlags::WRITE) {
@@ -182,7 +182,7 @@ impl Broker {
         // On its own lane whatever comes may be a push: which it is shows when it is whole.
         let may_be_push =
             lane.role() == LaneRole::Lease && (child.listens_on_lease() || child.session().monitoring);
-        if slot.is_timed_out() || child.state() == ChildState::Closed {
+        if slot.is_timed_out() || child.is_deaf() {
             return Fate::Pass(Passing::Dropped);
         }
         if may_be_push && child.session().proto == 2 {

@@ -6,10 +6,10 @@ use crate::base::limits;
 use crate::base::outgoing::Fragment;
 use crate::command::texts;
 use crate::core::broker::Broker;
+use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::child::outbox::Frame;
-use crate::core::child::{Child, ChildState};
 use crate::core::connection::lane::{Answered, Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -248,7 +248,7 @@ impl Shared {
         failure: Option<&Failure>,
     ) {
         let real = failure.is_none();
-        if child.state() == ChildState::Closed {
+        if child.is_deaf() {
             return;
         }
         if slot.is_timed_out() {
@@ -259,6 +259,12 @@ impl Shared {
             self.note_write(child, lane, frame, failure);
         }
         child.sent_mut().end();
+        if let Some(failure) = failure
+            && self.ends_with(child, failure)
+            && slot.is_owed_to_a_child()
+        {
+            return self.lose_child(child, Some(lane), failure);
+        }
         if !real && child.outbox().has_begun() {
             // It has a part of the reply, and the rest will not come.
             CloseReason::ReplyCutShort.log(child);

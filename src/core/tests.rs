@@ -8,6 +8,7 @@ mod ready;
 mod refusals;
 mod standing;
 mod turns;
+mod upstream_loss;
 mod users;
 
 use super::sim::{Sim, packed};

@@ -246,6 +246,12 @@ static METRICS: &[Metric] = &[
     ),
     Metric::one(
         Counter,
+        "broker_children_lost_total",
+        "Children closed since what they had asked for was lost with a connection to Redis, or found none.",
+        |lp| lp.core.counters().children_lost.into(),
+    ),
+    Metric::one(
+        Counter,
         "broker_subscriber_gaps_total",
         "How often shared subscriptions were made again, with on_subscriber_loss = resubscribe.",
         |lp| lp.core.counters().subscriber_gaps.into(),

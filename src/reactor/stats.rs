@@ -29,8 +29,9 @@ stats! {
     requests: "Requests run so far.";
     requests_in_flight: "Requests on lanes that wait for a reply from Redis.",
         |lp| lp.core.requests_in_flight() as u64;
-    requests_lost: "Requests answered with BROKERLOST so far.";
-    requests_down: "Requests answered with BROKERDOWN so far.";
+    requests_lost: "Requests lost with a connection so far: answered with BROKERLOST, or their children closed.";
+    requests_down: "Requests that found no connection so far: answered with BROKERDOWN, or their children closed.";
+    children_lost: "Children closed so far for such requests (on_upstream_loss = close).";
     requests_limited: "Requests answered with BROKERLIMIT so far.";
     requests_timed_out: "Requests answered with BROKERTIMEOUT so far.";
     lanes_shared: "Shared lanes that have a connection.", |lp| lp.core.lanes_open(LaneRole::Shared) as u64;

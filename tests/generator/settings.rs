@@ -59,6 +59,7 @@ const ROWS: &[Row] = &[
         &["shared", "shared", "leased"],
         &["shared", "shared", "shared", "leased"],
     ),
+    row("on_upstream_loss", &["error", "error", "close"], &["error"], &[]),
     row("transaction_max", &["64MiB", "1KiB"], &[], &[]),
     row("drain_timeout", &["0", "100", "500"], &[], &[]),
     row("leases_per_group_max", &["1", "2", "4"], &["1", "2", "4"], &[]),

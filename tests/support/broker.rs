@@ -22,8 +22,10 @@ use super::{PATIENCE, comes_true, direct, end_within, signal};
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_broker");
 
 /// How long the broker waits for the upstream where that is not a test's subject: a busy machine must not answer for
-/// it. Shorter than a test waits for a reply.
-pub(crate) const PATIENT: [(&str, &str); 2] = [("queue_timeout", "10s"), ("connect_timeout", "10s")];
+/// it. Shorter than a test waits for a reply. And children are told of losses, so that a test sees what became of which
+/// request.
+pub(crate) const PATIENT: [(&str, &str); 3] =
+    [("queue_timeout", "10s"), ("connect_timeout", "10s"), ("on_upstream_loss", "error")];
 
 /// The settings of a test, and patience where it asks for nothing else. Who stalls is found out within
 /// `connect_timeout`, so that one stays as it is where that is looked at.

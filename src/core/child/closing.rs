@@ -3,6 +3,7 @@
 //! `finish_at_request` as Redis does where the child itself has ended the conversation, which under CLIENT REPLY OFF may be
 //! never. `MemoryMax` and `DrainTimedOut` do not wait for the driver: the child is removed where they are found.
 
+use crate::base::failure::Failure;
 use crate::core::child::{Child, log_child};
 
 /// With it comes what the line of the log says: the name of a setting, an error, a label.
@@ -12,6 +13,7 @@ pub(crate) enum CloseReason<'a> {
     InputMax(&'static str),
     MemoryMax { held_bytes: usize },
     ReplyCutShort,
+    UpstreamLost(&'a Failure),
     MessageTooLong,
     StandsStill,
     TakesNothing,
@@ -53,6 +55,9 @@ impl CloseReason<'_> {
                     child,
                     "its upstream connection was lost in the middle of a reply: closing child {label}"
                 );
+            }
+            CloseReason::UpstreamLost(failure) => {
+                log_child!(warn, child, "on_upstream_loss: closing child {label}: {failure}");
             }
             CloseReason::MessageTooLong => {
                 log_child!(

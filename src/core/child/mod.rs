@@ -56,6 +56,8 @@ pub(crate) enum ChildState {
     Ending,
     /// No more requests are run (QUIT, protocol error); closes when every reply has left.
     Finishing,
+    /// A reply it was owed is lost with its upstream connection: it is told nothing more, and closed in its time.
+    Lost,
     /// It ends with the event at hand.
     Closed,
 }
@@ -78,6 +80,8 @@ pub struct Child {
     last_command: Option<CommandId>,
 
     state: ChildState,
+    /// It ends no sooner, since what it has asked for is lost.
+    ends_at: Option<Millis>,
     /// It will send nothing more: end of file was read.
     eof: bool,
     /// It has hung up, perhaps with bytes still unread.
@@ -217,8 +221,29 @@ impl Child {
     /// Whether it is to be closed: none of its requests is run any more, and it has all it was owed. A `draining` broker
     /// does not wait for the end of one whose bytes are ignored.
     pub(crate) fn is_over(&self, draining: bool) -> bool {
-        let kept = self.ignored && !self.eof && !draining;
-        self.state == ChildState::Finishing && self.outbox.is_settled() && !kept
+        let kept = (self.ignored && !self.eof && !draining) || self.ends_at.is_some();
+        let is_given = match self.state {
+            ChildState::Finishing => self.outbox.is_settled(),
+            ChildState::Lost => self.outbox.output().is_empty(),
+            _ => false,
+        };
+        is_given && !kept
+    }
+
+    /// None of its requests is run any more, and it ends at this time at the earliest.
+    pub(crate) fn end_later(&mut self, at: Millis) {
+        self.ends_at = Some(at);
+    }
+
+    /// Whether the time has come at which it may end. Asked once: it is not kept for that any more.
+    pub(crate) fn end_is_due(&mut self, now: Millis) -> bool {
+        self.ends_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Nothing that it still waits for will come.
+    pub(crate) fn lose_replies(&mut self) {
+        self.set_state(ChildState::Lost);
+        self.outbox.lose();
     }
 
     pub(crate) fn end_at_request(&mut self) {
@@ -234,9 +259,20 @@ impl Child {
         self.state == ChildState::Closed
     }
 
+    /// Whether it has said that it knows the broker's own errors, or is the program that embeds the loop.
+    pub(crate) fn is_told_of_losses(&self) -> bool {
+        self.session.takes_errors || self.origin.is_local()
+    }
+
+    /// Whether it is told nothing more, whatever comes for it.
+    #[inline(always)]
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.state >= ChildState::Lost
+    }
+
     /// Whether none of its requests is run any more.
     pub(crate) fn is_finished(&self) -> bool {
-        matches!(self.state, ChildState::Finishing | ChildState::Closed)
+        self.state >= ChildState::Finishing
     }
 
     pub(crate) fn wants_read(&self) -> bool {
@@ -249,7 +285,7 @@ impl Child {
     pub(crate) fn takes_bytes(&self) -> bool {
         match (self.state, self.hold) {
             // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
-            (ChildState::Finishing, _) => self.ignored || !self.origin.is_local(),
+            (ChildState::Finishing | ChildState::Lost, _) => self.ignored || !self.origin.is_local(),
             (ChildState::Ending | ChildState::Closed, _) => false,
             (ChildState::Open, Hold::None) => true,
             (ChildState::Open, Hold::OutputFull) => self.ahead.allows(self.inbox.len()),

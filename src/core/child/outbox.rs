@@ -364,6 +364,12 @@ impl Outbox {
         &mut self.output
     }
 
+    /// No reply that is awaited will come: what stands behind the oldest of them is dropped.
+    pub(crate) fn lose(&mut self) {
+        (self.front, self.behind, self.push_order) = (Run::default(), VecDeque::new(), None);
+        self.waiting = 0;
+    }
+
     /// The driver has written what it could; the soft limit of subscribers is `soft` bytes.
     pub(crate) fn retire(&mut self, soft: usize, spares: &mut Spares) {
         if self.output.len() < soft {

@@ -42,6 +42,8 @@ pub(crate) struct Session {
     /// It has been refused SCRIPT DEBUG, and means its scripts to be debugged.
     pub(crate) debugs: bool,
     pub(crate) replies: ReplyMode,
+    /// Its program knows the broker's own errors (BROKER ERRORS): it is told of losses, and never closed for them.
+    pub(crate) takes_errors: bool,
     /// The open MULTI, and what was watched.
     pub(crate) transaction: TransactionState,
 }
@@ -85,6 +87,7 @@ impl Session {
         kept.transaction.end();
         (self.transaction, self.no_evict) = (kept.transaction, kept.no_evict);
         (self.lib_name, self.lib_version) = (kept.lib_name, kept.lib_version);
+        self.takes_errors = kept.takes_errors;
         if kept.replies != ReplyMode::Off {
             self.replies = kept.replies;
         }

@@ -42,6 +42,11 @@ impl Canaries {
         if self.secret == 0 {
             self.secret = rng.u64(1..);
         }
+        self.request_at(end)
+    }
+
+    /// The request of a canary that stands there now, and stood elsewhere.
+    pub(super) fn request_at(&self, end: u64) -> [u8; CANARY] {
         let mut request = [0; CANARY];
         request[..HEAD.len()].copy_from_slice(HEAD);
         request[HEAD.len()..HEAD.len() + WORD].copy_from_slice(&word(self.secret, end));

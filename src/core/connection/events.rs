@@ -47,8 +47,10 @@ impl Shared {
                 }
             }
             Ok(Some(greeting)) => {
+                lane.drop_forsaken();
                 lane.become_ready(link, greeting.id, self.env.now);
                 self.connections.mark(key);
+                self.connections.account(&mut self.env, key);
                 if role != LaneRole::Control {
                     self.forget_refusal(pool);
                 }

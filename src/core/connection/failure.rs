@@ -20,6 +20,9 @@ impl Shared {
     /// child has sent behind it must not be run one by one.
     pub(crate) fn fail_front(&mut self, child: &mut Child, error: impl Into<Failure>) {
         let error = error.into();
+        if self.ends_with(child, &error) {
+            return self.lose_child(child, None, &error);
+        }
         child.front_mut().set_answered();
         if self.front_begins_multi(child) {
             child.session_mut().transaction.begin_spoilt(Some(error.to_string()));
@@ -195,6 +198,10 @@ impl Shared {
             return self.close(child);
         }
         child.lease_mut().take();
+        let lost = Failure::Lost(Lost::Transaction);
+        if child.session().transaction.is_leased() && self.ends_with(child, &lost) {
+            return self.lose_child(child, None, &lost);
+        }
         child.session_mut().transaction.lane_lost(watching, &Failure::Lost(Lost::Transaction).to_string());
     }
 

@@ -7,6 +7,7 @@ use crate::base::limits;
 use crate::base::outgoing::Fragment;
 use crate::base::pipeline::{Entry, Pipeline};
 use crate::core::connection::canary::{Canaries, Withheld};
+use crate::core::connection::forsaken::Forsaken;
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::role::{LaneRole, RoleData, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -127,6 +128,7 @@ pub struct Lane {
     held: VecDeque<ChildKey>,
     /// How much it may have had to write when it last held one back.
     held_window: usize,
+    forsaken: Forsaken,
     dirty: bool,
     timing: Timing,
     /// Heap bytes as they were counted last.
@@ -150,6 +152,7 @@ impl Lane {
             newcomers: 0,
             held: VecDeque::new(),
             held_window: limits::LANE_WINDOW,
+            forsaken: Forsaken::default(),
             dirty: false,
             footprint: 0,
         }
@@ -696,7 +699,21 @@ impl Lane {
         self.timing.forget_before(None);
         self.count_newcomers();
         self.reopen();
+        self.forsaken = Forsaken::default();
         slots
+    }
+
+    pub(super) fn forsake(&mut self, child: ChildKey) {
+        self.forsaken.add(child);
+    }
+
+    /// Before a connection is used: children that were closed meanwhile ask for nothing more.
+    pub(super) fn drop_forsaken(&mut self) {
+        if self.forsaken.leave(&mut self.out, &self.canaries) {
+            self.timing = Timing::default();
+            self.count_newcomers();
+            self.reopen();
+        }
     }
 
     /// Those that have waited `timeout` or longer. Only while nothing is being written: the oldest is at the front.

@@ -171,6 +171,13 @@ impl Connections {
         }
     }
 
+    /// The child is closed: see `Lane::forsake`. The lane may have gone.
+    pub(crate) fn forsake(&mut self, key: LaneKey, child: ChildKey) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.forsake(child);
+        }
+    }
+
     /// Bytes have arrived. None, if they are those of a connection given up before.
     pub(crate) fn begin_input<'a>(
         &mut self,

@@ -6,6 +6,7 @@ pub(crate) mod canary;
 pub(crate) mod capacity;
 pub(crate) mod events;
 pub(crate) mod failure;
+mod forsaken;
 pub(crate) mod handshake;
 pub(crate) mod integrity;
 pub(crate) mod lane;

@@ -12,6 +12,11 @@ pub(crate) fn is_console(request: &Request<'_>) -> bool {
     request.arg(0).eq_ignore_ascii_case(NAME.as_bytes())
 }
 
+/// Whether it says that its child knows the broker's own errors: a child's own affair, and nobody has to be asked.
+pub(crate) fn is_errors(request: &Request<'_>) -> bool {
+    request.argc() == 2 && request.arg(1).eq_ignore_ascii_case(b"errors")
+}
+
 #[derive(Debug)]
 pub(crate) enum Statement {
     Help,

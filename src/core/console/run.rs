@@ -12,7 +12,7 @@ use crate::core::child::closing::CloseReason;
 use crate::core::child::origin::Writer;
 use crate::core::child::outbox::Frame;
 use crate::core::console::cell::{Cell, header, line};
-use crate::core::console::parse::{NAME, Query, Statement, parse};
+use crate::core::console::parse::{NAME, Query, Statement, is_errors, parse};
 use crate::core::console::showing::{RowKey, Showing};
 use crate::core::console::tables::TABLES;
 use crate::core::keys::ChildKey;
@@ -29,6 +29,8 @@ const HELP: &[&str] = &[
     "BROKER KILL CHILD id             (on admin_listen) closes a child.",
     "BROKER SET log_level level       (on admin_listen) until the next reload or restart.",
     "BROKER SET log_areas area=level,...",
+    "BROKER ERRORS                    from now on this connection is told of lost requests by BROKERLOST and BROKERDOWN,",
+    "    and not closed for them as on_upstream_loss = close would have it; for anybody.",
     "BROKER HELP",
     "Tables:",
 ];
@@ -42,6 +44,10 @@ impl Shared {
         }
         if child.session().proto == 2 && child.is_subscribed() {
             return self.reject(child, texts::subscriber_context(NAME));
+        }
+        if is_errors(request) {
+            child.session_mut().takes_errors = true;
+            return self.answer_ok(child);
         }
         if child.ask_writer() {
             self.env.actions.push(Action::AskWriter { link: child.link() });

@@ -57,6 +57,9 @@ impl Shared {
     /// A child's deadline: it stands in a queue, or waits for the upstream.
     pub(crate) fn child_timer(&mut self, child: &mut Child) {
         self.let_go_if_blocked(child);
+        if child.end_is_due(self.env.now) {
+            return self.mark_child(child);
+        }
         match (child.hold(), child.front().wait()) {
             (Hold::Upstream | Hold::OwnReplies, _) if child.front().is_overdue(self.env.now) => {
                 self.upstream_wait_over(child);

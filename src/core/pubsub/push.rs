@@ -48,7 +48,7 @@ pub(super) fn cost_of_push(child: &Child, frame: Frame<'_>) -> i64 {
 
 /// Appends a push to a child's output, within the bounds of subscribers. False if the child has to be closed.
 pub(super) fn append_push(child: &mut Child, env: &mut Env, frame: Frame<'_>) -> bool {
-    if child.state() == ChildState::Finishing && child.outbox().is_answered() {
+    if child.is_deaf() || (child.state() == ChildState::Finishing && child.outbox().is_answered()) {
         // It has had its last answer.
         return true;
     }

@@ -231,6 +231,11 @@ impl Shared {
     /// Answers with an error; an open MULTI is spoilt by it, as by any command Redis rejects. Not for what refuses a MULTI
     /// that Redis would have taken: see `fail_front`.
     pub(crate) fn reject(&mut self, child: &mut Child, error: impl Into<Failure>) -> Flow {
+        let error = error.into();
+        if self.ends_with(child, &error) {
+            self.lose_child(child, None, &error);
+            return Flow::Done;
+        }
         child.session_mut().transaction.spoil();
         self.answer_error(child, error);
         Flow::Done

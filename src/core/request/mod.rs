@@ -9,4 +9,5 @@ pub(crate) mod pinned;
 pub(crate) mod reading;
 pub(crate) mod roster;
 pub(crate) mod run;
+pub(crate) mod upstream_loss;
 pub(crate) mod wait;

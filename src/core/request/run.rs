@@ -206,7 +206,7 @@ impl Shared {
     /// The child ends with the event at hand. Nothing is done for it any more.
     pub(crate) fn close(&mut self, child: &mut Child) {
         if child.state() != ChildState::Closed {
-            let by_itself = child.has_left() || child.state() == ChildState::Finishing;
+            let by_itself = child.has_left() || child.is_finished();
             self.end_leak(child, if by_itself { LeakEnd::Gone } else { LeakEnd::Closed });
             self.leave_line(child);
             child.set_state(ChildState::Closed);
@@ -325,7 +325,7 @@ impl Shared {
 
     /// Runs no further request of this child; it is closed when its replies have left.
     pub(crate) fn finish(&mut self, child: &mut Child) {
-        if child.state() == ChildState::Closed {
+        if child.is_deaf() {
             return;
         }
         self.leave_line(child);

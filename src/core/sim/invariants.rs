@@ -93,7 +93,8 @@ impl Sim {
                 owed.2 += usize::from(slot.kind == SlotKind::Exec);
             }
         }
-        for (key, child) in self.broker.children.iter() {
+        // Nothing is kept of one that is about to be closed.
+        for (key, child) in self.broker.children.iter().filter(|(_, child)| !child.is_deaf()) {
             let counted = owed.get(&key).copied().unwrap_or_default();
             let execs = child.session().transaction.execs_len();
             // The reply to an EXEC that is filled in has come, and is still being given.

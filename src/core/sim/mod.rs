@@ -158,8 +158,10 @@ impl Sim {
     }
 
     /// A broker that is connected, whose Redis writes down every request.
+    /// Children are told of losses, unless the settings say otherwise: so a test sees which request has become of what.
     pub(super) fn new(settings: &[(&str, &str)]) -> Sim {
-        let mut sim = Sim::begin(settings, "redis://sim/0", 7);
+        let settings = [&[("on_upstream_loss", "error")], settings].concat();
+        let mut sim = Sim::begin(&settings, "redis://sim/0", 7);
         sim.redis.texts = Some(Vec::new());
         sim.settle();
         assert!(sim.broker.upstream_is_up());

@@ -9,7 +9,7 @@ use super::script::Script;
 use super::{Sim, holds, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
-use crate::config::value::Integrity;
+use crate::config::value::{Integrity, OnUpstreamLoss};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -48,6 +48,8 @@ pub(super) struct Player {
     /// Connections whose replies were tampered with, each once: one that was lost and one that was slipped in before
     /// the same canary cannot be told from the truth. Until another reply comes, nothing tells of a lost one.
     tampered: Vec<usize>,
+    /// The settings close, or closed, whoever loses something with its upstream.
+    closes_on_loss: bool,
     /// The second upstream is the one dialled.
     moved: bool,
 }
@@ -64,9 +66,11 @@ pub(super) fn play(seed: u64) -> Played {
         taste: random_taste(&mut rng),
         strict,
         tampered: Vec::new(),
+        closes_on_loss: false,
         moved: false,
         rng,
     };
+    player.note_policy();
     player.begin_moods();
     if seed % 4 < 2 {
         player.sim.broker.shared.groups.look_soon();
@@ -102,6 +106,10 @@ fn random_taste(rng: &mut fastrand::Rng) -> [u32; 4] {
 }
 
 impl Player {
+    fn note_policy(&mut self) {
+        self.closes_on_loss |= self.sim.broker.settings().on_upstream_loss == OnUpstreamLoss::Close;
+    }
+
     /// Nobody comes to a broker that drains.
     pub(super) fn newcomer(&mut self) {
         if self.sim.broker.is_draining() {
@@ -372,6 +380,7 @@ impl Player {
         let own = self.moods.upstream;
         let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
         self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
+        self.note_policy();
         // Those above the cap take no place from whoever needs none of theirs.
         let broker = &self.sim.broker;
         self.sim.over_max |= broker.shared.connections.has_lease_too_many(broker.settings());
@@ -453,7 +462,7 @@ impl Player {
             let bytes = std::mem::take(&mut self.sim.peers[script.child].received);
             script.receive(&bytes, &mut self.sim.redis.ledger);
             if self.sim.peers[script.child].closed {
-                script.closed();
+                script.closed(self.closes_on_loss);
             }
         }
     }

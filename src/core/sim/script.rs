@@ -120,6 +120,8 @@ pub(super) struct Script {
     subscriptions: [BTreeMap<Vec<u8>, Subscription>; 3],
     /// Blocks of which all or nothing must have been executed.
     blocks: Vec<Vec<Nonce>>,
+    /// What it had asked for when it was closed since something was lost.
+    forsaken: Vec<Nonce>,
     /// Blocking pops that got no answer worth anything: an element may be lost with each.
     pub(super) lost_pops: usize,
     /// It has done something for which it may be closed.
@@ -185,9 +187,15 @@ impl Script {
         self.buffer = buffer[at..].to_vec();
     }
 
-    /// The connection has come to an end: nothing more will be known of what was asked.
-    pub(super) fn closed(&mut self) {
-        holds!(2, self.may_close, "{} was closed for no reason", self.who());
+    /// The connection has come to an end: nothing more will be known of what was asked. `may_lose`: whoever has lost
+    /// something is closed.
+    pub(super) fn closed(&mut self, may_lose: bool) {
+        if !self.may_close {
+            let may_lose = may_lose && (self.open.is_some() || !self.asked.is_empty());
+            holds!(2, may_lose, "{} was closed for no reason", self.who());
+            self.forsaken = self.asked.iter().filter_map(|asked| asked.nonce).collect();
+            self.may_close = true;
+        }
         let open = self.open.take().unwrap_or_default();
         self.lost_pops += pops(self.asked.drain(..).chain(open.queued));
         self.subscriptions = Default::default();
@@ -618,6 +626,11 @@ impl Script {
                 holds!(12, missed.is_none(), "{who} never got {missed:?} on {name}");
             }
         }
+        // What had not left on the connection that was lost was asked nowhere else.
+        let ran = self.forsaken.iter().filter_map(|nonce| Some((nonce, ledger.execution(*nonce)?.link)));
+        let links: Vec<_> = ran.collect();
+        let alike = links.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        holds!(5, alike, "{} was closed, and what it had asked for was executed on: {links:?}", self.who());
         for block in &self.blocks {
             holds!(8, ledger.is_whole(block), "{}: half of a transaction was executed", self.who());
         }

@@ -133,7 +133,7 @@ impl Shared {
 fn state_of(child: &Child) -> &'static str {
     let lease = child.lease().map(|lease| lease.kind);
     match child.state() {
-        ChildState::Ending | ChildState::Finishing | ChildState::Closed => "ending",
+        ChildState::Ending | ChildState::Finishing | ChildState::Lost | ChildState::Closed => "ending",
         ChildState::Open if child.session().transaction.is_open() => "multi",
         ChildState::Open if lease == Some(LeaseKind::Transaction) => "watching",
         ChildState::Open if child.hold() != Hold::None => "waiting",
