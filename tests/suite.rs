@@ -46,6 +46,7 @@ mod monitor;
 mod pace;
 mod policy;
 mod reasons;
+mod roles;
 mod roster;
 mod status_page;
 mod upkeep;

@@ -147,6 +147,11 @@ pub const LANE_HOLD_MIN: u64 = 20;
 pub const LEAVE_MAX: u64 = 1000;
 /// First delay before the next attempt to connect, in milliseconds; doubles up to `reconnect_backoff_max`.
 pub const BACKOFF_FIRST: u64 = 10;
+/// Where a master has become a replica and its name may lead to another server, that is looked for for so many milliseconds
+/// before the replica is served: less than `queue_timeout`, and enough for a name server to answer.
+pub const DEMOTED_PATIENCE: u64 = 500;
+/// Milliseconds between two looks at a role that is not as it should be: a name server need not be asked more often.
+pub const ROLE_RECHECK: u64 = 1000;
 /// A child whose request was lost is closed so many milliseconds behind that request at the earliest: a connect to a unix
 /// socket always succeeds, and a client that is closed at once may ask again at once.
 pub const LOSS_CLOSE_MIN: u64 = 100;

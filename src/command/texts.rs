@@ -51,6 +51,8 @@ pub const CLIENT_ID_NOT_POSITIVE: &str = "ERR client-id should be greater than 0
 pub const CLIENT_ID_INVALID: &str = "ERR Invalid client ID";
 /// CLIENT UNBLOCK with a reason that is none.
 pub const UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
+/// How a blocked command ends where its server becomes a replica.
+pub const DEMOTED: &[u8] = b"-UNBLOCKED force unblock from blocking operation";
 /// What CLIENT UNBLOCK ERROR tells the blocked child.
 pub const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 /// CLIENT CACHING of a client that does not track.

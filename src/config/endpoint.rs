@@ -2,6 +2,7 @@
 //! as for every other user of that crate. Resolves no name and opens no socket; no text made here contains a password.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -59,6 +60,13 @@ pub enum Address {
     },
     /// An absolute path.
     Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether it is a name, which may lead to another server tomorrow.
+    pub fn is_name(&self) -> bool {
+        matches!(self, Address::Tcp { host, .. } if host.parse::<IpAddr>().is_err())
+    }
 }
 
 /// The Redis server a broker serves. `Display` is the URL without credentials.

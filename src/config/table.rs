@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::endpoint::{ListenUrl, Secret, Upstream, mask, mask_list};
 use super::value::{
     AdminListen, Auth, Integrity, LeakAction, LogAreas, LogFormat, LogLevel, OnSubscriberLoss,
-    OnUpstreamLoss, Ping, Pubsub, SlowlogArgs, Transactions, Value, show,
+    OnUpstreamLoss, Ping, Pubsub, SlowlogArgs, Transactions, UpstreamRole, Value, show,
 };
 use crate::base::error::{Error, Result};
 use crate::base::log_area::LOG_AREAS;
@@ -304,6 +304,10 @@ settings! {
     on_subscriber_loss: OnSubscriberLoss = "close", Choice(0, 0), RELOAD;
     /// Children whose requests are lost with an upstream connection, or find none for queue_timeout: close them, as Redis going away would, or answer with an error (BROKERLOST, BROKERDOWN). Clients of libbroker always get the error.
     on_upstream_loss: OnUpstreamLoss = "close", Choice(0, 0), RELOAD;
+    /// Which role Redis must have: auto (one first greeted as a master must stay one, one first greeted as a replica is served as one), master, any. Where a master is missed, no connection to a replica serves.
+    upstream_role: UpstreamRole = "auto", Choice(0, 0), RELOAD;
+    /// How long a server that is the master no more may answer what was written to it.
+    failover_grace: u64 = "1000", Milliseconds(0, DAY), RELOAD;
     /// Who checks AUTH: broker (no AUTH needed), users (auth_file), passthrough (the upstream).
     auth: Auth = "broker", Choice(0, 0), FIXED;
     /// The users of auth = users: a TOML file.

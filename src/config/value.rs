@@ -81,6 +81,16 @@ choices! {
         Resubscribe = "resubscribe",
     }
 
+    /// Which role the upstream must have.
+    UpstreamRole {
+        /// A server first greeted as a master must stay one; one first greeted as a replica is served as one.
+        Auto = "auto",
+        /// Whatever it is.
+        Any = "any",
+        /// A master.
+        Master = "master",
+    }
+
     /// What a child learns of a lost upstream. Programs of the library are always told.
     OnUpstreamLoss {
         /// It is closed, as Redis going away would close it.

@@ -15,6 +15,9 @@ pub enum Action {
         /// The driver's handle; none while it is still being dialled.
         link: Option<usize>,
     },
+    /// The upstream's name has led to a server that is not what it must be: look it up again, and dial another of its
+    /// addresses next.
+    TryOthers,
     /// From now on say of each read of a child who has written it.
     AskWriter {
         /// The driver's handle.

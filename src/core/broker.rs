@@ -116,6 +116,8 @@ impl Broker {
                 Timer::Leases => self.shared.pump_leases(),
                 Timer::Yield => self.shared.serve_waiting(),
                 Timer::Busy => self.shared.busy_timer(),
+                Timer::Former => self.shared.end_former(),
+                Timer::Role => self.shared.recheck_role(),
                 Timer::Janitor => self.janitor(),
                 Timer::Drain => self.shared.env.sweeps.begin(Sweep::DrainTimedOut),
             }

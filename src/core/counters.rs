@@ -29,6 +29,8 @@ pub struct Counters {
     pub upstream_connect_failures: u64,
     /// Established connections that broke or had to be closed.
     pub upstream_losses: u64,
+    /// Times that a server was left since it is the master no more.
+    pub upstream_switches: u64,
     /// Lanes closed because their replies made no sense.
     pub desyncs: u64,
     /// Canaries sent, for `integrity`.

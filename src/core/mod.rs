@@ -21,6 +21,7 @@ mod large;
 mod latency;
 mod lease;
 mod memory;
+mod nodes;
 mod notice;
 mod pubsub;
 mod questions;

@@ -83,6 +83,7 @@ impl Shared {
         if !same_home {
             // Another server knows other commands.
             self.control.forget_upstream();
+            self.master.forget();
             self.commands.forget();
             self.leases.upstream_replaced(self.env.now);
             for key in self.connections.keys() {
@@ -120,7 +121,7 @@ impl Shared {
     /// An idle lease is closed, one that is lent is not lent again. A child that waits for an element is asked
     /// to wait at the new upstream; a subscriber would hear nothing any more, and is closed as if the
     /// upstream had gone.
-    fn move_lease(&mut self, key: LaneKey) {
+    pub(crate) fn move_lease(&mut self, key: LaneKey) {
         let may_unblock = self.control_is_ready() && self.control.may_unblock();
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.leave_on_previous_upstream();
@@ -148,7 +149,7 @@ impl Shared {
     }
 
     /// The control connection stays for what was asked on it, but never for longer than it takes to connect.
-    fn move_control(&mut self) {
+    pub(crate) fn move_control(&mut self) {
         let key = self.control.lane();
         // There is none before the first is dialled.
         let Some(lane) = self.connections.find_mut(key) else { return };

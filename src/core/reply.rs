@@ -139,6 +139,9 @@ impl Broker {
         let Some(answered) = answered else { return self.stray_reply(key, frame) };
         self.shared.note_latency(&self.children, key, &answered);
         let Answered { slot, front_since, role, is_proven, is_yielding, .. } = answered;
+        if reply::is_error(frame) {
+            self.shared.note_refusal_of_write(role, frame);
+        }
         let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long || frame.len() >= limits::BULK_MIN {
             self.note_heavy(key, &slot, frame.len());
@@ -184,7 +187,8 @@ impl Broker {
         match role {
             LaneRole::Subscriber => self.shared.move_topics_if_answered(key),
             LaneRole::Control => self.shared.leave_if_answered(),
-            LaneRole::Shared | LaneRole::Lease | LaneRole::Probe => {}
+            LaneRole::Lease => self.shared.leave_lease_if_answered(key),
+            LaneRole::Shared | LaneRole::Probe => {}
         }
     }
 

@@ -12,6 +12,7 @@ use crate::core::intake::Intake;
 use crate::core::latency::Latency;
 use crate::core::lease::groups::Groups;
 use crate::core::lease::leases::Leases;
+use crate::core::nodes::master::Master;
 use crate::core::pubsub::hubs::Hubs;
 use crate::core::questions::commands::Commands;
 use crate::core::questions::control::Control;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) hubs: Hubs,
     pub(crate) intake: Intake,
     pub(crate) work: Work,
+    pub(crate) master: Master,
     pub(crate) processes: Processes,
     pub(crate) leaks: Leaks,
     pub(crate) latency: Latency,
@@ -56,6 +58,7 @@ impl Shared {
             hubs: Hubs::default(),
             intake: Intake::default(),
             work: Work::default(),
+            master: Master::default(),
             processes: Processes::default(),
             leaks: Leaks::default(),
             latency: Latency::default(),

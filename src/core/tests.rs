@@ -6,6 +6,7 @@ mod fan_in;
 mod lanes;
 mod ready;
 mod refusals;
+mod roles;
 mod standing;
 mod turns;
 mod upstream_loss;
@@ -514,7 +515,7 @@ fn hello_of_a_subscriber_changes_form_between_two_messages() {
     sim.thaw();
     sim.ask(other, "PUBLISH c after");
     let told = sim.received(child);
-    let order = [">3 $7 message $1 c $6 before", "*4 $5 proto :2", "*3 $7 message $1 c $5 after"];
+    let order = [">3 $7 message $1 c $6 before", "*6 $5 proto :2", "*3 $7 message $1 c $5 after"];
     let found: Vec<usize> = order.iter().filter_map(|part| told.find(part)).collect();
     assert!(found.len() == 3 && found.is_sorted(), "{told}");
 }

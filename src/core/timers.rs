@@ -24,6 +24,10 @@ pub(crate) enum Timer {
     Leases,
     /// A shared lane may now be asked to yield.
     Yield,
+    /// Servers that are masters no more have had their time to answer.
+    Former,
+    /// A replica is served where a master is missed: its role is looked at again.
+    Role,
     /// The upstream was busy; it is asked whether it still is.
     Busy,
     Janitor,

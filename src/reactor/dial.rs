@@ -104,6 +104,11 @@ impl Loop {
         }
     }
 
+    /// The server that was reached is not what it must be: another address of the name may lead to one that is.
+    pub(super) fn try_others(&mut self) {
+        self.dialler.resolver.try_others();
+    }
+
     pub(super) fn lose_lane(&mut self, lane: LaneKey, why: &str) {
         self.dialler.resolver.doubt();
         self.core.lane_lost(lane, why);

@@ -225,6 +225,12 @@ static METRICS: &[Metric] = &[
     ),
     Metric::one(
         Counter,
+        "broker_upstream_switches_total",
+        "Times that all connections have left a server which is the master no more.",
+        |lp| lp.core.counters().upstream_switches.into(),
+    ),
+    Metric::one(
+        Counter,
         "broker_upstream_desyncs_total",
         "Of these, connections closed for replies that violate the protocol.",
         |lp| lp.core.counters().desyncs.into(),

@@ -50,6 +50,7 @@ stats! {
     upstream_connects: "Attempts to connect to Redis so far.";
     upstream_connect_failures: "Of these, the failed ones.";
     upstream_losses: "Established connections to Redis that broke or had to be closed.";
+    upstream_switches: "Times that all connections have left a server which is the master no more.";
     desyncs: "Of these, connections closed for replies that violate the protocol.";
     canaries: "Canaries sent so far (integrity).";
     integrity_failures: "Of these, canaries whose reply did not match; each closed a lane.";

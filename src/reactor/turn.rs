@@ -402,6 +402,7 @@ impl Loop {
             Action::Connect(lane) => self.dial(lane),
             Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
             Action::CloseLane { link: Some(link), .. } => self.leave(key_of(link)),
+            Action::TryOthers => self.try_others(),
             Action::AskWriter { link } => {
                 if let Some(link) = self.links.get_mut(key_of(link)).filter(|_| local_of(link).is_none()) {
                     link.conn.always_ask();

@@ -166,6 +166,14 @@ impl Resolver {
         }
     }
 
+    /// The address in use leads to a server that is not what it must be: use the next one, and look the name up again.
+    pub fn try_others(&mut self) {
+        if let Location::Name(name) = &mut self.place {
+            name.present = (name.present + 1) % name.known.len().max(1);
+            name.doubted = true;
+        }
+    }
+
     /// A connection was lost: the name may have another address by now.
     pub fn doubt(&mut self) {
         if let Location::Name(name) = &mut self.place {

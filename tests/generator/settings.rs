@@ -60,6 +60,8 @@ const ROWS: &[Row] = &[
         &["shared", "shared", "shared", "leased"],
     ),
     row("on_upstream_loss", &["error", "error", "close"], &["error"], &[]),
+    row("upstream_role", &["auto", "auto", "any", "master"], &["auto", "master"], &[]),
+    row("failover_grace", &["0", "50", "1000"], &[], &[]),
     row("transaction_max", &["64MiB", "1KiB"], &[], &[]),
     row("drain_timeout", &["0", "100", "500"], &[], &[]),
     row("leases_per_group_max", &["1", "2", "4"], &["1", "2", "4"], &[]),

@@ -277,7 +277,7 @@ pub(crate) fn check(source: &str, language: Language, modes: &[Mode], libraries:
 }
 
 /// Free a moment ago. Redis fails to start in the rare case that somebody else was faster, and the test says so.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

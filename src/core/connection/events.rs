@@ -47,6 +47,13 @@ impl Shared {
                 }
             }
             Ok(Some(greeting)) => {
+                if let Err(why) = self.judge_role(key, &greeting) {
+                    return self.lane_failed(key, why);
+                }
+                // What was found may have changed who is connected.
+                let Some(lane) = self.connections.known_mut(key).filter(|lane| lane.is_connecting()) else {
+                    return;
+                };
                 lane.drop_forsaken();
                 lane.become_ready(link, greeting.id, self.env.now);
                 self.connections.mark(key);

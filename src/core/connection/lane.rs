@@ -98,6 +98,10 @@ pub(crate) struct LaneRecord {
     pub close_needed: bool,
     /// It leads to an upstream that has been replaced since.
     pub is_on_previous_upstream: bool,
+    /// Its server is the master no more: nothing is written on it, and it is closed at this time.
+    former_until: Option<Millis>,
+    /// Its server was greeted as a replica.
+    is_replica: bool,
     /// Connections lost so far: two requests were on the same one if this had the same value.
     pub losses: u32,
     pub failures: u32,
@@ -319,6 +323,28 @@ impl Lane {
         self.is_ready() && !self.is_needed() && self.lease().is_none()
     }
 
+    /// See `nodes::leaving`: it has until then to answer what was written.
+    pub(crate) fn become_former(&mut self, until: Millis) {
+        self.leave_on_previous_upstream();
+        (self.record.former_until, self.record.close_needed) = (Some(until), true);
+    }
+
+    pub(crate) fn former_until(&self) -> Option<Millis> {
+        self.record.former_until
+    }
+
+    pub(crate) fn is_former(&self) -> bool {
+        self.record.former_until.is_some()
+    }
+
+    pub(crate) fn set_replica(&mut self, is: bool) {
+        self.record.is_replica = is;
+    }
+
+    pub(crate) fn is_replica(&self) -> bool {
+        self.record.is_replica
+    }
+
     pub(crate) fn state(&self) -> &LaneState {
         &self.state
     }
@@ -395,7 +421,7 @@ impl Lane {
     pub(super) fn forget_connection(&mut self) {
         self.inbox.clear();
         self.large = None;
-        self.record.is_on_previous_upstream = false;
+        (self.record.is_on_previous_upstream, self.record.former_until) = (false, None);
         self.record.losses = self.record.losses.wrapping_add(1);
         self.next_timer();
     }
@@ -653,6 +679,7 @@ impl Lane {
     pub(super) fn outgoing(&self) -> &[u8] {
         match &self.state {
             LaneState::Handshaking { handshake, .. } => handshake.outgoing(),
+            LaneState::Ready { .. } | LaneState::Yielding { .. } if self.is_former() => &[],
             LaneState::Ready { .. } if self.carries_blocks() => self.out.bytes_until(self.out.end_of_unit()),
             LaneState::Ready { .. } => self.out.bytes().front(),
             LaneState::Yielding { end, .. } => self.out.bytes_until(*end),

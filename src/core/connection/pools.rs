@@ -204,6 +204,14 @@ impl Connections {
         }
     }
 
+    /// No child begins to use this shared lane, which goes once nothing is on it: another is opened in its place.
+    pub(crate) fn replace(&mut self, key: LaneKey) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.mark_surplus();
+        let id = lane.pool();
+        self.pool_mut(id).forget(key);
+    }
+
     /// The most recently used one. It is lent, or put back with `offer`.
     pub(crate) fn take_idle(&mut self, id: PoolId) -> Option<LaneKey> {
         self.pool_mut(id).idle.pop()

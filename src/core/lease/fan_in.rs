@@ -157,6 +157,13 @@ impl Shared {
         let now = self.env.now;
         let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
         let Some((rank, work)) = group.answered(lane) else { return Vec::new() };
+        if frame.starts_with(texts::DEMOTED) && group.restarts() {
+            // Nothing was executed, and Redis ends the connection: whoever has waited there waits elsewhere.
+            group.let_go(lane);
+            self.connections.known_mut(lane).map(Lane::need_close);
+            self.serve_on(key, lane);
+            return Vec::new();
+        }
         let is_null = reply::is_null(frame);
         if let LaneWork::Waits { since, .. } = work
             && !is_null

@@ -64,6 +64,9 @@ impl Shared {
         let greeting = if let Said::Reply(frame) = said { parse_greeting(frame) } else { None };
         let is_answer = greeting.map(|greeting| self.control.set_greeting(greeting)).is_some();
         self.fresh_answered(Needed::Greeting, is_answer, said);
+        if is_answer {
+            self.note_role();
+        }
         if let (Said::Reply(_), false) = (said, is_answer) {
             // Asked again at once, it would say the same.
             self.lane_lost(self.control.lane(), "HELLO was not answered with a map");

@@ -104,7 +104,6 @@ impl Redis {
             }
         }
         let role: &[u8] = if self.weather.is_replica() { b"replica" } else { b"master" };
-        let tells_role = self.weather.tells_role;
         let Some(client) = self.clients.get_mut(&link).filter(|client| client.known) else {
             return error(HELLO_NOAUTH);
         };
@@ -112,11 +111,9 @@ impl Redis {
             client.proto = if proto == b"3" { 3 } else { 2 };
         }
         let mut out = Vec::new();
-        encode::map_header(&mut out, if tells_role { 3 } else { 2 }, client.proto);
+        encode::map_header(&mut out, 3, client.proto);
         out.extend([bulk(b"proto"), int(i64::from(client.proto)), bulk(b"id"), int(client.id)].concat());
-        if tells_role {
-            out.extend([bulk(b"role"), bulk(role)].concat());
-        }
+        out.extend([bulk(b"role"), bulk(role)].concat());
         out
     }
 }

@@ -13,6 +13,8 @@ use std::collections::HashMap;
 pub(super) struct Dials {
     /// How often a lane has been sent away in a row without having been of any use, and when last.
     refused: HashMap<LaneKey, (u32, Millis)>,
+    /// Servers left so far: those that are dialled then have sent nobody away.
+    switches: u64,
     /// The least `reconnect_backoff_max` so far.
     backoff_max: Millis,
 }
@@ -28,6 +30,10 @@ impl Dials {
 impl Sim {
     /// 24: whoever is sent away again and again comes back ever later, by half of the backoff at least.
     pub(super) fn check_dial(&mut self, lane: LaneKey, role: LaneRole) {
+        let switches = self.broker.counters().upstream_switches;
+        if std::mem::replace(&mut self.dials.switches, switches) != switches {
+            self.dials.refused.clear();
+        }
         let Some((count, at)) = self.dials.refused.get(&lane) else { return };
         let least = (BACKOFF_FIRST << (*count).min(16)).min(self.dials.backoff_max) / 2;
         let waited = self.now - at;

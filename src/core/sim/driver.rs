@@ -123,7 +123,7 @@ impl Sim {
                 Action::Connect(lane) => self.dial(lane),
                 Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
                 Action::CloseLane { link: Some(link), .. } => self.leave(link),
-                Action::AskWriter { .. } => {}
+                Action::AskWriter { .. } | Action::TryOthers => {}
                 Action::CloseChild { link } => {
                     let peer = &mut self.peers[link];
                     (peer.closed, peer.blocked, peer.key) = (true, false, None);

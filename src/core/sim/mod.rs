@@ -33,6 +33,7 @@ use crate::core::broker::Broker;
 use crate::core::child::ChildKind;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::{ChildKey, LaneKey};
+use crate::core::questions::control::Needed;
 use crate::resp::encode;
 use dials::Dials;
 use redis::Redis;
@@ -335,8 +336,17 @@ impl Sim {
         self.redis.weather.patience = patience;
     }
 
+    pub(super) fn become_master(&mut self) {
+        self.redis.set_role(weather::Role::Master);
+    }
+
+    /// The broker asks, on its control connection, who that leads to.
+    pub(super) fn tell_role(&mut self) {
+        self.broker.shared.ask_fresh(Needed::Greeting);
+        self.settle();
+    }
+
     pub(super) fn become_replica(&mut self) {
-        self.redis.weather.tells_role = true;
         self.redis.set_role(weather::Role::Replica);
         self.settle();
     }

@@ -51,7 +51,6 @@ impl Player {
             return;
         }
         redis.access.user = moods.user;
-        redis.weather.tells_role = true;
         redis.weather.patience = [20, 100, 400][moods.rng.usize(..3)];
         for name in RIGHTS_OF_BLOCKS {
             if moods.rng.u8(..12) == 0 {

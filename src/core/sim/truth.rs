@@ -214,7 +214,9 @@ impl Truth {
         let last = last.filter(|_| self.other < moment)?;
         let without_words = ["no answer within", "refused", "closed by the upstream"];
         let told = self.heard.iter().any(|heard| text.contains(heard.text.as_str()))
-            || without_words.iter().any(|reason| text.contains(reason));
+            || without_words.iter().any(|reason| text.contains(reason))
+            // The broker's own words for what a greeting tells.
+            || (text.contains("the server is a replica") && self.held[Reason::Replica as usize].is_some());
         (!told).then_some(&*last.text)
     }
 }

@@ -46,8 +46,6 @@ pub(super) struct Weather {
     script: Option<Script>,
     /// `busy-reply-threshold`.
     pub(super) patience: Millis,
-    /// HELLO says which role it has.
-    pub(super) tells_role: bool,
     /// No script takes any time.
     pub(super) swift: bool,
 }

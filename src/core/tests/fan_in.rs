@@ -41,7 +41,7 @@ fn an_element_on_its_way_to_a_dead_waiter_goes_to_the_next() {
 /// anew.
 #[test]
 fn an_error_from_before_its_time_is_told_to_no_waiter() {
-    let (mut sim, [a, b, c]) = Sim::with(&[("leases_per_group_max", "1")]);
+    let (mut sim, [a, b, c]) = Sim::with(&[("leases_per_group_max", "1"), ("upstream_role", "any")]);
     sim.send(a, "BLPOP q 0");
     sim.send(b, "BLPOP q 0");
     sim.kill(a);

@@ -56,7 +56,7 @@ fn a_look_up_that_is_refused_spoils_multi() {
 /// The child was told QUEUED here; the upstream looked at the command when SELECT had moved it to a lease.
 #[test]
 fn an_exec_says_what_was_refused_when_its_block_went_to_a_lease() {
-    let (mut sim, [child]) = Sim::with(&[]);
+    let (mut sim, [child]) = Sim::with(&[("upstream_role", "any")]);
     assert_eq!(sim.ask(child, "MULTI\nSET k v"), "+OK +QUEUED");
     sim.become_replica();
     assert_eq!(sim.ask(child, "SELECT 1"), "+QUEUED");

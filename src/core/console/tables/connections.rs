@@ -279,6 +279,7 @@ pub(crate) const UPSTREAM: ShowTable = ShowTable {
         connects: 8, "Attempts to connect so far.";
         failures: 8, "Those of them that failed.";
         losses: 6, "Connections that were lost so far.";
+        switches: 8, "Times that all connections have left a server which is the master no more.";
         down_ms: 8, "Since when it is down; of one that hung before it was given up, since it last said something.";
         refusal: 40, "Why the last attempt of the control connection failed.";
     },
@@ -308,6 +309,7 @@ fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
         counters.upstream_connects.into(),
         counters.upstream_connect_failures.into(),
         counters.upstream_losses.into(),
+        counters.upstream_switches.into(),
         shared.control.away_since().map(|since| shared.env.now.saturating_sub(since)).into(),
         Cell::words(refusal.filter(|_| state == "down").unwrap_or_default()),
     ])

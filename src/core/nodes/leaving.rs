@@ -1,0 +1,129 @@
+//! Connections to a server that is the master no more. They write not one byte more, and may answer what was written for
+//! `failover_grace`; what was not written goes where requests go from now on. All of them change sides in one step. Never
+//! which server that is.
+
+use crate::core::connection::lane::Lane;
+use crate::core::connection::role::LaneRole;
+use crate::core::connection::slot::Slot;
+use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::lease::groups::Group;
+use crate::core::lease::state::LeaseState;
+use crate::core::pubsub::SubscriberLoss;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+
+const FORMER: &str = "it leads to a server that is the master no more";
+
+impl Shared {
+    /// No request is written any more where the connections lead that there are, but for one.
+    pub(crate) fn leave_server(&mut self, but: Option<LaneKey>) {
+        self.control.forget_upstream();
+        self.leases.upstream_replaced(self.env.now);
+        let keys = self.connections.keys().into_iter().filter(|key| Some(*key) != but);
+        self.leave_lanes(keys.collect());
+    }
+
+    /// The same of some connections.
+    pub(super) fn leave_lanes(&mut self, keys: Vec<LaneKey>) {
+        self.env.counters.upstream_switches += 1;
+        let mut leaves_control = false;
+        for key in keys {
+            // The end of one may be the end of another.
+            match self.connections.find(key).map(Lane::role) {
+                Some(LaneRole::Shared) => self.leave_shared(key),
+                Some(LaneRole::Lease) => self.leave_lease(key),
+                Some(LaneRole::Subscriber) => self.leave_subscriber(key),
+                Some(LaneRole::Probe) => self.lane_lost(key, FORMER),
+                Some(LaneRole::Control) => leaves_control = true,
+                None => {}
+            }
+        }
+        // Last: blocked commands are taken back on it.
+        if leaves_control {
+            self.move_control();
+        }
+        self.env.timers.arm(self.env.now + self.env.settings.failover_grace, Timer::Former);
+    }
+
+    /// Marks the lane. False if it has gone.
+    fn become_former(&mut self, key: LaneKey) -> bool {
+        let until = self.env.now + self.env.settings.failover_grace;
+        let found = self.connections.find_mut(key);
+        found.map(|lane| lane.become_former(until)).is_some()
+    }
+
+    /// Whoever has nothing on it goes on elsewhere at once: it is replaced, and takes no further request.
+    fn leave_shared(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        lane.forget_failures();
+        if lane.is_connecting() || lane.is_backing_off() {
+            return self.connections.dial_afresh(&mut self.env, key);
+        }
+        if !(lane.is_ready() || lane.is_yielding()) {
+            return;
+        }
+        let (is_ready, owes) = (lane.is_ready(), lane.owed() > 0 && lane.has_written());
+        self.become_former(key);
+        if owes {
+            self.connections.replace(key);
+        }
+        if is_ready {
+            self.connections.start_yield(&mut self.env, key);
+        } else {
+            self.connections.finish_yield(&mut self.env, key);
+        }
+    }
+
+    /// What is watched is lost, and so is a MULTI. What waits for an element is asked to end, and waits at the new server;
+    /// what waits for what comes from now on has missed something.
+    fn leave_lease(&mut self, key: LaneKey) {
+        self.become_former(key);
+        let Some(lane) = self.connections.known(key) else { return };
+        let (idle, waits) = (lane.is_idle(), lane.front().is_some_and(Slot::may_wait));
+        let Some(lease) = lane.lease() else { return self.connections.remove(&mut self.env, key) };
+        if lease.is_over() {
+            return;
+        }
+        let restarts = |lease: &LeaseState| {
+            lease.group().is_some_and(|group| self.groups.get(group).is_some_and(Group::restarts))
+        };
+        let ends = match lease.kind() {
+            LeaseKind::Session => true,
+            LeaseKind::Transaction => idle,
+            LeaseKind::Blocking => waits && lease.group().is_some() && !restarts(lease),
+        };
+        if ends {
+            return self.lane_lost(key, FORMER);
+        }
+        self.move_lease(key);
+    }
+
+    /// A leased lane has answered: it was to end with that.
+    pub(crate) fn leave_lease_if_answered(&mut self, key: LaneKey) {
+        let is_done = |lane: &Lane| {
+            lane.is_former() && lane.is_idle() && lane.lease().is_some_and(|lease| !lease.is_over())
+        };
+        if self.connections.find(key).is_some_and(is_done) {
+            self.lane_lost(key, FORMER);
+        }
+    }
+
+    fn leave_subscriber(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        lane.forget_failures();
+        if lane.owed() > 0 && lane.is_ready() {
+            self.become_former(key);
+            return;
+        }
+        self.live_hubs().disconnected(key, SubscriberLoss::UpstreamReplaced);
+    }
+
+    /// Those that have not answered within `failover_grace` are lost.
+    pub(crate) fn end_former(&mut self) {
+        let now = self.env.now;
+        let due = |lane: &Lane| lane.former_until().is_some_and(|until| until <= now);
+        for key in self.connections.keys_where(due) {
+            self.lane_lost(key, "no answer within failover_grace from a server that is the master no more");
+        }
+    }
+}

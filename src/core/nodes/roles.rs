@@ -1,0 +1,110 @@
+//! What a server says of its role, and what follows. HELLO names it in every greeting, so nothing more is asked of a
+//! connection; a write that is refused by a replica has the control connection asked. Never which server is dialled instead:
+//! that is the driver's, by the name.
+
+use crate::base::limits;
+use crate::core::action::Action;
+use crate::core::connection::handshake::Greeting;
+use crate::core::connection::role::LaneRole;
+use crate::core::keys::LaneKey;
+use crate::core::nodes::master::{Judged, ServerRole};
+use crate::core::questions::control::Needed;
+use crate::core::shared::Shared;
+use crate::core::timers::Timer;
+use crate::resp::reply;
+
+/// Why a connection to a replica does not serve.
+const NOT_A_MASTER: &str = "the server is a replica, and must be a master (upstream_role)";
+
+impl Shared {
+    /// Whether a connection that has been greeted so may serve; if not, why.
+    pub(crate) fn judge_role(&mut self, key: LaneKey, greeting: &Greeting) -> Result<(), &'static str> {
+        let Some(role) = ServerRole::of(greeting) else { return Ok(()) };
+        match self.judge(role) {
+            Judged::Serves => {}
+            Judged::Returned => {
+                log::info!("upstream {} is a master again", self.env.upstream);
+                self.leave_replicas(key);
+            }
+            Judged::Demoted => {
+                self.master_is_gone(Some(key));
+                if !self.master.is_replica_served() {
+                    return Err(NOT_A_MASTER);
+                }
+            }
+            Judged::Refused => {
+                self.env.actions.push(Action::TryOthers);
+                return Err(NOT_A_MASTER);
+            }
+        }
+        let is_replica = role == ServerRole::Replica;
+        if let Some(lane) = self.connections.known_mut(key) {
+            lane.set_replica(is_replica);
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, role: ServerRole) -> Judged {
+        let others = self.may_lead_elsewhere();
+        self.master.judge(role, self.env.settings.upstream_role, others, self.env.now)
+    }
+
+    /// Whether the upstream's address is a name, by which another server may be found.
+    fn may_lead_elsewhere(&self) -> bool {
+        self.env.upstream.address.is_name()
+    }
+
+    /// The control connection was asked who it leads to.
+    pub(crate) fn note_role(&mut self) {
+        let role = self.control.greeting().and_then(ServerRole::of);
+        match role.map(|role| self.judge(role)) {
+            Some(Judged::Demoted) => self.master_is_gone(None),
+            Some(Judged::Returned) => log::info!("upstream {} is a master again", self.env.upstream),
+            Some(Judged::Serves | Judged::Refused) | None => {}
+        }
+    }
+
+    /// What was a master is known not to be one: nothing more is written there, by any connection but the one that has said
+    /// so, should it serve.
+    fn master_is_gone(&mut self, told_by: Option<LaneKey>) {
+        log::warn!("upstream {} is a replica now, and was a master", self.env.upstream);
+        self.env.actions.push(Action::TryOthers);
+        self.env.timers.arm(self.env.now + limits::ROLE_RECHECK, Timer::Role);
+        self.leave_server(told_by);
+    }
+
+    /// The master that was missed is found. Connections to what was served in its place end.
+    fn leave_replicas(&mut self, found: LaneKey) {
+        let leads_to_replica = |key: &LaneKey| {
+            self.connections.find(*key).is_some_and(|lane| lane.is_replica() && *key != found)
+        };
+        let others: Vec<LaneKey> = self.connections.keys().into_iter().filter(leads_to_replica).collect();
+        if !others.is_empty() {
+            self.leave_lanes(others);
+        }
+    }
+
+    /// While a replica is served where a master should be, the name is asked once a second, and so is the server.
+    pub(crate) fn recheck_role(&mut self) {
+        if self.master.demoted_at().is_none() {
+            return;
+        }
+        self.env.actions.push(Action::TryOthers);
+        self.ask_fresh(Needed::Greeting);
+        self.env.timers.arm(self.env.now + limits::ROLE_RECHECK, Timer::Role);
+    }
+
+    /// An error has come from the upstream. Of a write that a replica has refused the server is asked itself: a script may
+    /// say the same.
+    #[inline(never)]
+    pub(crate) fn note_refusal_of_write(&mut self, role: LaneRole, frame: &[u8]) {
+        let is_meant = matches!(reply::error_code(frame), Some(b"READONLY" | b"UNBLOCKED" | b"MASTERDOWN"));
+        if !is_meant || role.is_own() {
+            return;
+        }
+        if self.master.note_refused_write(self.env.settings.upstream_role, self.env.now) {
+            self.env.actions.push(Action::TryOthers);
+            self.ask_fresh(Needed::Greeting);
+        }
+    }
+}
