@@ -680,7 +680,7 @@ fn an_upstream_that_does_not_answer_lets_nobody_in() {
 fn local_children_are_the_brokers_own_user() {
     let redis = guarded();
     let pairs = judged(&[]);
-    let mut lp = broker::reactor::Loop::embedded(settings(&redis, &pairs)).expect("a loop");
+    let mut lp = broker::reactor::Loop::new(settings(&redis, &pairs)).expect("a loop");
     let mut desk = Desk::default();
     let local = lp.local_open().expect("a local child");
     send(&mut lp, local, "ACL WHOAMI\r\n");

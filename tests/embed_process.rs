@@ -145,7 +145,7 @@ fn an_embedded_loop_starts_no_thread() {
         };
         let before = state();
         let url = format!("redis://localhost:{port}");
-        let mut lp = Loop::embedded(settings(&url, &format!("unix://{}", path.display()))).expect("the loop");
+        let mut lp = Loop::new(settings(&url, &format!("unix://{}", path.display()))).expect("the loop");
         let mut client = Client::connect(&path);
         client.send("BLPOP q 0.01\r\nWATCH k\r\nMULTI\r\nGET k\r\nEXEC\r\n");
         let wanted = "*-1\r\n+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n$-1\r\n";
@@ -160,13 +160,6 @@ fn an_embedded_loop_starts_no_thread() {
     });
 }
 
-#[test]
-fn a_name_without_an_address_is_refused_at_once() {
-    let error = Loop::embedded(settings("redis://no.such.name.invalid:7", "")).expect_err("no such name");
-    let error = error.to_string();
-    assert!(error.starts_with("upstream = \"redis://no.such.name.invalid:7/0\": cannot look up"), "{error}");
-}
-
 // ---- descriptors -----------------------------------------------------------------------------------------
 
 #[test]
@@ -177,7 +170,7 @@ fn no_descriptor_outlives_an_exec() {
         let before = descriptors();
         let listen = format!("unix://{},tcp://127.0.0.1:0", path.display());
         for upstream in [redis.url(), format!("redis://127.0.0.1:{port}")] {
-            let mut lp = Loop::embedded(settings(&upstream, &listen)).expect("the loop");
+            let mut lp = Loop::new(settings(&upstream, &listen)).expect("the loop");
             let tcp = lp.listeners()[1].strip_prefix("tcp://").expect("a URL").to_owned();
             let mut client = Client::connect(&path);
             let tcp = TcpStream::connect(tcp).expect("the broker listens");
@@ -216,7 +209,7 @@ fn a_forked_copy_closes_without_a_trace() {
         let path = redis.directory().join("broker.sock");
         let before = descriptors().len();
         let listen = format!("unix://{}", path.display());
-        let mut lp = Loop::embedded(settings(&redis.url(), &listen)).expect("the loop");
+        let mut lp = Loop::new(settings(&redis.url(), &listen)).expect("the loop");
         let (near, far) = UnixStream::pair().expect("a pair");
         near.set_nonblocking(true).expect("non-blocking");
         lp.adopt(far.into()).expect("adopted");
@@ -313,7 +306,7 @@ fn a_copy_does_not_keep_a_killed_parents_connections() {
 
 /// The process that will be killed: a loop with a copy of itself that lives on.
 fn victim(url: &str, path: &str) -> ! {
-    let mut lp = Loop::embedded(settings(url, &format!("unix://{path}"))).expect("the loop");
+    let mut lp = Loop::new(settings(url, &format!("unix://{path}"))).expect("the loop");
     run_until(&mut lp, "the upstream", |lp| lp.stat("upstream_up") == Some(1));
     // Connections made before the fork are the ones a copy could keep.
     let mut client = Client::connect(Path::new(path));

@@ -155,7 +155,7 @@ fn debug_runs_on_a_lane_of_its_own() {
 fn other_lists_hold_from_the_next_request_on() {
     let redis = Redis::start();
     let base = settings(&redis, &[]);
-    let mut lp = Loop::embedded(base.clone()).expect("the loop");
+    let mut lp = Loop::new(base.clone()).expect("the loop");
     let mut desk = Desk::default();
     let local = lp.local_open().expect("a child");
     let no = |name: &str| refusal(name);

@@ -43,6 +43,7 @@ mod leaks;
 mod memory;
 mod memory_share;
 mod monitor;
+mod name_lookups;
 mod pace;
 mod policy;
 mod reasons;

@@ -250,11 +250,18 @@ pub const TURN_WRITES: u64 = 12;
 pub const ACCEPT_PAUSE: u64 = 100;
 /// Reads from one child when a drain begins: more than a socket's buffer holds by default (6 MiB for TCP).
 pub const DRAIN_READS: usize = 128;
-/// The upstream's name is looked up at most this often, in milliseconds: many lanes may connect at the same time.
+/// A name is looked up at most this often, in milliseconds: many connections may be made, or lost, at the same time.
 pub const RESOLVE_INTERVAL: u64 = 1000;
-/// A look-up that has not ended after this many milliseconds is abandoned: its thread may exist only in another process.
-/// Longer than the timeout of the system's resolver.
-pub const RESOLVE_PATIENCE: u64 = 60_000;
+/// Milliseconds that a name server may take, unless /etc/resolv.conf says: less than requests wait.
+pub const RESOLVE_TRY: u64 = 2000;
+/// Messages that answer nothing from one name server, after which it is as good as silent.
+pub const RESOLVE_STRAYS: usize = 16;
+/// Names that one loop or client keeps in mind.
+pub const NAMES_MAX: usize = 64;
+/// Addresses of one name that are tried; more would not be reached within `queue_timeout`.
+pub const ADDRESSES_MAX: usize = 32;
+/// Milliseconds for which an answer is believed, whatever it says: a name that is not doubted is asked for again then.
+pub const ANSWER_KEPT_MAX: u64 = 3_600_000;
 /// Milliseconds without a read after which a connection is read once more, if bytes may have been left behind.
 pub const QUIET_AFTER: u64 = 100;
 /// Processes without children that are remembered, so that one that connects for each request is not looked up each time.

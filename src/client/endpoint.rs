@@ -1,29 +1,40 @@
-//! Where a client connects: reads the URL, looks names up, opens sockets. The one place of the library that reads the
+//! Where a client connects: reads the URL, opens sockets, has names looked up. The one place of the library that reads the
 //! environment: `BROKER_ENDPOINT`, when a program names no endpoint itself.
 
 use crate::base::clock::Millis;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::config::{Address, ClientSettings, ListenUrl, Upstream, parse_listen, parse_upstream};
-use crate::transport::resolver::{self, Found, Lookup, Resolver, Start};
+use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
-use crate::transport::wake::Wake;
+use mio::{Registry, Token};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::Arc;
 
 /// Read when no endpoint is given.
 pub const VARIABLE: &str = "BROKER_ENDPOINT";
 
 /// What an endpoint's text says, in plain memory. `None`: to the other end of a socket that was given.
-pub(super) type Place = Option<(resolver::Destination, Lookup)>;
+pub(super) type Place = Option<Destination>;
 
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    /// A socket's path, or the addresses of a host.
-    pub(super) resolver: Option<Resolver>,
+    place: Place,
+    resolver: Resolver,
     /// A connected socket, until it is used.
     given: Option<Stream>,
+}
+
+/// Where a new connection goes.
+#[derive(Debug)]
+pub(super) enum Begun {
+    /// It stands already.
+    Connected(Stream),
+    /// To the first of these addresses that answers.
+    Tcp(VecDeque<SocketAddr>),
+    /// The name is being looked up.
+    Later,
 }
 
 /// What an endpoint's text says, and the socket it gives.
@@ -37,21 +48,12 @@ pub(super) struct Target {
 /// Takes the number of a connected socket that the caller gives away: `unsafe`, which only the border has.
 pub type OwnFd = fn(i32) -> Option<OwnedFd>;
 
-/// What only the border can do.
-#[derive(Debug, Clone, Copy)]
-pub struct Border {
-    /// Takes a descriptor.
-    pub own_fd: OwnFd,
-    /// Starts a thread that looks a name up, once a connection has failed or was lost.
-    pub start: Start,
-}
-
 /// Why no client comes of an endpoint and settings.
 #[derive(Debug)]
 pub enum Unusable {
     /// The endpoint is none.
     Endpoint(Error),
-    /// The settings do not fit together, a name is not found, the system refuses.
+    /// The settings do not fit together, the system refuses.
     Other(Error),
 }
 
@@ -65,11 +67,11 @@ impl From<Error> for Unusable {
 }
 
 impl Target {
-    /// Reads an endpoint, whose credentials and db go into `settings` where these have none. Looks a name up, blocking.
+    /// Reads an endpoint, whose credentials and db go into `settings` where these have none.
     pub(super) fn parse(
         text: Option<&str>,
         settings: &mut ClientSettings,
-        border: Border,
+        own_fd: OwnFd,
     ) -> std::result::Result<Target, Unusable> {
         let from_environment = if text.is_none() { std::env::var(VARIABLE).ok() } else { None };
         let text = text
@@ -85,7 +87,7 @@ impl Target {
         let address = match upstream {
             Some(address) => address,
             None if scheme == Some("fd") => {
-                let given = Some(given(text, border.own_fd)?);
+                let given = Some(given(text, own_fd)?);
                 return Ok(Target { place: None, given, direct });
             }
             None => match parse_listen(text)? {
@@ -93,9 +95,7 @@ impl Target {
                 ListenUrl::Tcp { host, port, .. } => Address::Tcp { host, port },
             },
         };
-        let lookup = Lookup::AfterFailure(border.start);
-        let place = Some((resolver::Destination::find(&address, lookup)?, lookup));
-        Ok(Target { place, given: None, direct })
+        Ok(Target { place: Some(Destination::from(&address)), given: None, direct })
     }
 }
 
@@ -123,55 +123,75 @@ fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Address {
 }
 
 impl Endpoint {
-    /// An endpoint there, not yet connected; `waker` tells of what is found out about a name.
-    pub(super) fn new(place: Place, given: Option<Stream>, waker: &Arc<Wake>) -> Endpoint {
-        let resolver = place.map(|(target, lookup)| Resolver::new(target, lookup, waker.clone()));
-        Endpoint { resolver, given }
+    /// An endpoint there, not yet connected.
+    pub(super) fn new(place: Place, given: Option<Stream>) -> Endpoint {
+        Endpoint { place, resolver: Resolver::default(), given }
     }
 
     pub(super) fn is_lasting(&self) -> bool {
-        self.resolver.is_some()
+        self.place.is_some()
     }
 
-    /// Begins to connect; with the address if that is still under way.
-    pub(super) fn connect(&mut self, now: Millis) -> io::Result<(Stream, Option<SocketAddr>)> {
-        let Some(resolver) = &mut self.resolver else {
+    /// The URL of where it leads now, as far as that is known; none for a socket that was given.
+    pub(super) fn url(&self) -> Option<Option<String>> {
+        self.place.as_ref().map(|place| self.resolver.url(place))
+    }
+
+    /// Begins to connect.
+    pub(super) fn connect(&mut self, now: Millis, registry: &Registry) -> io::Result<Begun> {
+        let Some(place) = &self.place else {
             let lost = || io::Error::other("the socket that was given is lost");
-            return Ok((self.given.take().ok_or_else(lost)?, None));
+            return Ok(Begun::Connected(self.given.take().ok_or_else(lost)?));
         };
-        match resolver.find(now) {
-            Found::Unix(path) => Ok((Stream::connect_unix(&path)?, None)),
-            Found::Tcp(address) => {
-                let begun = Stream::connect_tcp(address).inspect_err(|_| resolver.blame(address));
-                Ok((begun?, Some(address)))
-            }
-            // A name has an address from the beginning, so this is no case of its own.
-            Found::Later => Err(io::Error::other("the name is being looked up")),
+        match self.resolver.find(place, now, registry) {
+            Found::Unix(path) => Ok(Begun::Connected(Stream::connect_unix(&path)?)),
+            Found::Tcp(addresses) => Ok(Begun::Tcp(addresses)),
+            Found::Later => Ok(Begun::Later),
             Found::Nowhere(why) => Err(io::Error::other(why)),
         }
     }
 
     /// That address did not answer: the next one's turn, if there are several, and the name is looked up again.
     pub(super) fn blame(&mut self, address: SocketAddr) {
-        if let Some(resolver) = &mut self.resolver {
-            resolver.blame(address);
+        if let Some(place) = &self.place {
+            self.resolver.blame(place, address);
         }
     }
 
     /// A connection was lost: a name may lead elsewhere by now.
     pub(super) fn doubt(&mut self) {
-        if let Some(resolver) = &mut self.resolver {
-            resolver.doubt();
+        if let Some(place) = &self.place {
+            self.resolver.doubt(place);
         }
     }
 
-    /// Takes what a thread has found out about the name.
-    pub(super) fn take_resolved(&mut self) {
-        let Some(resolver) = &mut self.resolver else { return };
-        while let Some(outcome) = resolver.take() {
-            if let Err(error) = outcome {
-                log::warn!("endpoint: {error}; going on with the address found before");
-            }
-        }
+    /// Why there is no address yet.
+    pub(super) fn why(&self) -> String {
+        self.place.as_ref().map(|place| self.resolver.why(place)).unwrap_or_default()
+    }
+
+    /// The poll reports a socket of a look-up.
+    pub(super) fn event(&mut self, token: Token, now: Millis, registry: &Registry) {
+        self.resolver.event(token, now, registry);
+    }
+
+    /// Gives up name servers that have not answered in time.
+    pub(super) fn advance(&mut self, now: Millis, registry: &Registry) {
+        self.resolver.advance(now, registry);
+    }
+
+    /// Milliseconds until that is due.
+    pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
+        self.resolver.timeout(now)
+    }
+
+    /// Whether a look-up has ended since the last call: whoever waits for it may connect now, or is told why not.
+    pub(super) fn take_looked_up(&mut self) -> bool {
+        std::iter::from_fn(|| self.resolver.take()).count() > 0
+    }
+
+    /// The end of all look-ups.
+    pub(super) fn close(&mut self, registry: &Registry) {
+        self.resolver.close(registry);
     }
 }

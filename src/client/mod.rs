@@ -18,7 +18,7 @@ mod topics;
 mod tests;
 
 pub use embedded::{ClientKey, Embedded};
-pub use endpoint::{Border, OwnFd, Unusable, VARIABLE};
+pub use endpoint::{OwnFd, Unusable, VARIABLE};
 pub use net::{Client, Peering, Recipe};
 pub use request::{BLOCK_MAX, Block, ClientRequest, Event, Fault, Outcome, Refusal};
 pub use requests::{Requests, SessionKey};

@@ -415,6 +415,11 @@ impl Mux {
         }
     }
 
+    /// How long a connection may take to stand, and to be greeted.
+    pub(super) fn connect_timeout(&self) -> Millis {
+        self.profile.settings.client_connect_timeout
+    }
+
     pub(super) fn failed(&mut self, key: Key<Channel>, why: &str) {
         self.words = Some(why.to_owned());
         self.after_loss(key, Fault::NotSent);

@@ -2,7 +2,7 @@
 //! between them and the mux; decides nothing about requests.
 
 use super::channel::Channel;
-use super::endpoint::{Border, Endpoint, Place, Target, Unusable};
+use super::endpoint::{Begun, Endpoint, OwnFd, Place, Target, Unusable};
 use super::mux::{ConnectionAction, Mux, Profile};
 use super::request::Fault;
 use super::requests::Requests;
@@ -13,17 +13,17 @@ use crate::base::key::Key;
 use crate::base::limits::{READ_TURN, WRITE_TURN};
 use crate::config::ClientSettings;
 use crate::transport::conn::{Conn, Fill, Flush};
+use crate::transport::resolver::Resolver;
 use crate::transport::stream::{Peer, Stream};
 use crate::transport::wake::Wake;
 use mio::net::UnixStream;
 use mio::{Events, Poll, Token};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Tokens that are no keys: no arena grows to this index.
@@ -37,7 +37,14 @@ const EVENTS: usize = 64;
 struct ClientLink {
     conn: Conn,
     /// Where to, while that is under way.
-    connecting: Option<SocketAddr>,
+    connecting: Option<Connecting>,
+}
+
+#[derive(Debug)]
+struct Connecting {
+    address: SocketAddr,
+    /// Addresses to try if this one fails.
+    others: VecDeque<SocketAddr>,
 }
 
 /// What a client is connected to, as far as a loop of the same process could be that.
@@ -84,7 +91,7 @@ struct Net {
     _held: Held,
     poll: Poll,
     events: Events,
-    waker: Arc<Wake>,
+    waker: Wake,
     bell: Wake,
     links: HashMap<Key<Channel>, ClientLink>,
     clock: Clock,
@@ -95,6 +102,8 @@ struct Net {
     late: Vec<Key<Channel>>,
     /// Channels that wait for a socket to be handed over between two requests.
     handovers: Vec<Key<Channel>>,
+    /// Channels that wait for the address of the endpoint, and until when; the longest first.
+    waiting: VecDeque<(Key<Channel>, Millis)>,
     /// The poll has been woken and has not been asked since.
     woken: bool,
     /// Whoever drives the client is about to flush: nothing needs waking.
@@ -114,7 +123,7 @@ impl Net {
             _held: held,
             poll,
             events: Events::with_capacity(EVENTS),
-            waker: Arc::new(waker),
+            waker,
             bell,
             links: HashMap::new(),
             clock: Clock::new(),
@@ -122,6 +131,7 @@ impl Net {
             unread: Vec::new(),
             late: Vec::new(),
             handovers: Vec::new(),
+            waiting: VecDeque::new(),
             woken: false,
             attended: false,
             rung: false,
@@ -134,17 +144,17 @@ impl Client {
     pub fn new(
         endpoint: Option<&str>,
         mut settings: ClientSettings,
-        border: Border,
+        own_fd: OwnFd,
     ) -> std::result::Result<(Client, Recipe), Unusable> {
         let net = Net::new()?;
-        let Target { place, given, direct } = Target::parse(endpoint, &mut settings, border)?;
+        let Target { place, given, direct } = Target::parse(endpoint, &mut settings, own_fd)?;
         let profile = Profile { settings, direct, eager: true, lasting: given.is_none() };
         let recipe = Recipe { place, profile };
         Ok((Client::begin(net, &recipe, given, 0), recipe))
     }
 
     fn begin(net: Net, recipe: &Recipe, given: Option<Stream>, forks: u64) -> Client {
-        let endpoint = Endpoint::new(recipe.place.clone(), given, &net.waker);
+        let endpoint = Endpoint::new(recipe.place.clone(), given);
         let mux = Mux::new(recipe.profile.clone(), 0, forks);
         let mut client = Client { mux, net, endpoint };
         client.flush();
@@ -174,13 +184,15 @@ impl Client {
         if unread || net.rung || !net.late.is_empty() {
             return Some(0);
         }
-        self.mux.timeout(net.clock.now())
+        let now = net.clock.now();
+        let waiting = net.waiting.front().map(|(_, until)| until.saturating_sub(now));
+        [self.mux.timeout(now), self.endpoint.timeout(now), waiting].into_iter().flatten().min()
     }
 
     /// What it is connected to.
     pub fn peering(&self) -> Peering {
-        if let Some(resolver) = &self.endpoint.resolver {
-            return resolver.url().map_or(Peering::Elsewhere, Peering::At);
+        if let Some(url) = self.endpoint.url() {
+            return url.map_or(Peering::Elsewhere, Peering::At);
         }
         match self.net.links.get(&self.mux.main).map(|link| link.conn.stream().peer()) {
             Some(Peer::Unix(peer)) if peer.pid.unsigned_abs() == std::process::id() => Peering::OwnProcess,
@@ -210,15 +222,21 @@ impl Client {
         }
         self.net.woken = false;
         self.mux.advance(self.net.clock.now());
+        self.look_up_due();
         let unread = std::mem::take(&mut self.net.unread);
         let events = std::mem::replace(&mut self.net.events, Events::with_capacity(0));
         for event in &events {
             match event.token() {
-                TOKEN_WAKER => self.endpoint.take_resolved(),
+                // It has ended the wait.
+                TOKEN_WAKER => {}
                 TOKEN_BELL => {
                     // Emptied, or a level-triggered watcher of the outer loop would spin.
                     self.net.bell.empty();
                     self.net.rung = true;
+                }
+                token if Resolver::owns(token) => {
+                    self.endpoint.event(token, self.mux.now, self.net.poll.registry());
+                    self.take_looked_up();
                 }
                 Token(bits) => self.take_event(Key::from_bits(bits as u64), event),
             }
@@ -275,25 +293,78 @@ impl Client {
             self.net.handovers.push(key);
             return self.hand_over();
         }
-        let begun = self.endpoint.connect(self.mux.now);
-        if let Err(error) = begun.and_then(|(stream, address)| self.add(key, stream, address)) {
-            self.mux.failed(key, &format!("cannot connect: {error}"));
+        match self.endpoint.connect(self.mux.now, self.net.poll.registry()) {
+            Ok(Begun::Connected(stream)) => {
+                if let Err(error) = self.add(key, stream, None) {
+                    self.not_connected(key, &error.to_string());
+                }
+            }
+            Ok(Begun::Tcp(addresses)) => self.connect_one_of(key, addresses, String::new()),
+            Ok(Begun::Later) => {
+                // The other half is for the connection; and who waits no longer is told what for.
+                let patience = (self.mux.connect_timeout() / 2).max(1);
+                self.net.waiting.push_back((key, self.mux.now + patience));
+            }
+            Err(error) => self.not_connected(key, &error.to_string()),
+        }
+    }
+
+    /// Connects to the first that does not fail at once; `why` is said if there is none. All have `client_connect_timeout`.
+    fn connect_one_of(&mut self, key: Key<Channel>, mut addresses: VecDeque<SocketAddr>, mut why: String) {
+        while let Some(address) = addresses.pop_front() {
+            let connecting = Some(Connecting { address, others: addresses.clone() });
+            match Stream::connect_tcp(address).and_then(|stream| self.add(key, stream, connecting)) {
+                Ok(()) => return,
+                Err(error) => {
+                    self.endpoint.blame(address);
+                    why = error.to_string();
+                }
+            }
+        }
+        self.not_connected(key, &why);
+    }
+
+    fn not_connected(&mut self, key: Key<Channel>, why: &str) {
+        self.mux.failed(key, &format!("cannot connect: {why}"));
+    }
+
+    /// Gives up what has waited long enough: name servers, and channels that wait for them.
+    fn look_up_due(&mut self) {
+        let now = self.mux.now;
+        self.endpoint.advance(now, self.net.poll.registry());
+        self.take_looked_up();
+        while let Some((key, until)) = self.net.waiting.front().copied()
+            && until <= now
+        {
+            self.net.waiting.pop_front();
+            let why = self.endpoint.why();
+            self.not_connected(key, &why);
+        }
+    }
+
+    /// The channels that have waited for a look-up connect, or learn why not.
+    fn take_looked_up(&mut self) {
+        if self.endpoint.take_looked_up() {
+            for (key, _) in std::mem::take(&mut self.net.waiting) {
+                self.connect(key);
+            }
         }
     }
 
     /// The mux wants it no more: what is still under way has taken too long.
     fn give_up(&mut self, key: Key<Channel>) {
-        if let Some(address) = self.net.links.get(&key).and_then(|link| link.connecting) {
-            self.endpoint.blame(address);
+        if let Some(connecting) = self.net.links.get(&key).and_then(|link| link.connecting.as_ref()) {
+            self.endpoint.blame(connecting.address);
         }
         self.close_link(key);
     }
 
-    fn add(&mut self, key: Key<Channel>, stream: Stream, connecting: Option<SocketAddr>) -> io::Result<()> {
+    fn add(&mut self, key: Key<Channel>, stream: Stream, connecting: Option<Connecting>) -> io::Result<()> {
         let mut conn = Conn::new(stream);
         conn.register(self.net.poll.registry(), Token(key.to_bits() as usize), connecting.is_some())?;
+        let stands = connecting.is_none();
         self.net.links.insert(key, ClientLink { conn, connecting });
-        if connecting.is_none() {
+        if stands {
             self.mux.connected(key);
         }
         Ok(())
@@ -342,6 +413,7 @@ impl Client {
 
     fn close_link(&mut self, key: Key<Channel>) {
         self.net.handovers.retain(|waiting| *waiting != key);
+        self.net.waiting.retain(|(waiting, _)| *waiting != key);
         if let Some(link) = self.net.links.remove(&key) {
             link.conn.close(self.net.poll.registry());
         }
@@ -350,9 +422,7 @@ impl Client {
     fn take_event(&mut self, key: Key<Channel>, event: &mio::event::Event) {
         let Some(link) = self.net.links.get_mut(&key) else { return };
         link.conn.observe(event);
-        if let Some(address) = link.connecting
-            && !link.conn.blocked()
-        {
+        if link.connecting.is_some() && !link.conn.blocked() {
             match link.conn.stream().is_connected() {
                 Ok(false) => return,
                 Ok(true) => {
@@ -360,9 +430,11 @@ impl Client {
                     self.mux.connected(key);
                 }
                 Err(error) => {
-                    self.endpoint.blame(address);
+                    let connecting = link.connecting.take();
                     self.close_link(key);
-                    return self.mux.failed(key, &format!("cannot connect: {error}"));
+                    let Some(Connecting { address, others }) = connecting else { return };
+                    self.endpoint.blame(address);
+                    return self.connect_one_of(key, others, error.to_string());
                 }
             }
         } else if event.is_writable() {
@@ -420,6 +492,8 @@ impl Client {
         for key in self.net.links.keys().copied().collect::<Vec<_>>() {
             self.close_link(key);
         }
+        self.net.waiting.clear();
+        self.endpoint.close(self.net.poll.registry());
     }
 }
 

@@ -12,9 +12,8 @@ use super::home::{Beside, Home, Keeper, enter_at, find, find_own, home_of};
 use super::own::{Own, conclude, finish_step, look_and_wait, with_own};
 use super::reply::broker_reply_t;
 use super::text::{bytes, give, give_none, millis, opt_str, own_fd, own_words, patience, waiting_time};
-use super::thread;
 use super::transaction::broker_transaction_t;
-use crate::client::{Border, Client, Family, Unusable};
+use crate::client::{Client, Family, Unusable};
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -111,7 +110,7 @@ pub extern "C" fn broker_client_new(
         let wrong = |_| NotMade(BROKER_EINVAL, "the endpoint is not UTF-8".to_owned());
         let endpoint = opt_str(endpoint).map_err(wrong)?;
         let settings = config::read(config, |config| config.client.clone())?;
-        let made = Client::new(endpoint, settings, Border { own_fd, start: thread::start });
+        let made = Client::new(endpoint, settings, own_fd);
         let (client, recipe) = made.map_err(|unusable| match unusable {
             Unusable::Endpoint(error) => NotMade(BROKER_EINVAL, error.to_string()),
             Unusable::Other(error) => error.into(),

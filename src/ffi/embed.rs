@@ -15,7 +15,6 @@ use super::log;
 use super::loops;
 use super::posts::{Post, run_all};
 use super::text::{copy_out, give, give_none, millis, own_fd, required_str, waiting_time};
-use super::thread;
 use crate::client::{ClientKey, Embedded, Requests};
 use crate::reactor::{Loop, Prepared};
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -137,7 +136,7 @@ pub extern "C" fn broker_loop_new(
     making(out, (errbuf, errlen), |number| {
         let settings = config::read(config, |config| config.broker.clone())?;
         let queue_timeout = settings.queue_timeout;
-        let embedded = Embedded::new(Loop::embedded_with(settings, thread::start)?, queue_timeout);
+        let embedded = Embedded::new(Loop::new(settings)?, queue_timeout);
         let (bell, urls) = (embedded.reactor().wake_fd(), embedded.reactor().listeners());
         let (own, ending, words) = (Vec::new(), Vec::new(), CString::default());
         let shell = Shell::create(number, Looping { embedded, own, ending, words }, bell, ());
@@ -376,11 +375,10 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
     gate(|| {
         let shell = Shell::of(r#loop)?;
         shell.check()?;
-        let lookup =
-            shell.borrow(|looping| looping.serving().map(|embedded| embedded.reactor().lookup()))??;
+        shell.borrow(|looping| looping.serving().map(drop))??;
         let settings = config::read(config, |config| config.broker.clone()).map_err(|failed| failed.0)?;
         // Steps that may take long, without a claim on the loop.
-        let prepared = Prepared::new(settings, lookup);
+        let prepared = Prepared::new(settings);
         Ok(enter(r#loop, |looping| {
             let embedded = looping.serving()?;
             prepared

@@ -29,6 +29,5 @@ mod reply;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod text;
-mod thread;
 mod transaction;
 mod witness;

@@ -2,13 +2,14 @@
 //! nothing in between; a lane has at most one attempt at a time.
 
 use super::{Link, Loop, Owner, link_of};
+use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::config::Upstream;
 use crate::core::LaneKey;
-use crate::transport::resolver::{Destination, Found, Lookup, Resolver};
+use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
+use mio::Token;
 use socket2::{SockRef, TcpKeepalive};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,31 +25,43 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Dialler {
     resolver: Resolver,
-    /// Those that wait for the upstream to accept, and those that wait for its address (`None`).
-    dials: HashMap<LaneKey, Option<(Key<Link>, SocketAddr)>>,
+    target: Destination,
+    dials: HashMap<LaneKey, Dial>,
+    /// Lanes that wait for the address, and until when; the longest first.
+    waiting: VecDeque<(LaneKey, Millis)>,
+}
+
+/// A connection being made.
+#[derive(Debug)]
+struct Dial {
+    link: Key<Link>,
+    address: SocketAddr,
+    /// Addresses to try if this one fails.
+    others: VecDeque<SocketAddr>,
 }
 
 impl Dialler {
-    pub(super) fn new(resolver: Resolver) -> Self {
-        Dialler { resolver, dials: HashMap::new() }
+    pub(super) fn new(target: Destination) -> Self {
+        Dialler { resolver: Resolver::default(), target, dials: HashMap::new(), waiting: VecDeque::new() }
     }
 
-    pub(super) fn forget_all(&mut self) {
-        self.dials = HashMap::new();
+    /// Milliseconds until `look_up_due` has something to do.
+    pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
+        let waiting = self.waiting.front().map(|(_, until)| until.saturating_sub(now));
+        [self.resolver.timeout(now), waiting].into_iter().flatten().min()
     }
 }
 
 impl Loop {
-    /// When the loop looks names up.
-    pub fn lookup(&self) -> Lookup {
-        self.dialler.resolver.lookup()
-    }
-
-    /// From now on lanes are connected to `target`, if it may be another one; the core gives up attempts in progress.
-    pub(super) fn redirect(&mut self, upstream: &Upstream, target: Destination) {
-        let resolver = &mut self.dialler.resolver;
-        if !resolver.keeps_itself_fresh() || self.core.upstream().address != upstream.address {
-            *resolver = resolver.another(target);
+    /// From now on lanes are connected to `target`, which may be the same: then its name is looked up again. The core gives
+    /// up attempts in progress.
+    pub(super) fn redirect(&mut self, target: Destination) {
+        let dialler = &mut self.dialler;
+        if dialler.target == target {
+            dialler.resolver.doubt(&target);
+        } else {
+            dialler.resolver.forget(&dialler.target, self.poll.registry());
+            dialler.target = target;
         }
     }
 
@@ -56,20 +69,18 @@ impl Loop {
         if self.closed {
             return;
         }
-        match self.dialler.resolver.find(self.told) {
+        let Dialler { resolver, target, waiting, .. } = &mut self.dialler;
+        match resolver.find(target, self.told, self.poll.registry()) {
             Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Lane(lane)) {
                 // It connects at once or fails.
                 Ok(link) => self.core.lane_connected(lane, link_of(link)),
                 Err(error) => self.core.lane_failed(lane, &error.to_string()),
             },
-            Found::Tcp(address) => match self.begin(connect_tcp(address), Owner::Dial(lane)) {
-                Ok(link) => {
-                    self.dialler.dials.insert(lane, Some((link, address)));
-                }
-                Err(error) => self.dial_failed(lane, address, &error),
-            },
+            Found::Tcp(addresses) => self.dial_one_of(lane, addresses, String::new()),
             Found::Later => {
-                self.dialler.dials.insert(lane, None);
+                // The other half is for the connection; and who waits no longer is told what for.
+                let patience = (self.core.settings().connect_timeout / 2).max(1);
+                waiting.push_back((lane, self.told + patience));
             }
             Found::Nowhere(why) => self.core.lane_failed(lane, &why),
         }
@@ -79,9 +90,27 @@ impl Loop {
         self.add_link(stream?, owner).map_err(|(_, error)| error)
     }
 
-    fn dial_failed(&mut self, lane: LaneKey, address: SocketAddr, error: &io::Error) {
-        self.dialler.resolver.blame(address);
-        self.core.lane_failed(lane, &format!("{address}: {error}"));
+    /// Connects to the first that does not fail at once; `why` is said if there is none. The attempt has
+    /// `connect_timeout` for all.
+    fn dial_one_of(&mut self, lane: LaneKey, mut addresses: VecDeque<SocketAddr>, mut why: String) {
+        while let Some(address) = addresses.pop_front() {
+            match self.begin(connect_tcp(address), Owner::Dial(lane)) {
+                Ok(link) => {
+                    self.dialler.dials.insert(lane, Dial { link, address, others: addresses });
+                    return;
+                }
+                Err(error) => {
+                    self.blame(address);
+                    why = format!("{address}: {error}");
+                }
+            }
+        }
+        self.core.lane_failed(lane, &why);
+    }
+
+    fn blame(&mut self, address: SocketAddr) {
+        let Dialler { resolver, target, .. } = &mut self.dialler;
+        resolver.blame(target, address);
     }
 
     /// The poll reports the end of an attempt, or a spurious event.
@@ -97,8 +126,9 @@ impl Loop {
             }
             Err(error) => {
                 self.close_link(key);
-                if let Some(Some((_, address))) = self.dialler.dials.remove(&lane) {
-                    self.dial_failed(lane, address, &error);
+                if let Some(Dial { address, others, .. }) = self.dialler.dials.remove(&lane) {
+                    self.blame(address);
+                    self.dial_one_of(lane, others, format!("{address}: {error}"));
                 }
             }
         }
@@ -110,33 +140,63 @@ impl Loop {
     }
 
     pub(super) fn lose_lane(&mut self, lane: LaneKey, why: &str) {
-        self.dialler.resolver.doubt();
+        let Dialler { resolver, target, .. } = &mut self.dialler;
+        resolver.doubt(target);
         self.core.lane_lost(lane, why);
     }
 
     /// The core has given up the attempt: too slow, or no longer needed.
     pub(super) fn cancel_dial(&mut self, lane: LaneKey) {
-        if let Some(Some((link, address))) = self.dialler.dials.remove(&lane) {
-            self.dialler.resolver.blame(address);
+        self.dialler.waiting.retain(|(waiting, _)| *waiting != lane);
+        if let Some(Dial { link, address, .. }) = self.dialler.dials.remove(&lane) {
+            self.blame(address);
             self.close_link(link);
         }
         self.core.connection_closed();
     }
 
-    /// A resolver thread has ended: connects the lanes that waited for it, or fails them.
-    pub(super) fn take_resolved(&mut self) {
-        while let Some(outcome) = self.dialler.resolver.take() {
-            let waiting: Vec<_> = self.dialler.dials.extract_if(|_, dial| dial.is_none()).collect();
-            if let (Err(why), true) = (&outcome, waiting.is_empty()) {
-                log::warn!("upstream: {why}; still using the last known address");
+    /// The poll reports a socket of a look-up.
+    pub(super) fn look_up_event(&mut self, token: Token) {
+        self.dialler.resolver.event(token, self.told, self.poll.registry());
+        self.take_resolved();
+    }
+
+    /// Gives up what has waited long enough: name servers, and lanes that wait for them.
+    pub(super) fn look_up_due(&mut self) {
+        if self.dialler.timeout(self.told) != Some(0) {
+            return;
+        }
+        self.dialler.resolver.advance(self.told, self.poll.registry());
+        self.take_resolved();
+        while let Some((lane, until)) = self.dialler.waiting.front().copied()
+            && until <= self.told
+        {
+            self.dialler.waiting.pop_front();
+            let why = self.dialler.resolver.why(&self.dialler.target);
+            self.core.lane_failed(lane, &why);
+        }
+    }
+
+    /// Look-ups have ended: connects the lanes that waited for them, or fails them.
+    fn take_resolved(&mut self) {
+        while let Some(ended) = self.dialler.resolver.take() {
+            if ended.target != self.dialler.target {
+                continue;
             }
-            for (lane, _) in waiting {
-                match &outcome {
+            for (lane, _) in std::mem::take(&mut self.dialler.waiting) {
+                match &ended.outcome {
                     Ok(()) => self.dial(lane),
-                    Err(why) => self.core.lane_failed(lane, &why.to_string()),
+                    Err(why) => self.core.lane_failed(lane, why),
                 }
             }
         }
+    }
+
+    /// The end of all attempts, whose links are closed.
+    pub(super) fn forget_dials(&mut self) {
+        self.dialler.resolver.close(self.poll.registry());
+        self.dialler.dials = HashMap::new();
+        self.dialler.waiting = VecDeque::new();
     }
 }
 

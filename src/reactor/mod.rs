@@ -30,7 +30,7 @@ use crate::config::{ListenUrl, Settings, Upstream};
 use crate::core::{Broker, ChildKey, LaneKey};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
-use crate::transport::resolver::{self, Destination, Lookup, Resolver, Start};
+use crate::transport::resolver::Destination;
 use crate::transport::wake::Wake;
 use accept::{Door, PolledListener};
 use adopt::Handed;
@@ -51,7 +51,6 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Duration;
 use who::Lookups;
 
@@ -146,8 +145,7 @@ pub struct Loop {
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
-    /// Shared with the resolver's threads.
-    waker: Arc<Wake>,
+    waker: Wake,
     /// Read end, write end.
     pipe: (mio::net::UnixStream, UnixStream),
     /// The buffer of one read, shared by all connections, so that an idle one has none.
@@ -179,47 +177,18 @@ impl fmt::Debug for Loop {
     }
 }
 
-/// The upstream's address; blocks if a name must be looked up now.
-fn locate(upstream: &Upstream, lookup: Lookup) -> Result<Destination> {
-    let unresolved = |error: Error| error.within(format!("upstream = \"{upstream}\""));
-    Destination::find(&upstream.address, lookup).map_err(unresolved)
-}
-
 impl Loop {
-    /// Binds the listeners of `settings`. The upstream is required, but not connected to before the first `run`.
-    /// Resolves the listeners' names and reads `upstream_password_file`, blocking. The upstream's name is looked up
-    /// later, in a separate thread, whenever connections are made.
+    /// Binds the listeners of `settings`. The upstream is required, but neither looked up nor connected to before the first
+    /// `run`. Resolves the listeners' names and reads `upstream_password_file`, blocking.
+    ///
+    /// The upstream's name is looked up whenever it is connected to, if the last answer is old or a connection has failed or
+    /// was lost since: in /etc/hosts and by DNS, without blocking and without a thread. All its addresses are tried in turn.
     pub fn new(settings: Settings) -> Result<Loop> {
-        Loop::build(settings, Lookup::Always)
-    }
-
-    /// As `new`, for a loop inside another program. The upstream's name is looked up here, blocking, and again by
-    /// `reload`; all its addresses are tried in turn. After a connection to it has failed or was lost, the name is
-    /// looked up again, in a thread that ends with the answer; otherwise there is no thread.
-    pub fn embedded(settings: Settings) -> Result<Loop> {
-        Loop::embedded_with(settings, resolver::start)
-    }
-
-    /// The same for a program that starts such threads in its own way.
-    pub fn embedded_with(settings: Settings, start: Start) -> Result<Loop> {
-        Loop::build(settings, Lookup::AfterFailure(start))
-    }
-
-    /// Whether `new` would succeed with these settings: performs the same steps, except those that a broker serving at
-    /// these addresses would notice. An existing listener at an address is not a failure.
-    pub fn check(settings: &Settings) -> Result<()> {
-        read_settings(settings)?;
-        doors(settings).try_for_each(|(_, url)| Listener::check(url))?;
-        settings.warn_of_files();
-        Ok(())
-    }
-
-    fn build(settings: Settings, lookup: Lookup) -> Result<Loop> {
         let (upstream, accounts) = read_settings(&settings)?;
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
-        let waker = Wake::new(poll.registry(), TOKEN_WAKER).map(Arc::new);
+        let waker = Wake::new(poll.registry(), TOKEN_WAKER);
         let waker = waker.map_err(Error::attempting("cannot create a waker"))?;
-        let resolver = Resolver::new(locate(&upstream, lookup)?, lookup, waker.clone());
+        let target = Destination::from(&upstream.address);
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
         let open = |(number, (door, url))| PolledListener::open(door, url, poll.registry(), number);
@@ -247,7 +216,7 @@ impl Loop {
             history: History::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
-            dialler: Dialler::new(resolver),
+            dialler: Dialler::new(target),
             waker,
             pipe,
             scratch: vec![0; limits::READ_TURN].into_boxed_slice(),
@@ -264,6 +233,15 @@ impl Loop {
             closed: false,
             maker: Maker::here(),
         })
+    }
+
+    /// Whether `new` would succeed with these settings: performs the same steps, except those that a broker serving at
+    /// these addresses would notice. An existing listener at an address is not a failure.
+    pub fn check(settings: &Settings) -> Result<()> {
+        read_settings(settings)?;
+        doors(settings).try_for_each(|(_, url)| Listener::check(url))?;
+        settings.warn_of_files();
+        Ok(())
     }
 
     /// The URL of each listener for children, with the port that the system chose.
@@ -333,7 +311,7 @@ impl Loop {
         for key in self.links.keys() {
             self.close_link(key);
         }
-        self.dialler.forget_all();
+        self.forget_dials();
         self.handed = Handed::default();
         self.http.forget_all();
         self.quiet = Quiet::default();

@@ -2,29 +2,26 @@
 
 use super::accept::PolledListener;
 use super::pace::StepKind;
-use super::{Loop, doors, locate};
+use super::{Loop, doors};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
-use crate::transport::resolver::{Destination, Lookup};
+use crate::transport::resolver::Destination;
 
 const ATTEMPT: &str = "cannot take new settings";
 
-/// New settings with their external parts: the upstream's address and its password.
+/// New settings with their external part: the upstream's password.
 #[derive(Debug)]
 pub struct Prepared {
     settings: Settings,
     upstream: Upstream,
-    target: Destination,
 }
 
 impl Prepared {
-    /// Reads `upstream_password_file` and looks up the upstream's name, if the loop does that ([`Loop::lookup`]).
-    /// Blocks meanwhile, and needs no loop.
-    pub fn new(settings: Settings, lookup: Lookup) -> Result<Prepared> {
+    /// Reads `upstream_password_file`. Blocks meanwhile, and needs no loop.
+    pub fn new(settings: Settings) -> Result<Prepared> {
         settings.validate()?;
         let upstream = required_upstream(&settings)?;
-        let target = locate(&upstream, lookup)?;
-        Ok(Prepared { settings, upstream, target })
+        Ok(Prepared { settings, upstream })
     }
 }
 
@@ -32,7 +29,7 @@ impl Loop {
     /// Prepares new settings and applies them.
     pub fn reload(&mut self, settings: Settings) -> Result<()> {
         self.expect_serving(ATTEMPT)?;
-        self.apply(Prepared::new(settings, self.lookup())?)
+        self.apply(Prepared::new(settings)?)
     }
 
     /// Refuses what only a loop that is neither closed nor draining does.
@@ -52,11 +49,11 @@ impl Loop {
     /// answered by the previous upstream and all others go to the new one; transactions in progress finish where they
     /// began, and subscribers are closed.
     pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
-        let Prepared { settings, upstream, target } = prepared;
+        let Prepared { settings, upstream } = prepared;
         self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
         self.replace_listeners(&settings)?;
-        self.redirect(&upstream, target);
+        self.redirect(Destination::from(&upstream.address));
         settings.warn_of_files();
         self.pace.begin_turn();
         self.tell_time();

@@ -11,6 +11,7 @@ use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::{Action, ChildKey, LaneKey, LaneReading};
 use crate::transport::conn::{Fill, Flush};
+use crate::transport::resolver::Resolver;
 use mio::Events;
 use mio::event::Event;
 use std::collections::VecDeque;
@@ -88,6 +89,7 @@ impl Loop {
         self.core.begin_turn();
         self.handed.begin_turn();
         self.read_quiet();
+        self.look_up_due();
         self.pace.step(StepKind::Timers);
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
@@ -130,19 +132,23 @@ impl Loop {
         let now = self.clock.now();
         let core = self.core.timeout().map(|wait| (self.told + wait).saturating_sub(now));
         let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
-        let others = [self.accept_timeout(now), self.quiet.timeout(now), self.http_timeout(now)];
+        let dialler = self.dialler.timeout(now);
+        let others = [self.accept_timeout(now), self.quiet.timeout(now), self.http_timeout(now), dialler];
         [core, leaving].into_iter().chain(others).flatten().min()
     }
 
     fn take_event(&mut self, event: &Event) {
         let token = event.token();
         if token == TOKEN_WAKER {
-            self.take_resolved();
+            // It has ended the wait.
         } else if token == TOKEN_PIPE {
             let mut bytes = [0; 64];
             while matches!(self.pipe.0.read(&mut bytes), Ok(count) if count == bytes.len()) {}
         } else if token.0 & RESERVED == RESERVED {
-            if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.token == token) {
+            if Resolver::owns(token) {
+                self.look_up_event(token);
+            } else if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.token == token)
+            {
                 listener.pending = true;
             }
         } else {

@@ -1,168 +1,139 @@
-//! A server's address. A host name is looked up again in a short-lived thread, since the system's resolver blocks without
-//! a limit; meanwhile the last known addresses are used. Inside another program once, blocking, when
-//! its handle is made, and then only after a connection has failed or was lost.
+//! Where servers are: looks host names up for a loop or a client, in /etc/hosts and by DNS, and remembers which address
+//! works. Never blocks and has no thread: its sockets are registered with the poll of its owner.
+//!
+//! One resolver serves any number of destinations, up to a bound. Its owner calls `find` for each connection it makes and tries
+//! the addresses in turn, says with `blame` which did not answer and with `doubt` that a connection was lost; passes on the
+//! poll's events for which `owns` is true; calls `advance` after at most `timeout` milliseconds; and after both takes
+//! with `take` whose look-ups have ended. Addresses that are known stay in use until there are others.
+
+mod exchange;
+mod files;
+mod inquiry;
+mod known;
+mod message;
+#[cfg(test)]
+mod tests;
 
 use crate::base::clock::Millis;
-use crate::base::error::{Error, Result};
-use crate::base::fork;
-use crate::base::limits;
+use crate::base::limits::NAMES_MAX;
 use crate::config::endpoint::Address;
-use crate::transport::wake::Wake;
-use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use exchange::Exchange;
+use files::NameFiles;
+use inquiry::{Inquiry, InquiryStep, LookUpOutcome};
+use known::KnownName;
+use message::is_host_name;
+use mio::{Registry, Token};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Weak};
-use std::thread;
 
-/// The address to connect to now.
+/// Tokens of a poll that are no keys: no arena grows to this index. Waker, pipes and listeners have the numbers below.
+const TOKEN_INDEX: usize = u32::MAX as usize;
+const FIRST_TOKEN: usize = 1 << 31;
+
+/// Where to connect now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     /// The path of a socket.
     Unix(PathBuf),
-    /// An address.
-    Tcp(SocketAddr),
-    /// The name is being looked up; `take` returns the answer.
+    /// Addresses, at least one: to be tried in this order.
+    Tcp(VecDeque<SocketAddr>),
+    /// The name is being looked up; `take` tells when that has ended.
     Later,
     /// The name cannot be looked up, with the reason.
     Nowhere(String),
 }
 
-type LookupResult = io::Result<Vec<SocketAddr>>;
-
-/// Starts a thread that runs the function and ends.
-pub type Start = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
-
-/// When names are looked up.
-#[derive(Debug, Clone, Copy)]
-pub enum Lookup {
-    /// In a thread, whenever a connection is made.
-    Always,
-    /// Once by the caller, blocking; after a failure, in a thread started with this function.
-    AfterFailure(Start),
-}
-
-/// A server's address, as far as it is known.
-#[derive(Debug, Clone)]
+/// A server's address as it was configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination(Location);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Location {
     Unix(PathBuf),
     Number(SocketAddr),
-    Name(HostName),
+    Name { host: String, port: u16 },
 }
 
-/// The present knowledge of one server's address.
-#[derive(Debug)]
+/// A look-up that has taken its time and has ended, and why it has no answer if it has none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EndedLookUp {
+    /// Whose.
+    pub target: Destination,
+    /// Known addresses stay in use after a failure.
+    pub outcome: Result<(), String>,
+}
+
+/// What is known of destinations, and the look-ups under way.
+#[derive(Debug, Default)]
 pub struct Resolver {
-    place: Location,
-    lookup: Lookup,
-    waker: Arc<Wake>,
-    answers: (Sender<LookupResult>, Receiver<LookupResult>),
+    files: NameFiles,
+    /// By the number in the token of their socket.
+    names: Vec<Option<NameSlot>>,
+    ended: VecDeque<EndedLookUp>,
+    /// Look-ups so far, by which name servers take turns.
+    turns: usize,
 }
 
-#[derive(Debug, Clone)]
-struct HostName {
+#[derive(Debug)]
+struct NameSlot {
     host: String,
     port: u16,
-    /// The last good answer; `present` is the one in use.
-    known: Vec<SocketAddr>,
-    present: usize,
-    /// A connection has failed or was lost since the last look-up.
-    doubted: bool,
-    /// A thread is looking it up: since when, and in which process.
-    asking: Option<(Millis, u64)>,
-    asked: Option<Millis>,
+    known: KnownName,
+    asking: Option<(Inquiry, Exchange)>,
 }
 
-/// Starts a thread with the signal mask of the caller.
-pub fn start(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-    thread::Builder::new().name("broker-resolver".to_owned()).spawn(body).map(drop)
-}
-
-fn look_up(host: &str, port: u16) -> LookupResult {
-    (host, port).to_socket_addrs().map(Iterator::collect)
-}
-
-impl Destination {
-    /// Resolves `address`. Blocks while a name is looked up, if `lookup` says so; only then it can fail.
-    pub fn find(address: &Address, lookup: Lookup) -> Result<Destination> {
-        let place = match address {
+impl From<&Address> for Destination {
+    fn from(address: &Address) -> Destination {
+        Destination(match address {
             Address::Unix(path) => Location::Unix(path.clone()),
             Address::Tcp { host, port } => match host.parse::<IpAddr>() {
                 Ok(ip) => Location::Number(SocketAddr::new(ip, *port)),
-                Err(_) => Location::Name(HostName::new(host.clone(), *port, lookup)?),
+                Err(_) => Location::Name { host: host.clone(), port: *port },
             },
-        };
-        Ok(Destination(place))
+        })
     }
 }
 
 impl Resolver {
-    /// A resolver of a destination found in the same way; `waker` reports answers.
-    pub fn new(target: Destination, lookup: Lookup, waker: Arc<Wake>) -> Self {
-        Resolver { place: target.0, lookup, waker, answers: channel() }
+    /// Where to connect for `target` now. Begins a look-up if one is due.
+    pub fn find(&mut self, target: &Destination, now: Millis, registry: &Registry) -> Found {
+        let (host, port) = match &target.0 {
+            Location::Unix(path) => return Found::Unix(path.clone()),
+            Location::Number(address) => return Found::Tcp([*address].into()),
+            Location::Name { host, port } => (host, *port),
+        };
+        let Some(number) = self.number(target).or_else(|| self.add(host, port)) else {
+            return Found::Nowhere(format!("cannot look up {host}: {NAMES_MAX} other names are in use"));
+        };
+        self.begin_if_due(number, now, registry);
+        let Some(slot) = self.slot(number) else { return Found::Later };
+        match slot.known.addresses() {
+            Some(addresses) => Found::Tcp(addresses),
+            None if slot.asking.is_some() => Found::Later,
+            None => Found::Nowhere(slot.why()),
+        }
     }
 
-    /// A resolver of another destination, with the same way to look names up.
-    pub fn another(&self, target: Destination) -> Self {
-        Resolver::new(target, self.lookup, self.waker.clone())
+    /// Why there is no address of `target` yet.
+    pub fn why(&self, target: &Destination) -> String {
+        self.name(target).map(NameSlot::why).unwrap_or_default()
     }
 
-    /// When names are looked up.
-    pub fn lookup(&self) -> Lookup {
-        self.lookup
-    }
-
-    /// The URL of the address in use; `None` for a name without a known address.
-    pub fn url(&self) -> Option<String> {
-        let address = match &self.place {
+    /// The URL of the address that is tried first now; `None` for a name without a known address.
+    pub fn url(&self, target: &Destination) -> Option<String> {
+        let address = match &target.0 {
             Location::Unix(path) => return Some(format!("unix://{}", path.display())),
             Location::Number(address) => Some(*address),
-            Location::Name(name) => name.address(),
+            Location::Name { .. } => self.name(target)?.known.first(),
         };
         address.map(|address| format!("tcp://{address}"))
     }
 
-    /// Whether every new connection uses the name's current address. If only a failure causes a look-up, a name that
-    /// has moved away from a server that still answers is not noticed.
-    pub fn keeps_itself_fresh(&self) -> bool {
-        matches!(self.lookup, Lookup::Always) || !matches!(self.place, Location::Name(_))
-    }
-
-    /// The address of the next connection. Starts a look-up if one is due.
-    pub fn find(&mut self, now: Millis) -> Found {
-        self.forget_parents();
-        let name = match &mut self.place {
-            Location::Unix(path) => return Found::Unix(path.clone()),
-            Location::Number(address) => return Found::Tcp(*address),
-            Location::Name(name) => name,
-        };
-        let stale = name.asked.is_none_or(|asked| asked + limits::RESOLVE_INTERVAL <= now);
-        let by = match self.lookup {
-            Lookup::Always if stale || name.known.is_empty() => Some(start as Start),
-            Lookup::AfterFailure(start) if stale && name.doubted => Some(start),
-            _ => None,
-        };
-        let started = match by.filter(|_| !name.is_asking(now)) {
-            Some(start) => name.ask(start, self.answers.0.clone(), Arc::downgrade(&self.waker), now),
-            None => Ok(()),
-        };
-        match (name.address(), started) {
-            (Some(address), _) => Found::Tcp(address),
-            (None, Ok(())) => Found::Later,
-            (None, Err(error)) => Found::Nowhere(format!("cannot look up {}: {error}", name.host)),
-        }
-    }
-
-    /// `address` did not answer: use the next one, if there are several.
-    pub fn blame(&mut self, address: SocketAddr) {
-        if let Location::Name(name) = &mut self.place
-            && name.address() == Some(address)
-        {
-            name.present = (name.present + 1) % name.known.len();
-            name.doubted = true;
+    /// `address` did not answer: the next one is tried first, and the name is looked up again.
+    pub fn blame(&mut self, target: &Destination, address: SocketAddr) {
+        if let Some(slot) = self.number(target).and_then(|number| self.slot(number)) {
+            slot.known.blame(address);
         }
     }
 
@@ -175,226 +146,203 @@ impl Resolver {
     }
 
     /// A connection was lost: the name may have another address by now.
-    pub fn doubt(&mut self) {
-        if let Location::Name(name) = &mut self.place {
-            name.doubted = true;
+    pub fn doubt(&mut self, target: &Destination) {
+        if let Some(slot) = self.number(target).and_then(|number| self.slot(number)) {
+            slot.known.doubt();
         }
     }
 
-    /// Takes the answer of a thread; `None` if none has ended. An error is the reason to fail waiting connections;
-    /// an earlier answer stays in use.
-    pub fn take(&mut self) -> Option<Result<()>> {
-        self.forget_parents();
-        let answer = self.answers.1.try_recv().ok()?;
-        let Location::Name(name) = &mut self.place else { return None };
-        name.asking = None;
-        Some(name.learn(answer))
-    }
-
-    /// In a forked copy: leaves a look-up to the parent, whose thread may have been sending its answer. The channel is
-    /// neither used nor dropped again, since that could wait for the thread.
-    fn forget_parents(&mut self) {
-        let Location::Name(name) = &mut self.place else { return };
-        if name.asking.is_some_and(|(_, process)| process != fork::generation()) {
-            std::mem::forget(std::mem::replace(&mut self.answers, channel()));
-            name.asking = None;
-            name.doubted = true;
-        }
-    }
-}
-
-impl Drop for Resolver {
-    fn drop(&mut self) {
-        self.forget_parents();
-    }
-}
-
-impl HostName {
-    fn new(host: String, port: u16, lookup: Lookup) -> Result<HostName> {
-        let (known, present) = (Vec::new(), 0);
-        let mut name = HostName { host, port, known, present, doubted: false, asking: None, asked: None };
-        if matches!(lookup, Lookup::AfterFailure(_)) {
-            name.learn(look_up(&name.host, port))?;
-        }
-        Ok(name)
-    }
-
-    fn address(&self) -> Option<SocketAddr> {
-        self.known.get(self.present).copied()
-    }
-
-    fn is_asking(&self, now: Millis) -> bool {
-        self.asking.is_some_and(|(since, _)| now < since + limits::RESOLVE_PATIENCE)
-    }
-
-    /// The thread holds the waker only while it wakes: a process forked meanwhile has no such thread, and must not
-    /// have its descriptor. It holds nothing else of its caller, which may be gone before the thread ends.
-    fn ask(
-        &mut self,
-        start: Start,
-        to: Sender<LookupResult>,
-        waker: Weak<Wake>,
-        now: Millis,
-    ) -> io::Result<()> {
-        let (host, port) = (self.host.clone(), self.port);
-        // Also without a thread: the next attempt is not before the next interval.
-        self.asked = Some(now);
-        start(Box::new(move || {
-            // Either fails only if the loop is gone, and then nothing waits for this.
-            let _ = to.send(look_up(&host, port));
-            let _ = waker.upgrade().map(|waker| waker.ring());
-        }))?;
-        self.asking = Some((now, fork::generation()));
-        self.doubted = false;
-        Ok(())
-    }
-
-    fn learn(&mut self, answer: LookupResult) -> Result<()> {
-        let found = match answer {
-            Ok(found) if !found.is_empty() => found,
-            Ok(_) => return Err(Error::system(format!("{} has no address", self.host))),
-            Err(error) => return Err(Error::refused(format!("cannot look up {}", self.host), &error)),
-        };
-        // The address that works now is kept, wherever the new answer lists it.
-        let used = self.address();
-        self.present = found.iter().position(|one| Some(*one) == used).unwrap_or(0);
-        self.known = found;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use mio::{Events, Poll, Token};
-
-    fn resolver(host: &str, lookup: Lookup) -> (Poll, Resolver) {
-        let (poll, resolver) = resolver_with(host, lookup);
-        (poll, resolver.unwrap())
-    }
-
-    fn resolver_with(host: &str, lookup: Lookup) -> (Poll, Result<Resolver>) {
-        let poll = Poll::new().unwrap();
-        let waker = Arc::new(Wake::new(poll.registry(), Token(0)).unwrap());
-        let target = Destination::find(&Address::Tcp { host: host.to_owned(), port: 7 }, lookup);
-        (poll, target.map(|target| Resolver::new(target, lookup, waker)))
-    }
-
-    fn name(resolver: &mut Resolver) -> &mut HostName {
-        let Location::Name(name) = &mut resolver.place else { panic!("a name") };
-        name
-    }
-
-    fn addresses(text: &[&str]) -> Vec<SocketAddr> {
-        text.iter().map(|one| one.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn numbers_need_no_thread() {
-        for (host, shown) in [("127.0.0.1", "127.0.0.1:7"), ("::1", "[::1]:7")] {
-            let (_poll, mut resolver) = resolver(host, Lookup::Always);
-            assert_eq!(resolver.find(0), Found::Tcp(shown.parse().unwrap()));
-            assert!(resolver.take().is_none());
+    /// `target` is no longer connected to.
+    pub fn forget(&mut self, target: &Destination, registry: &Registry) {
+        if let Some(number) = self.number(target) {
+            self.remove(number, registry);
         }
     }
 
-    #[test]
-    fn a_name_wakes_the_poll_when_it_is_known() {
-        let (mut poll, mut resolver) = resolver("localhost", Lookup::Always);
-        assert_eq!(resolver.find(0), Found::Later);
-        assert_eq!(resolver.find(0), Found::Later, "one thread is enough");
-        poll.poll(&mut Events::with_capacity(1), None).unwrap();
-        assert_eq!(resolver.take(), Some(Ok(())));
-        assert!(matches!(resolver.find(1), Found::Tcp(address) if address.ip().is_loopback()));
-        assert!(resolver.take().is_none());
+    /// The end of all look-ups, and of what is known.
+    pub fn close(&mut self, registry: &Registry) {
+        (0..self.names.len()).for_each(|number| self.remove(number, registry));
+        self.ended.clear();
     }
 
-    #[test]
-    fn a_name_that_works_needs_no_thread() {
-        let (_poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(start));
-        for now in [0, limits::RESOLVE_INTERVAL, 1_000_000] {
-            assert!(matches!(resolver.find(now), Found::Tcp(address) if address.ip().is_loopback()));
-            assert!(name(&mut resolver).asking.is_none());
+    fn remove(&mut self, number: usize, registry: &Registry) {
+        let slot = self.names.get_mut(number).and_then(Option::take);
+        if let Some((_, exchange)) = slot.and_then(|slot| slot.asking) {
+            exchange.close(registry);
         }
-        let (_poll, refused) = resolver_with("no.such.name.invalid", Lookup::AfterFailure(start));
-        assert!(refused.unwrap_err().to_string().starts_with("cannot look up no.such.name.invalid: "));
     }
 
-    /// The address found first is that of a server that is gone.
-    #[test]
-    fn a_name_that_fails_is_looked_up_again() {
-        let gone: SocketAddr = "192.0.2.1:7".parse().unwrap();
-        for lost in [false, true] {
-            let (mut poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(start));
-            name(&mut resolver).known = vec![gone];
-            if lost {
-                resolver.doubt()
-            } else {
-                resolver.blame(gone)
+    /// Whether an event with this token is of one of its sockets.
+    pub fn owns(token: Token) -> bool {
+        token.0 & TOKEN_INDEX == TOKEN_INDEX && token.0 >> 32 >= FIRST_TOKEN
+    }
+
+    /// The poll has reported this token, perhaps late.
+    pub fn event(&mut self, token: Token, now: Millis, registry: &Registry) {
+        let number = (token.0 >> 32).wrapping_sub(FIRST_TOKEN);
+        loop {
+            let Some((inquiry, exchange)) = self.slot(number).and_then(|slot| slot.asking.as_mut()) else {
+                return;
+            };
+            let step = match exchange.next() {
+                Ok(None) => return,
+                Ok(Some(message)) => inquiry.heard(&message),
+                Err(error) => inquiry.failed(Some(&refused(&error))),
+            };
+            // A new socket has events of its own.
+            if step != InquiryStep::Waiting {
+                return self.go_on(number, step, now, registry);
             }
-            assert_eq!(resolver.find(5), Found::Tcp(gone), "meanwhile");
-            poll.poll(&mut Events::with_capacity(1), None).unwrap();
-            assert_eq!(resolver.take(), Some(Ok(())));
-            assert!(matches!(resolver.find(6), Found::Tcp(address) if address.ip().is_loopback()));
-            resolver.doubt();
-            resolver.find(5 + limits::RESOLVE_INTERVAL - 1);
-            assert!(name(&mut resolver).asking.is_none(), "not so soon");
-            resolver.find(5 + limits::RESOLVE_INTERVAL);
-            assert!(name(&mut resolver).asking.is_some());
         }
     }
 
-    #[test]
-    fn without_a_thread_the_old_addresses_are_tried() {
-        fn none(_: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-            Err(io::Error::other("no threads"))
+    /// Gives up name servers that have not answered in time, and looks up again what is in doubt.
+    pub fn advance(&mut self, now: Millis, registry: &Registry) {
+        for number in 0..self.names.len() {
+            let Some(slot) = self.slot(number).filter(|slot| slot.due().is_some_and(|due| due <= now)) else {
+                continue;
+            };
+            match &mut slot.asking {
+                Some((inquiry, _)) => {
+                    let step = inquiry.failed(None);
+                    self.go_on(number, step, now, registry);
+                }
+                None => self.begin_if_due(number, now, registry),
+            }
         }
-        let (_poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(none));
-        resolver.doubt();
-        assert!(matches!(resolver.find(0), Found::Tcp(_)));
-        assert!(name(&mut resolver).asking.is_none() && name(&mut resolver).doubted);
     }
 
-    /// What a fork leaves of a look-up under way is its mark, and nobody at work.
-    #[test]
-    fn an_answer_that_never_comes_is_not_waited_for() {
-        fn never(_: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-            Ok(())
-        }
-        let (mut poll, mut resolver) = resolver("localhost", Lookup::AfterFailure(never));
-        resolver.doubt();
-        resolver.find(0);
-        resolver.lookup = Lookup::AfterFailure(start);
-        resolver.doubt();
-        resolver.find(limits::RESOLVE_PATIENCE - 1);
-        assert_eq!(name(&mut resolver).asking, Some((0, fork::generation())), "it may come yet");
-        name(&mut resolver).asking = Some((0, 0));
-        resolver.find(limits::RESOLVE_PATIENCE - 1);
-        poll.poll(&mut Events::with_capacity(1), None).unwrap();
-        assert_eq!(resolver.take(), Some(Ok(())), "another process' was given up at once");
-        name(&mut resolver).asking = Some((0, fork::generation()));
-        resolver.doubt();
-        resolver.find(2 * limits::RESOLVE_PATIENCE);
-        poll.poll(&mut Events::with_capacity(1), None).unwrap();
-        assert_eq!(resolver.take(), Some(Ok(())), "and any in the end");
+    /// Milliseconds until `advance` has something to do.
+    pub fn timeout(&self, now: Millis) -> Option<Millis> {
+        let due = self.names.iter().flatten().filter_map(NameSlot::due).min();
+        due.map(|due| due.saturating_sub(now))
     }
 
-    #[test]
-    fn the_last_good_answer_outlives_a_failed_refresh() {
-        let (_poll, mut resolver) = resolver("a.name", Lookup::Always);
-        let name = name(&mut resolver);
-        let (one, two) = ("10.0.0.1:7", "10.0.0.2:7");
-        name.asked = Some(0);
-        name.learn(Ok(addresses(&[one, two]))).unwrap();
-        let error = name.learn(Err(io::Error::other("no network"))).unwrap_err().to_string();
-        assert!(error.contains("a.name: no network"), "{error}");
-        assert!(name.learn(Ok(Vec::new())).is_err());
-        assert_eq!(resolver.find(0), Found::Tcp(one.parse().unwrap()));
+    /// The next look-up that has ended.
+    pub fn take(&mut self) -> Option<EndedLookUp> {
+        self.ended.pop_front()
+    }
 
-        resolver.blame(one.parse().unwrap());
-        resolver.blame(one.parse().unwrap());
-        assert_eq!(resolver.find(0), Found::Tcp(two.parse().unwrap()), "blamed once, not twice");
-        self::name(&mut resolver).learn(Ok(addresses(&["10.0.0.3:7", two]))).unwrap();
-        assert_eq!(resolver.find(0), Found::Tcp(two.parse().unwrap()), "what works is kept");
+    fn number(&self, target: &Destination) -> Option<usize> {
+        let Location::Name { host, port } = &target.0 else { return None };
+        let is_it = |slot: &NameSlot| slot.port == *port && slot.host == *host;
+        self.names.iter().position(|slot| slot.as_ref().is_some_and(is_it))
+    }
+
+    fn name(&self, target: &Destination) -> Option<&NameSlot> {
+        self.names.get(self.number(target)?)?.as_ref()
+    }
+
+    fn slot(&mut self, number: usize) -> Option<&mut NameSlot> {
+        self.names.get_mut(number)?.as_mut()
+    }
+
+    fn add(&mut self, host: &str, port: u16) -> Option<usize> {
+        let number = self.names.iter().position(Option::is_none).unwrap_or(self.names.len());
+        if number >= NAMES_MAX {
+            return None;
+        }
+        if number == self.names.len() {
+            self.names.push(None);
+        }
+        let known = KnownName::default();
+        self.names[number] = Some(NameSlot { host: host.to_owned(), port, known, asking: None });
+        Some(number)
+    }
+
+    fn begin_if_due(&mut self, number: usize, now: Millis, registry: &Registry) {
+        let Some(slot) = self.names.get_mut(number).and_then(Option::as_mut) else { return };
+        if slot.asking.is_some() || !slot.known.begin_if_due(now) {
+            return;
+        }
+        let found = self.files.hosts(&slot.host);
+        if !found.is_empty() {
+            return slot.learn(Ok((found, 0)), now);
+        }
+        if !is_host_name(&slot.host) {
+            return slot.learn(Err("it is no name of a host".to_owned()), now);
+        }
+        self.turns = self.turns.wrapping_add(1);
+        let inquiry = Inquiry::new(&slot.host, self.files.servers(), self.turns);
+        if let Some(outcome) = ask(slot, inquiry, token_of(number), now, registry) {
+            slot.learn(outcome, now);
+        }
+    }
+
+    /// Carries out what a look-up under way needs next.
+    fn go_on(&mut self, number: usize, step: InquiryStep, now: Millis, registry: &Registry) {
+        let Some(slot) = self.names.get_mut(number).and_then(Option::as_mut) else { return };
+        let Some((inquiry, exchange)) = slot.asking.take() else { return };
+        let outcome = match step {
+            InquiryStep::Waiting => {
+                slot.asking = Some((inquiry, exchange));
+                return;
+            }
+            InquiryStep::Ask => {
+                exchange.close(registry);
+                ask(slot, inquiry, token_of(number), now, registry)
+            }
+            InquiryStep::Ended(outcome) => {
+                exchange.close(registry);
+                Some(outcome)
+            }
+        };
+        let Some(outcome) = outcome else { return };
+        slot.learn(outcome, now);
+        let target = Destination(Location::Name { host: slot.host.clone(), port: slot.port });
+        let outcome = if slot.known.first().is_some() { Ok(()) } else { Err(slot.why()) };
+        self.ended.push_back(EndedLookUp { target, outcome });
+    }
+}
+
+impl NameSlot {
+    fn due(&self) -> Option<Millis> {
+        match &self.asking {
+            Some((inquiry, _)) => Some(inquiry.until()),
+            None => self.known.due(),
+        }
+    }
+
+    fn learn(&mut self, outcome: LookUpOutcome, now: Millis) {
+        self.known.learn(&self.host, self.port, outcome, now);
+    }
+
+    fn why(&self) -> String {
+        let trouble = match &self.asking {
+            Some((inquiry, _)) => inquiry.trouble(),
+            None => self.known.refusal().to_owned(),
+        };
+        format!("cannot look up {}: {trouble}", self.host)
+    }
+}
+
+fn token_of(number: usize) -> Token {
+    Token((FIRST_TOKEN + number) << 32 | TOKEN_INDEX)
+}
+
+fn refused(error: &std::io::Error) -> String {
+    format!("cannot be asked: {error}")
+}
+
+/// Asks the next server that can be asked; returns the outcome if there is none.
+fn ask(
+    slot: &mut NameSlot,
+    inquiry: Inquiry,
+    token: Token,
+    now: Millis,
+    registry: &Registry,
+) -> Option<LookUpOutcome> {
+    let mut inquiry = inquiry;
+    loop {
+        match Exchange::open(&inquiry.attempt(now), registry, token) {
+            Ok(exchange) => {
+                slot.asking = Some((inquiry, exchange));
+                return None;
+            }
+            Err(error) => match inquiry.failed(Some(&refused(&error))) {
+                InquiryStep::Ended(outcome) => return Some(outcome),
+                InquiryStep::Ask | InquiryStep::Waiting => {}
+            },
+        }
     }
 }

@@ -1,82 +1,133 @@
 /*
- * Names that lead elsewhere after a failover, and look-ups that do not end: the program's own getaddrinfo() stands in
- * for the system's. A client and a loop get to the new address; nobody but a thread of the library's waits for the
- * answer; while a name works there is no such thread.
+ * Names that lead elsewhere after a failover, and look-ups that do not end: a name server in a thread of the test, which
+ * is asked for every name that the test's own /etc/hosts does not have. A client and a loop get to the new address; nobody
+ * waits for the answer, and the library has no thread for it.
  */
 #include "loop.h"
 #include "proxy.h"
 
-#include <dlfcn.h>
-#include <netdb.h>
+#include "etc.h"
+
+#include <sys/mman.h>
 #include <sys/stat.h>
 
-static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    /* The name is at 127.0.0.1, where the proxy is; answers wait. */
+enum { QUESTION_MAX = 512, KEPT = 64, HEAD = 12, TYPE_A = 1 };
+
+/* In memory that forked copies share: the server is there for all of them. */
+struct names {
+    /* The name is at 127.0.0.1, where the proxy is, else at 127.0.0.2; answers wait. */
     int moved, held;
-    int asked, answered;
-    /* Whose look-ups would hold the program up. */
-    pthread_t main;
-} names = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    /* Questions for addresses of version 4: one for each look-up. */
+    int asked;
+};
 
-static int threads_before;
+static struct names *names;
+static pthread_t server_thread;
+static int server, over, threads_before;
 static char endpoint[64], upstream[64];
-
-static void check_signals_are_blocked(void)
-{
-    sigset_t set;
-    CHECK_INT(pthread_sigmask(SIG_BLOCK, NULL, &set), 0);
-    for (int signal = 1; signal < 32; signal++)
-        CHECK(signal == SIGKILL || signal == SIGSTOP || sigismember(&set, signal));
-}
-
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **result)
-{
-    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
-    if (node == NULL || strcmp(node, "moves.test") != 0)
-        return real(node, service, hints, result);
-    pthread_mutex_lock(&names.lock);
-    if (names.asked++ > 0 && !pthread_equal(pthread_self(), names.main))
-        check_signals_are_blocked();
-    pthread_cond_broadcast(&names.changed);
-    CHECK(!names.held || !pthread_equal(pthread_self(), names.main));
-    while (names.held)
-        pthread_cond_wait(&names.changed, &names.lock);
-    const char *address = names.moved ? "127.0.0.1" : "127.0.0.2";
-    names.answered++;
-    pthread_mutex_unlock(&names.lock);
-    return real(address, service, hints, result);
-}
 
 static void set(int *what, int value)
 {
-    pthread_mutex_lock(&names.lock);
-    *what = value;
-    pthread_cond_broadcast(&names.changed);
-    pthread_mutex_unlock(&names.lock);
+    __atomic_store_n(what, value, __ATOMIC_SEQ_CST);
 }
 
 static int get(const int *what)
 {
-    pthread_mutex_lock(&names.lock);
-    int value = *what;
-    pthread_mutex_unlock(&names.lock);
-    return value;
+    return __atomic_load_n(what, __ATOMIC_SEQ_CST);
 }
 
-/* At the beginning, and in a forked copy, which has none of the threads. */
+struct question {
+    unsigned char bytes[QUESTION_MAX];
+    size_t len;
+    struct sockaddr_in from;
+};
+
+/* The type is before the class, which ends it. */
+static int asks_for_a(const struct question *question)
+{
+    return question->len > HEAD + 4 && question->bytes[question->len - 3] == TYPE_A;
+}
+
+static void answer(const struct question *question)
+{
+    unsigned char bytes[QUESTION_MAX + 16];
+    /* The name asked for, its type and class, a minute, four bytes. */
+    unsigned char address[] = {0xc0, HEAD, 0, TYPE_A, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, get(&names->moved) ? 1 : 2};
+    size_t len = question->len;
+    memcpy(bytes, question->bytes, len);
+    bytes[2] = 0x81;
+    bytes[3] = 0x80;
+    if (asks_for_a(question)) {
+        bytes[7] = 1;
+        memcpy(bytes + len, address, sizeof address);
+        len += sizeof address;
+    }
+    /* Whoever has asked may have gone. */
+    (void)!sendto(server, bytes, len, 0, (const struct sockaddr *)&question->from, sizeof question->from);
+}
+
+static void *serve_names(void *unused)
+{
+    static struct question kept[KEPT];
+    int count = 0;
+    (void)unused;
+    while (!get(&over)) {
+        struct question *next = &kept[count];
+        socklen_t len = sizeof next->from;
+        ssize_t got = recvfrom(server, next->bytes, QUESTION_MAX, 0, (struct sockaddr *)&next->from, &len);
+        if (got >= HEAD) {
+            next->len = (size_t)got;
+            if (asks_for_a(next))
+                __atomic_add_fetch(&names->asked, 1, __ATOMIC_SEQ_CST);
+            CHECK(++count < KEPT);
+        }
+        /* A look now and then whether a test has let them go. */
+        while (count > 0 && !get(&names->held))
+            answer(&kept[--count]);
+    }
+    return NULL;
+}
+
+static void start_names(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval moment = {.tv_usec = 2000};
+    socklen_t len = sizeof address;
+    char path[PATH_SIZE];
+    names = mmap(NULL, sizeof *names, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(names != MAP_FAILED);
+    server = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CHECK(bind(server, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(getsockname(server, (struct sockaddr *)&address, &len) == 0);
+    CHECK(setsockopt(server, SOL_SOCKET, SO_RCVTIMEO, &moment, sizeof moment) == 0);
+    setenv("BROKER_TEST_ETC", setting("BROKER_TEST_DIRECTORY"), 1);
+    struct {
+        const char *name, *text;
+    } files[] = {{"hosts", "127.0.0.1 localhost\n"}, {"resolv.conf", "nameserver 127.0.0.1\noptions timeout:30\n"}};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        private_path(path, files[i].name);
+        FILE *file = fopen(path, "we");
+        CHECK(file != NULL && fputs(files[i].text, file) >= 0 && fclose(file) == 0);
+    }
+    private_path(path, "port");
+    FILE *file = fopen(path, "we");
+    CHECK(file != NULL && fprintf(file, "%d", ntohs(address.sin_port)) > 0 && fclose(file) == 0);
+    CHECK_INT(pthread_create(&server_thread, NULL, serve_names, NULL), 0);
+}
+
+static void end_names(void)
+{
+    set(&over, 1);
+    CHECK_INT(pthread_join(server_thread, NULL), 0);
+    close(server);
+    munmap(names, sizeof *names);
+}
+
 static void start_over(int moved, int held)
 {
-    static const pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static const pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-    names.lock = lock;
-    names.changed = changed;
-    names.moved = moved;
-    names.held = held;
-    names.asked = names.answered = 0;
-    names.main = pthread_self();
+    set(&names->moved, moved);
+    set(&names->held, held);
+    set(&names->asked, 0);
 }
 
 static int count_threads(void)
@@ -90,27 +141,33 @@ static int count_threads(void)
     return count;
 }
 
-static void wait_threads(int count)
-{
-    while (count_threads() != count)
-        pause_a_little();
-}
-
 static broker_loop_t *open_named_loop(void)
 {
     const char *const settings[] = {"upstream", upstream, NULL};
     return open_loop(NULL, settings);
 }
 
+static void submit_ping(broker_loop_t *loop, struct outcome *outcome)
+{
+    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, outcome), BROKER_OK);
+}
+
+/* Steps until the name has been asked for so often. */
+static void step_until_asked(broker_client_t *client, int asked)
+{
+    while (get(&names->asked) < asked)
+        CHECK_OK(broker_client_process(client, 2));
+}
+
 static void client_follows(void)
 {
     start_over(0, 0);
     broker_client_t *client = open_client(endpoint, NULL);
-    CHECK_INT(names.asked, 1);
-    set(&names.moved, 1);
+    step_until_asked(client, 1);
+    set(&names->moved, 1);
     EXPECT(client, "+PONG", "PING");
-    CHECK(get(&names.asked) >= 2);
-    wait_threads(threads_before);
+    CHECK(get(&names->asked) >= 2);
+    CHECK_INT(count_threads(), threads_before);
     close_client(client);
 }
 
@@ -119,12 +176,13 @@ static void loop_follows(void)
     struct outcome outcome = {0};
     start_over(0, 0);
     broker_loop_t *loop = open_named_loop();
-    CHECK_INT(names.asked, 1);
-    set(&names.moved, 1);
-    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
+    submit_ping(loop, &outcome);
+    while (get(&names->asked) < 1)
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
+    set(&names->moved, 1);
     EXPECT_OWN(loop, &outcome, "+PONG");
-    CHECK(get(&names.asked) >= 2);
-    wait_threads(threads_before);
+    CHECK(get(&names->asked) >= 2);
+    CHECK_INT(count_threads(), threads_before);
     close_loop(loop);
 }
 
@@ -134,20 +192,19 @@ static void lost(void)
     start_over(1, 0);
     broker_client_t *client = open_client(endpoint, NULL);
     EXPECT(client, "+PONG", "PING");
-    CHECK_INT(get(&names.asked), 1);
+    CHECK_INT(get(&names->asked), 1);
     CHECK(proxy_cut() > 0);
     while (broker_client_connected(client))
         CHECK_OK(broker_client_process(client, 5));
     EXPECT(client, "+PONG", "PING");
-    /* The thread that asks may come later than the reply. */
-    while (get(&names.asked) < 2)
-        CHECK_OK(broker_client_process(client, 5));
-    CHECK_INT(get(&names.asked), 2);
-    wait_threads(threads_before);
+    /* Not within a second of the first time. */
+    step_until_asked(client, 2);
+    EXPECT(client, "+PONG", "PING");
+    CHECK_INT(get(&names->asked), 2);
     close_client(client);
 }
 
-/* However many connections there are, no thread is needed while the name leads somewhere. */
+/* However many connections there are, one look-up is enough while the name leads somewhere. */
 static void works(void)
 {
     struct outcome outcome = {0};
@@ -158,72 +215,76 @@ static void works(void)
         EXPECT(client, "_", "BLPOP", "names:none", "0.01");
         EXPECT(client, "+PONG", "PING");
     }
-    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
+    submit_ping(loop, &outcome);
     EXPECT_OWN(loop, &outcome, "+PONG");
-    CHECK_INT(get(&names.asked), 2);
+    CHECK_INT(get(&names->asked), 2);
     CHECK_INT(count_threads(), threads_before);
     close_loop(loop);
     close_client(client);
 }
 
-/* Steps until a thread has asked for the name, and waits for its answer. */
-static void step_until_asked(broker_client_t *client, int asked)
+/* A handle is made all the same, and says in the end why it is of no use. */
+static void hung_from_the_beginning(void)
 {
-    while (get(&names.asked) < asked)
-        CHECK_OK(broker_client_process(client, 2));
+    start_over(1, 1);
+    broker_client_t *client = open_client(endpoint, NULL);
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 30, NULL), BROKER_ETIMEDOUT);
+    set(&names->held, 0);
+    EXPECT(client, "+PONG", "PING");
+    CHECK_INT(get(&names->asked), 1);
+    close_client(client);
+    start_over(1, 1);
+    client = open_client(endpoint, configure("client_connect_timeout", "100", "client_queue_timeout", "300", NULL));
+    CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ECONN);
+    CHECK(strstr(broker_client_error(client), "cannot look up moves.test: no answer from 127.0.0.1") != NULL);
+    CHECK_INT(get(&names->asked), 1);
+    close_client(client);
 }
 
 static void hung_in_client(void)
 {
     start_over(0, 0);
     broker_client_t *client = open_client(endpoint, NULL);
-    set(&names.held, 1);
-    set(&names.moved, 1);
-    step_until_asked(client, 2);
+    step_until_asked(client, 1);
+    set(&names->held, 1);
+    set(&names->moved, 1);
+    step_until_asked(client, get(&names->asked) + 1);
     CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, 30, NULL), BROKER_ETIMEDOUT);
+    int asked = get(&names->asked);
     pid_t pid = fork_or_fail();
     if (pid == 0) {
-        /* The answer will not come here: it is asked for anew. */
-        start_over(1, 0);
+        /* It asks with a socket of its own. */
         CHECK_INT(broker_client_after_fork(client), BROKER_OK);
+        step_until_asked(client, asked + 1);
+        set(&names->held, 0);
         EXPECT(client, "+PONG", "PING");
-        CHECK(get(&names.asked) > 0);
-        wait_threads(1);
         close_client(client);
         end_child_of_threads();
     }
     wait_child(pid);
-    set(&names.held, 0);
     EXPECT(client, "+PONG", "PING");
-    wait_threads(threads_before);
     close_client(client);
 }
 
-/* A handle may be freed while its thread is at work: that touches nothing of it. */
+/* A handle may be freed while its name is being looked up. */
 static void hung_and_freed(void)
 {
     struct outcome outcome = {0};
-    start_over(0, 0);
+    start_over(0, 1);
     broker_client_t *client = open_client(endpoint, NULL);
-    set(&names.held, 1);
-    step_until_asked(client, 2);
+    step_until_asked(client, 1);
     close_client(client);
-    set(&names.held, 0);
     broker_loop_t *loop = open_named_loop();
-    set(&names.held, 1);
-    int asked = get(&names.asked) + 1;
-    CHECK_INT(broker_client_submit(own(loop), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
-    while (get(&names.asked) < asked)
+    submit_ping(loop, &outcome);
+    while (get(&names->asked) < 2)
         CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
     close_loop(loop);
     CHECK_INT(outcome.status, BROKER_ECANCELED);
-    set(&names.held, 0);
-    wait_threads(threads_before);
-    CHECK_INT(names.answered, names.asked);
+    set(&names->held, 0);
 }
 
-/* The client moves to a forked process while its thread waits for an answer here, which then writes to none of the
- * numbers that are the program's own by now. */
+/* The client moves to a forked process while its name is being looked up: the answer comes there. Here nothing touches
+ * the numbers of its descriptors, which are the program's own by now. */
 static void moved_meanwhile(void)
 {
     enum { FILES = 16 };
@@ -231,17 +292,15 @@ static void moved_meanwhile(void)
     char path[PATH_SIZE];
     struct stat stat;
     private_path(path, "names.own");
-    start_over(0, 0);
+    start_over(1, 1);
     broker_client_t *client = open_client(endpoint, NULL);
-    set(&names.held, 1);
-    step_until_asked(client, 2);
+    step_until_asked(client, 1);
     CHECK_INT(broker_client_follow_fork(client, 1), BROKER_OK);
     pid_t pid = fork_or_fail();
     if (pid == 0) {
-        start_over(1, 0);
+        set(&names->held, 0);
         EXPECT(client, "+PONG", "PING");
-        CHECK(get(&names.asked) > 0);
-        wait_threads(1);
+        CHECK_INT(get(&names->asked), 1);
         close_client(client);
         end_child_of_threads();
     }
@@ -249,30 +308,33 @@ static void moved_meanwhile(void)
         files[i] = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
         CHECK(files[i] >= 0);
     }
-    set(&names.held, 0);
-    wait_threads(threads_before);
+    wait_child(pid);
     for (int i = 0; i < FILES; i++) {
         CHECK_INT(fstat(files[i], &stat), 0);
         CHECK_INT(stat.st_size, 0);
         close(files[i]);
     }
     unlink(path);
-    wait_child(pid);
     CHECK_INT(broker_client_free(client), BROKER_OK);
 }
 
-static broker_loop_t *reloaded;
-
-static void *reload(void *unused)
+/* A reload waits for no name. */
+static void reload_meanwhile(void)
 {
-    (void)unused;
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    struct outcome outcome = {0};
+    start_over(1, 1);
+    broker_loop_t *loop = open_loop(NULL, NULL);
     broker_config_t *config = configure("upstream", upstream, (char *)NULL);
-    CHECK_INT(broker_loop_reload(reloaded, config), BROKER_OK);
+    CHECK_INT(broker_loop_reload(loop, config), BROKER_OK);
     CHECK_INT(broker_config_free(config), BROKER_OK);
-    return NULL;
+    submit_ping(loop, &outcome);
+    while (get(&names->asked) < 1)
+        CHECK_OK(broker_loop_run(loop, BROKER_RUN_NOWAIT));
+    CHECK_INT(outcome.calls, 0);
+    set(&names->held, 0);
+    EXPECT_OWN(loop, &outcome, "+PONG");
+    CHECK_INT(get(&names->asked), 1);
+    close_loop(loop);
 }
 
 static void fork_once(void)
@@ -283,26 +345,6 @@ static void fork_once(void)
     wait_child(pid);
 }
 
-/* While a reload waits for a name, a fork does not wait for the reload. */
-static void reload_that_waits(void)
-{
-    struct outcome outcome = {0};
-    pthread_t thread;
-    start_over(1, 1);
-    reloaded = open_loop(NULL, NULL);
-    CHECK_INT(pthread_create(&thread, NULL, reload, NULL), 0);
-    while (get(&names.asked) == 0)
-        pause_a_little();
-    fork_once();
-    CHECK_INT(get(&names.answered), 0);
-    set(&names.held, 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
-    CHECK_INT(broker_client_submit(own(reloaded), ARGV("PING"), NULL, BROKER_FOREVER, NULL, keep, &outcome), BROKER_OK);
-    EXPECT_OWN(reloaded, &outcome, "+PONG");
-    CHECK_INT(get(&names.asked), 1);
-    close_loop(reloaded);
-}
-
 static char fifo[PATH_SIZE];
 
 static void *load(void *data)
@@ -311,7 +353,7 @@ static void *load(void *data)
     return NULL;
 }
 
-/* Nor for a file that does not come. */
+/* While a file does not come, a fork does not wait for the load. */
 static void load_that_waits(void)
 {
     static const char text[] = "lanes = 3\nclient_db = 4\n";
@@ -344,18 +386,21 @@ int main(int argc, char **argv)
         {"loop_follows", loop_follows},
         {"lost", lost},
         {"works", works},
+        {"hung_from_the_beginning", hung_from_the_beginning},
         {"hung_in_client", hung_in_client},
         {"hung_and_freed", hung_and_freed},
         {"moved_meanwhile", moved_meanwhile},
-        {"reload_that_waits", reload_that_waits},
+        {"reload_meanwhile", reload_meanwhile},
         {"load_that_waits", load_that_waits},
     };
     begin();
+    start_names();
     int port = proxy_start_tcp();
     snprintf(endpoint, sizeof endpoint, "tcp://moves.test:%d", port);
     snprintf(upstream, sizeof upstream, "redis://moves.test:%d", port);
     threads_before = count_threads();
     RUN_PARTS(parts);
     proxy_end();
+    end_names();
     return 0;
 }

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::http::Http;
+use super::name_server::NameServer;
 use super::raw::Raw;
 use super::redis::Redis;
 use super::{PATIENCE, comes_true, direct, end_within, signal};
@@ -80,6 +81,21 @@ impl Broker {
             let (listening, metrics, log) = (Vec::new(), Vec::new(), Arc::default());
             return Broker { directory, socket, listening, metrics, process: None, log, talks: false };
         }
+        Broker::serve(directory, url, settings, |_| {})
+    }
+
+    /// The same in front of what this name server knows about.
+    pub(crate) fn start_named(names: &NameServer, url: &str, settings: &[(&str, &str)]) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        Broker::serve(directory, url, settings, |command| names.serve(command))
+    }
+
+    fn serve(
+        directory: TempDir,
+        url: &str,
+        settings: &[(&str, &str)],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Broker {
         let socket = directory.path().join("b.sock");
         let listen = format!("unix://{}", socket.display());
         let mut args = vec!["serve", "--listen", &listen, "--upstream", url];
@@ -88,7 +104,7 @@ impl Broker {
         for pair in &pairs {
             args.extend(["--set", pair]);
         }
-        let mut broker = Broker::spawn(directory, socket, &args);
+        let mut broker = Broker::spawn(directory, socket, &args, prepare);
         broker.listening = broker.wait_listening(1);
         broker
     }
@@ -103,7 +119,7 @@ impl Broker {
         if args.first() == Some(&"serve") {
             args.extend(pairs.iter().flat_map(|pair| ["--set", pair]));
         }
-        let mut broker = Broker::spawn(directory, PathBuf::new(), &args);
+        let mut broker = Broker::spawn(directory, PathBuf::new(), &args, |_| {});
         broker.listening = broker.wait_listening(listeners);
         if let Some(path) = broker.listening.first().and_then(|url| url.strip_prefix("unix://")) {
             broker.socket = PathBuf::from(path.split('?').next().unwrap_or(path));
@@ -111,14 +127,16 @@ impl Broker {
         broker
     }
 
-    fn spawn(directory: TempDir, socket: PathBuf, args: &[&str]) -> Broker {
-        let mut process = Command::new(BINARY)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start the broker");
+    fn spawn(
+        directory: TempDir,
+        socket: PathBuf,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Broker {
+        let mut command = Command::new(BINARY);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        prepare(&mut command);
+        let mut process = command.spawn().expect("start the broker");
         let log = Arc::new(Mutex::new(String::new()));
         let errors = process.stderr.take().expect("its standard error");
         let copy = Arc::clone(&log);

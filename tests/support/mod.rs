@@ -18,6 +18,7 @@ pub(crate) mod examples;
 pub(crate) mod http;
 pub(crate) mod leases;
 pub(crate) mod ledger;
+pub(crate) mod name_server;
 pub(crate) mod native;
 pub(crate) mod native_child;
 pub(crate) mod proxy;

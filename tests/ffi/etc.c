@@ -1,0 +1,3 @@
+/* Preloaded into programs that look names up: see etc.h. */
+#define _GNU_SOURCE
+#include "etc.h"
