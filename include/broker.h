@@ -42,10 +42,8 @@
  *
  * Threads
  *   One thread at a time may use a handle. Functions marked [any thread] are the exceptions: _post, _set_data, _data, and
- *   _stop and _wakeup, which are also async-signal-safe. The library starts no thread, except one that looks up a host
- *   name again after a connection was lost; that thread takes no signal and ends with the answer. Cancellation
- *   (pthread_cancel) is deferred until a call returns, except in calls that wait: these are cancellation points, and leave
- *   the handle usable.
+ *   _stop and _wakeup, which are also async-signal-safe. The library starts no thread. Cancellation (pthread_cancel) is
+ *   deferred until a call returns, except in calls that wait: these are cancellation points, and leave the handle usable.
  *
  * Forks
  *   In a forked process fork() has closed every descriptor of the library (after a raw clone(), the first call closes
@@ -331,10 +329,9 @@ typedef struct broker_config_t broker_config_t;
 
 /**
  * The broker, embedded in a program: it owns the connections to Redis and serves the processes that connect. For one
- * thread at a time; only functions marked [any thread] may be called from any. The library starts no thread, except one
- * that looks up the upstream's host name again after a connection to it has failed or was lost; that thread takes no
- * signal and ends with the answer. The loop installs no signal handler, changes no resource limit and never raises
- * SIGPIPE. Its descriptors are close-on-exec.
+ * thread at a time; only functions marked [any thread] may be called from any. The library starts no thread; the loop
+ * looks the upstream's host name up by itself, in /etc/hosts and by DNS, and never waits for a name server. It installs
+ * no signal handler, changes no resource limit and never raises SIGPIPE. Its descriptors are close-on-exec.
  *
  * In a forked process a fork handler has closed every descriptor of the loop, and every function returns
  * BROKER_EFORKED. broker_loop_free() only frees memory there. broker_loop_follow_fork() is the exception.
@@ -584,8 +581,9 @@ int broker_transaction_add(broker_transaction_t *transaction,
 
 /**
  * Creates a broker and binds its listeners. It connects to Redis at the first broker_loop_run(). The key "upstream" is
- * required, so a NULL `config` is BROKER_ECONFIG; "listen" is optional. Blocks while names are resolved and files read.
- * On failure *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
+ * required, so a NULL `config` is BROKER_ECONFIG; "listen" is optional. Blocks while files are read and names in "listen"
+ * resolved; the upstream's name is looked up while the loop runs, and one that is unknown is like an upstream that is
+ * down. On failure *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
  *
  * BROKER_EINVAL for a NULL `out`; BROKER_ECONFIG, BROKER_ESYS. [not while another call with `config` is in progress]
  */
@@ -666,7 +664,7 @@ int broker_loop_free(broker_loop_t *loop);
 
 /**
  * Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. Blocks while
- * names are resolved and files read; a fork in another thread does not wait for it.
+ * files are read and names in "listen" resolved; a fork in another thread does not wait for it.
  *
  * BROKER_ECONFIG, BROKER_ESYS with the reason in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
  * closed or draining; BROKER_EFORKED.
@@ -759,12 +757,12 @@ const char *broker_loop_stat_name(size_t i);
  * - NULL: the value of the environment variable BROKER_ENDPOINT.
  *
  * `config` has the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which
- * are set on every new connection; NULL means the defaults. A host name is looked up in here, which blocks. After a
- * failed or lost connection it is looked up again by a thread that takes no signal and ends with the answer. On failure
- * *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
+ * are set on every new connection; NULL means the defaults. A host name is looked up while the client runs, in
+ * /etc/hosts and by DNS, without blocking; one that is unknown is like a server that is down. On failure *out is NULL
+ * and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
  *
  * BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for
- * settings that contradict each other; BROKER_ESYS without descriptors, or if the host name cannot be looked up.
+ * settings that contradict each other; BROKER_ESYS without descriptors.
  */
 int broker_client_new(broker_client_t **out,
                       const char *endpoint,

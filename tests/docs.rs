@@ -63,6 +63,19 @@ With `json`, each line is one object with `time`, `level`, `area` and `message`,
 The broker never waits for standard error or the journal. Lines that find no room (256 KiB wait for standard error) are
 dropped, and a line says how many as soon as there is room again.
 
+## Host names
+
+The name in `upstream`, or in the endpoint of a client of the library, is looked up in `/etc/hosts`, then by DNS, at the
+servers of `/etc/resolv.conf`. `nsswitch.conf` and its modules (mDNS, LDAP, systemd's own) are not used; systemd-resolved is,
+where `/etc/resolv.conf` leads to it. Both files are read again when they change. Of resolv.conf count `nameserver`
+(three; none of one link, `%eth0`), `search` and `domain` (six), and the options `ndots`, `timeout`, `attempts`, `rotate`, `use-vc` and `no-aaaa`. Without `timeout` a server
+has half a second, and twice as long each time it is asked again, without `attempts` three times.
+
+The broker goes on meanwhile, whatever the name servers do. All addresses of a name, up to 32, are tried in turn, the one
+that worked last first. The name is looked up again when its answer is too old, and after a connection to it has failed or
+was lost, at most once a second; until there is another answer the last one is used. While there is none, requests wait
+`queue_timeout`, and the error says why the name has no address. Names in `listen` are resolved once, by the system.
+
 ## Where children connect
 
 A unix socket has the permissions of its URL (0660 by default) before any process can connect. Its directory must

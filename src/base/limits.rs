@@ -252,8 +252,11 @@ pub const ACCEPT_PAUSE: u64 = 100;
 pub const DRAIN_READS: usize = 128;
 /// A name is looked up at most this often, in milliseconds: many connections may be made, or lost, at the same time.
 pub const RESOLVE_INTERVAL: u64 = 1000;
-/// Milliseconds that a name server may take, unless /etc/resolv.conf says: less than requests wait.
-pub const RESOLVE_TRY: u64 = 2000;
+/// Milliseconds that a name server may take at first, and twice as long each time it is asked again, unless
+/// /etc/resolv.conf says: the next server's answer is to come while requests wait, `queue_timeout`.
+pub const RESOLVE_TRY: u64 = 500;
+/// How often it is asked, unless /etc/resolv.conf says.
+pub const RESOLVE_ATTEMPTS: usize = 3;
 /// Messages that answer nothing from one name server, after which it is as good as silent.
 pub const RESOLVE_STRAYS: usize = 16;
 /// Names that one loop or client keeps in mind.

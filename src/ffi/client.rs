@@ -92,12 +92,12 @@ pub type broker_client_cb =
 /// - NULL: the value of the environment variable BROKER_ENDPOINT.
 ///
 /// `config` has the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which
-/// are set on every new connection; NULL means the defaults. A host name is looked up in here, which blocks. After a
-/// failed or lost connection it is looked up again by a thread that takes no signal and ends with the answer. On failure
-/// *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
+/// are set on every new connection; NULL means the defaults. A host name is looked up while the client runs, in
+/// /etc/hosts and by DNS, without blocking; one that is unknown is like a server that is down. On failure *out is NULL
+/// and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
 ///
 /// BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for
-/// settings that contradict each other; BROKER_ESYS without descriptors, or if the host name cannot be looked up.
+/// settings that contradict each other; BROKER_ESYS without descriptors.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_new(
     out: *mut *mut broker_client_t,

@@ -31,10 +31,9 @@ pub const BROKER_RUN_ONCE: c_int = 1;
 pub const BROKER_RUN_NOWAIT: c_int = 2;
 
 /// The broker, embedded in a program: it owns the connections to Redis and serves the processes that connect. For one
-/// thread at a time; only functions marked [any thread] may be called from any. The library starts no thread, except one
-/// that looks up the upstream's host name again after a connection to it has failed or was lost; that thread takes no
-/// signal and ends with the answer. The loop installs no signal handler, changes no resource limit and never raises
-/// SIGPIPE. Its descriptors are close-on-exec.
+/// thread at a time; only functions marked [any thread] may be called from any. The library starts no thread; the loop
+/// looks the upstream's host name up by itself, in /etc/hosts and by DNS, and never waits for a name server. It installs
+/// no signal handler, changes no resource limit and never raises SIGPIPE. Its descriptors are close-on-exec.
 ///
 /// In a forked process a fork handler has closed every descriptor of the loop, and every function returns
 /// BROKER_EFORKED. broker_loop_free() only frees memory there. broker_loop_follow_fork() is the exception.
@@ -122,8 +121,9 @@ impl Looping {
 }
 
 /// Creates a broker and binds its listeners. It connects to Redis at the first broker_loop_run(). The key "upstream" is
-/// required, so a NULL `config` is BROKER_ECONFIG; "listen" is optional. Blocks while names are resolved and files read.
-/// On failure *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
+/// required, so a NULL `config` is BROKER_ECONFIG; "listen" is optional. Blocks while files are read and names in "listen"
+/// resolved; the upstream's name is looked up while the loop runs, and one that is unknown is like an upstream that is
+/// down. On failure *out is NULL and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
 ///
 /// BROKER_EINVAL for a NULL `out`; BROKER_ECONFIG, BROKER_ESYS. [not while another call with `config` is in progress]
 #[unsafe(no_mangle)]
@@ -363,7 +363,7 @@ fn close(mut looping: Looping) -> Vec<Due> {
 }
 
 /// Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. Blocks while
-/// names are resolved and files read; a fork in another thread does not wait for it.
+/// files are read and names in "listen" resolved; a fork in another thread does not wait for it.
 ///
 /// BROKER_ECONFIG, BROKER_ESYS with the reason in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
 /// closed or draining; BROKER_EFORKED.

@@ -6,8 +6,8 @@ use broker::config::Settings;
 use broker::config::value::AdminListen;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors other than those of children, upstream connections and listeners: the poll, signals, standard streams, a
-/// resolver's socket; handles of processes that are to be looked up.
+/// Descriptors other than those of children, upstream connections and listeners: the poll, signals, standard streams, the
+/// sockets of look-ups; handles of processes that are to be looked up.
 const FILES_BESIDES: u64 = 64 + PROCESS_HANDLES as u64;
 /// Descriptors of one listener: the socket, its directory, its file and its lock.
 const FILES_OF_LISTENER: u64 = 4;

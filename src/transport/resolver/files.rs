@@ -3,7 +3,7 @@
 
 use super::message::is_host_name;
 use crate::base::clock::Millis;
-use crate::base::limits::{ADDRESSES_MAX, RESOLVE_TRY};
+use crate::base::limits::{ADDRESSES_MAX, RESOLVE_ATTEMPTS, RESOLVE_TRY};
 use resolv_conf::{Config, ScopedIp};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
@@ -41,8 +41,8 @@ pub(super) struct NameServers {
     pub(super) search: Vec<String>,
     /// A name with so many dots is asked for as it is first.
     pub(super) ndots: usize,
-    /// How long one server may take.
-    pub(super) timeout: Millis,
+    /// How long a server may take, as configured.
+    timeout: Option<Millis>,
     /// How often each server is asked.
     pub(super) attempts: usize,
     pub(super) rotate: bool,
@@ -125,19 +125,25 @@ impl NameServers {
             servers.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
         }
         let search = config.get_last_search_or_domain().filter(|domain| is_host_name(domain));
-        // Requests do not wait as long as the customary five seconds.
-        let is_set = text.split_whitespace().any(|word| word.starts_with("timeout:"));
-        let timeout = if is_set { Millis::from(config.timeout.max(1)) * 1000 } else { RESOLVE_TRY };
+        // The customary values are five seconds, twice: more than requests wait.
+        let is_set = |option: &str| text.split_whitespace().any(|word| word.starts_with(option));
+        let timeout = (Millis::from(config.timeout.max(1)) * 1000).min(TIMEOUT_MAX);
+        let attempts = config.attempts.clamp(1, ATTEMPTS_MAX) as usize;
         NameServers {
             servers,
             search: search.take(SEARCH_MAX).cloned().collect(),
             ndots: usize::try_from(config.ndots).unwrap_or(NDOTS_MAX).min(NDOTS_MAX),
-            timeout: timeout.min(TIMEOUT_MAX),
-            attempts: config.attempts.clamp(1, ATTEMPTS_MAX) as usize,
+            timeout: is_set("timeout:").then_some(timeout),
+            attempts: if is_set("attempts:") { attempts } else { RESOLVE_ATTEMPTS },
             rotate: config.rotate,
             over_tcp: config.use_vc,
             no_aaaa: config.no_aaaa,
         }
+    }
+
+    /// How long a server may take that has been asked so often before.
+    pub(super) fn timeout(&self, before: usize) -> Millis {
+        self.timeout.unwrap_or(RESOLVE_TRY << before.min(ATTEMPTS_MAX as usize))
     }
 
     /// The names to ask for, in order: `host` itself and in the domains to search.

@@ -1,6 +1,6 @@
 //! One look-up of one host name by DNS: which name is asked for now, which server, how often, how long. Knows no socket: it
 //! says what to send, is told what has come or not, and says how it goes on. It ends in any case: each server is asked
-//! `attempts` times for each name of the search list, and has `timeout` each time.
+//! `attempts` times for each name of the search list, and has a bounded time for it.
 
 use super::files::NameServers;
 use super::message::{DnsAnswer, RecordKind, answer, question};
@@ -95,7 +95,8 @@ impl Inquiry {
 
     /// What is to be sent now. The answers may take until `until`.
     pub(super) fn attempt(&mut self, now: Millis) -> Attempt {
-        (self.until, self.strays) = (now + self.servers.timeout, 0);
+        let before = self.failed / self.servers.servers.len();
+        (self.until, self.strays) = (now + self.servers.timeout(before), 0);
         let name = self.names.front().map_or("", String::as_str);
         let mut messages = Vec::new();
         let ids = seed();
