@@ -58,6 +58,8 @@ pub(super) struct Inquiry {
 struct OpenQuestion {
     kind: RecordKind,
     id: u16,
+    /// The server that is being asked has said that it cannot answer it.
+    refused: bool,
 }
 
 impl Inquiry {
@@ -84,7 +86,7 @@ impl Inquiry {
     fn begin_name(&mut self) {
         let kinds = [RecordKind::A, RecordKind::Aaaa].into_iter();
         let kinds = kinds.filter(|kind| *kind == RecordKind::A || !self.servers.no_aaaa);
-        self.open = kinds.map(|kind| OpenQuestion { kind, id: 0 }).collect();
+        self.open = kinds.map(|kind| OpenQuestion { kind, id: 0, refused: false }).collect();
         (self.failed, self.over_tcp) = (0, self.servers.over_tcp);
     }
 
@@ -101,7 +103,7 @@ impl Inquiry {
         let mut messages = Vec::new();
         let ids = seed();
         for (number, open) in self.open.iter_mut().enumerate() {
-            open.id = (ids >> (16 * number)) as u16;
+            (open.id, open.refused) = ((ids >> (16 * number)) as u16, false);
             messages.extend(question(open.id, name, open.kind));
         }
         Attempt { server: self.server(), over_tcp: self.over_tcp, messages }
@@ -114,13 +116,10 @@ impl Inquiry {
     /// The server that is being asked has sent this.
     pub(super) fn heard(&mut self, message: &[u8]) -> InquiryStep {
         let name = self.names.front().map_or("", String::as_str);
-        let answers = self.open.iter().map(|open| answer(message, open.id, name, open.kind));
-        let Some((at, answer)) = answers.enumerate().find(|(_, answer)| *answer != DnsAnswer::Stray) else {
-            self.strays += 1;
-            if self.strays < RESOLVE_STRAYS {
-                return InquiryStep::Waiting;
-            }
-            return self.failed(Some("sends what was not asked for"));
+        let pending = self.open.iter().enumerate().filter(|(_, open)| !open.refused);
+        let mut answers = pending.map(|(at, open)| (at, answer(message, open.id, name, open.kind)));
+        let Some((at, answer)) = answers.find(|(_, answer)| *answer != DnsAnswer::Stray) else {
+            return self.stray();
         };
         match answer {
             DnsAnswer::Stray => return InquiryStep::Waiting,
@@ -129,19 +128,42 @@ impl Inquiry {
                 self.over_tcp = true;
                 return InquiryStep::Ask;
             }
-            DnsAnswer::Refused(words) => return self.failed(Some(&format!("says {words}"))),
+            DnsAnswer::Refused(words) => {
+                self.note(&format!("says {words}"));
+                self.open[at].refused = true;
+                return self.go_on();
+            }
             DnsAnswer::Addresses(addresses, ttl) => {
                 let room = ADDRESSES_MAX.saturating_sub(self.found.len());
                 self.found.extend(addresses.into_iter().take(room));
                 self.ttl = self.ttl.min(ttl);
             }
+            // Not of both families yet.
+            DnsAnswer::Nothing { .. } if self.open.len() > 1 => {}
             DnsAnswer::Nothing { named } => {
                 let what = if named { "it has no address" } else { "it does not exist" };
                 self.note(&format!("says that {what}"));
             }
         }
         self.open.remove(at);
-        if self.open.is_empty() { self.end_name() } else { InquiryStep::Waiting }
+        self.go_on()
+    }
+
+    /// What a server cannot answer for one family is not held against the other.
+    fn go_on(&mut self) -> InquiryStep {
+        match &self.open[..] {
+            [] => self.end_name(),
+            open if open.iter().all(|open| open.refused) => self.next_server(true),
+            _ => InquiryStep::Waiting,
+        }
+    }
+
+    fn stray(&mut self) -> InquiryStep {
+        self.strays += 1;
+        if self.strays < RESOLVE_STRAYS {
+            return InquiryStep::Waiting;
+        }
+        self.failed(Some("sends what was not asked for"))
     }
 
     /// The server that is being asked gives no answer, for this reason if it is not silence. What the name has of one
@@ -150,18 +172,22 @@ impl Inquiry {
         if let Some(why) = why {
             self.note(why);
         }
+        self.next_server(why.is_some())
+    }
+
+    /// `speaks` if the one that has failed is not silent.
+    fn next_server(&mut self, speaks: bool) -> InquiryStep {
         if !self.found.is_empty() {
             return self.end_name();
         }
         self.failed += 1;
         self.over_tcp = self.servers.over_tcp;
-        match why {
-            _ if self.failed < self.servers.servers.len() * self.servers.attempts => InquiryStep::Ask,
-            // Another name may be known to servers that cannot say anything of this one.
-            Some(_) => self.end_name(),
-            // Servers that are silent are so for every name.
-            None => InquiryStep::Ended(Err(self.trouble())),
+        if self.failed < self.servers.servers.len() * self.servers.attempts {
+            return InquiryStep::Ask;
         }
+        // Another name may be known to servers that cannot say anything of this one. Those that are silent are so for
+        // every name.
+        if speaks { self.end_name() } else { InquiryStep::Ended(Err(self.trouble())) }
     }
 
     fn end_name(&mut self) -> InquiryStep {

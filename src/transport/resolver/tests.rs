@@ -110,6 +110,53 @@ fn what_answers_another_question_is_no_answer() {
     assert_eq!(answer(&claims, 0x1234, "www.example", RecordKind::A), DnsAnswer::Stray);
 }
 
+/// Mutations of the messages of the corpus are answers or none; `make fuzz` makes more of them.
+#[test]
+fn any_bytes_of_a_name_server_are_survived() {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let (seconds, seed) = (variable("BROKER_TEST_SECONDS"), variable("BROKER_TEST_SEED").unwrap_or(0));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/dns");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let corpus: Vec<_> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let (mut rng, clock, mut rounds) = (fastrand::Rng::with_seed(seed), Clock::new(), 0);
+    corpus.iter().for_each(|message| check_answer(message));
+    while seconds.map_or(rounds < 20_000, |seconds| clock.now() < seconds * 1000) {
+        rounds += 1;
+        let mut message = corpus[rng.usize(..corpus.len())].clone();
+        for _ in 0..rng.usize(1..6) {
+            let at = rng.usize(..=message.len());
+            let end = (at + rng.usize(..16)).min(message.len());
+            match rng.u8(..5) {
+                0 if at < message.len() => message[at] ^= 1 << rng.u8(..8),
+                // Where names point to others.
+                1 if at < message.len() => message[at] = 0xc0 | rng.u8(..),
+                2 => drop(message.drain(at..end)),
+                3 => drop(message.splice(at..at, message[at..end].to_vec())),
+                _ => {
+                    let other = &corpus[rng.usize(..corpus.len())];
+                    message.splice(at..end, other[rng.usize(..other.len())..].to_vec());
+                }
+            }
+        }
+        check_answer(&message);
+    }
+}
+
+/// With no more addresses than are kept, all of the family that was asked for.
+fn check_answer(message: &[u8]) {
+    let id = message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+    for kind in [RecordKind::A, RecordKind::Aaaa] {
+        if let DnsAnswer::Addresses(found, _) = answer(message, id, "www.example", kind) {
+            assert!((1..=ADDRESSES_MAX).contains(&found.len()));
+            assert!(found.iter().all(|ip| ip.is_ipv6() == (kind == RecordKind::Aaaa)));
+        }
+        let other = answer(message, !id, "www.example", kind);
+        assert!(other == DnsAnswer::Stray, "another question: {other:?}");
+    }
+}
+
 #[test]
 fn aliases_come_to_an_end() {
     let asked = question(7, "a.test", RecordKind::A).unwrap();
@@ -188,13 +235,26 @@ fn silent_servers_are_asked_in_turn_and_given_up() {
 #[test]
 fn a_server_that_cannot_say_is_followed_by_the_next() {
     let (mut inquiry, attempt) = inquiry("a.test", TWO);
+    assert_eq!(inquiry.heard(&empty(&attempt.messages[1])), InquiryStep::Waiting);
     let step = inquiry.heard(&reply(&attempt.messages[0], RCODE::ServerFailure, &[]));
     assert_eq!((step, inquiry.trouble()), (InquiryStep::Ask, "10.0.0.1 says SERVFAIL".to_owned()));
     let second = inquiry.attempt(0);
-    assert_eq!(server(&second), "10.0.0.2:53");
-    assert_eq!(inquiry.heard(&empty(&attempt.messages[1])), InquiryStep::Waiting, "too late: other ids");
-    inquiry.heard(&reply(&second.messages[0], RCODE::NoError, &[a("a.test", 60, [10, 0, 0, 1])]));
-    assert_eq!(inquiry.heard(&empty(&second.messages[1])), InquiryStep::Ended(Ok((ips(&["10.0.0.1"]), 60))));
+    assert_eq!((server(&second), second.messages.len()), ("10.0.0.2:53".to_owned(), 1), "what is open");
+    let good = |asked: &[u8]| reply(asked, RCODE::NoError, &[a("a.test", 60, [10, 0, 0, 1])]);
+    assert_eq!(inquiry.heard(&good(&attempt.messages[0])), InquiryStep::Waiting, "too late: another id");
+    let found = InquiryStep::Ended(Ok((ips(&["10.0.0.1"]), 60)));
+    assert_eq!(inquiry.heard(&good(&second.messages[0])), found);
+}
+
+/// Some servers fail a question for one family, and answer the other.
+#[test]
+fn what_a_server_cannot_say_is_not_held_against_what_it_can() {
+    let (mut inquiry, attempt) = inquiry("a.test", TWO);
+    let refused = reply(&attempt.messages[1], RCODE::ServerFailure, &[]);
+    assert_eq!(inquiry.heard(&refused), InquiryStep::Waiting);
+    assert_eq!(inquiry.heard(&refused), InquiryStep::Waiting, "it has said that");
+    let good = reply(&attempt.messages[0], RCODE::NoError, &[a("a.test", 60, [10, 0, 0, 1])]);
+    assert_eq!(inquiry.heard(&good), InquiryStep::Ended(Ok((ips(&["10.0.0.1"]), 60))));
 }
 
 /// Some servers never say that there is no address of the other family.
@@ -203,6 +263,14 @@ fn one_family_is_not_kept_back_for_the_other() {
     let (mut inquiry, attempt) = inquiry("a.test", TWO);
     inquiry.heard(&reply(&attempt.messages[0], RCODE::NoError, &[a("a.test", 60, [10, 0, 0, 1])]));
     assert_eq!(inquiry.failed(None), InquiryStep::Ended(Ok((ips(&["10.0.0.1"]), 60))));
+}
+
+/// That there is nothing of one family says nothing of the other.
+#[test]
+fn silence_about_one_family_is_no_answer() {
+    let (mut inquiry, attempt) = inquiry("a.test", "nameserver 10.0.0.1\noptions attempts:1");
+    assert_eq!(inquiry.heard(&empty(&attempt.messages[1])), InquiryStep::Waiting);
+    assert_eq!(inquiry.failed(None), InquiryStep::Ended(Err("no answer from 10.0.0.1".to_owned())));
 }
 
 #[test]
