@@ -104,6 +104,10 @@ fn what_answers_another_question_is_no_answer() {
     for length in 0..RECORDED.len() {
         let _ = answer(&RECORDED[..length], 0x1234, "www.example", RecordKind::A);
     }
+    let mut twice = Packet::parse(RECORDED).unwrap();
+    twice.questions.push(twice.questions[0].clone());
+    let twice = twice.build_bytes_vec().unwrap();
+    assert_eq!(answer(&twice, 0x1234, "www.example", RecordKind::A), DnsAnswer::Stray, "nobody asks two");
     // As many records as it pleases to claim take no memory.
     let mut claims = RECORDED.to_vec();
     claims[4..12].fill(0xff);
@@ -197,8 +201,20 @@ fn only_so_many_addresses_are_kept() {
     let (mut inquiry, attempt) = inquiry("many.test", TWO);
     let all: Vec<_> = (0..200).map(|number| a("many.test", 60, [10, 0, 0, number])).collect();
     assert_eq!(inquiry.heard(&reply(&attempt.messages[0], RCODE::NoError, &all)), InquiryStep::Waiting);
-    let InquiryStep::Ended(Ok((found, 60))) = inquiry.heard(&empty(&attempt.messages[1])) else { panic!() };
+    let v6 = ResourceRecord::new(
+        Name::new_unchecked("many.test"),
+        CLASS::IN,
+        60,
+        RData::AAAA(AAAA { address: 1 }),
+    );
+    let last = inquiry.heard(&reply(&attempt.messages[1], RCODE::NoError, &[v6]));
+    let InquiryStep::Ended(Ok((found, 60))) = last else { panic!("{last:?}") };
     assert_eq!(found.len(), ADDRESSES_MAX);
+    let hidden: Vec<_> =
+        (0..60).map(|_| a("other.test", 60, [9; 4])).chain([a("many.test", 60, [1; 4])]).collect();
+    let hidden = reply(&attempt.messages[0], RCODE::NoError, &hidden);
+    let id = u16::from_be_bytes([hidden[0], hidden[1]]);
+    assert_eq!(answer(&hidden, id, "many.test", RecordKind::A), DnsAnswer::Nothing { named: true });
 }
 
 // ---- one look-up -----------------------------------------------------------------------------------------
@@ -366,6 +382,9 @@ fn only_files_are_read() {
         0,
     )
     .unwrap();
+    assert_eq!(NameFiles::at(&path, &path, 53).hosts("db"), ips(&[]));
+    let mut writer = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    writer.write_all(b"10.0.0.1 db\n").unwrap();
     assert_eq!(NameFiles::at(&path, &path, 53).hosts("db"), ips(&[]));
 }
 
@@ -575,17 +594,21 @@ fn long_answers_come_over_tcp() {
         let tcp = bench.tcp.try_clone().unwrap();
         scope.spawn(move || {
             let (mut stream, _) = tcp.accept().unwrap();
+            let mut answers = Vec::new();
             for _ in 0..2 {
                 let mut length = [0; 2];
                 stream.read_exact(&mut length).unwrap();
                 let mut asked = vec![0; usize::from(u16::from_be_bytes(length))];
                 stream.read_exact(&mut asked).unwrap();
                 let answer = one(&asked);
-                // In two pieces, of which the first ends in the length.
-                stream.write_all(&[(answer.len() >> 8) as u8]).unwrap();
-                stream.write_all(&[answer.len() as u8]).unwrap();
-                stream.write_all(&answer).unwrap();
+                answers.push([&(answer.len() as u16).to_be_bytes()[..], &answer].concat());
             }
+            // The one without addresses is first.
+            let answers = [answers.remove(1), answers.remove(0)].concat();
+            // Half a length, then all the rest at once.
+            stream.set_nodelay(true).unwrap();
+            stream.write_all(&answers[..1]).unwrap();
+            stream.write_all(&answers[1..]).unwrap();
         });
         assert_eq!(bench.turn().outcome, Ok(()));
     });
