@@ -67,8 +67,8 @@ fn a_name_server_that_is_silent_keeps_nobody_from_anything() {
     let settings = [("queue_timeout", "500ms"), ("connect_timeout", "200ms")];
     let broker = Broker::start_named(&names, &format!("redis://db.test:{port}"), &settings);
     let mut child = broker.connect();
-    let why = why_down(&mut child);
-    assert!(why.contains("cannot look up db.test: no answer from 127.0.0.1"), "{why}");
+    let silent = "cannot look up db.test: no answer from 127.0.0.1";
+    wait_until("the reason", || why_down(&mut child).contains(silent));
     assert!(child.ask("BROKER SHOW CHILDREN").starts_with('*'), "others are served");
     assert_eq!(names.asked().len(), 2, "one look-up for all who wait");
     assert_eq!(broker.log().matches("cannot look up").count(), 1, "{}", broker.log());
@@ -81,8 +81,8 @@ fn what_name_servers_say_is_passed_on() {
     let settings = [("queue_timeout", "200ms"), ("connect_timeout", "10s")];
     let broker = Broker::start_named(&names, "redis://gone.test:7", &settings);
     let mut child = broker.connect();
-    let why = why_down(&mut child);
-    assert!(why.contains("cannot look up gone.test: 127.0.0.1 says that it does not exist"), "{why}");
+    let unknown = "cannot look up gone.test: 127.0.0.1 says that it does not exist";
+    wait_until("the reason", || why_down(&mut child).contains(unknown));
     names.behave(Manner::Fails);
     let failing = "cannot look up gone.test: 127.0.0.1 says SERVFAIL";
     wait_until("the other reason", || why_down(&mut child).contains(failing));
@@ -91,7 +91,7 @@ fn what_name_servers_say_is_passed_on() {
     drop(broker);
     let broker = Broker::start_named(&names, &format!("redis://gone.test:{port}"), &settings);
     let mut child = broker.connect();
-    assert!(why_down(&mut child).contains("says SERVFAIL"));
+    wait_until("the reason", || why_down(&mut child).contains("says SERVFAIL"));
     names.set("gone.test", &["127.0.0.2"]);
     names.behave(Manner::Answers);
     wait_until("the upstream", || child.ask("GET k") == "$-1\r\n");
@@ -126,6 +126,11 @@ fn a_name_that_moves_is_followed() {
     let broker = Broker::start_named(&names, &format!("redis://db.test:{port}"), &[]);
     let mut child = broker.connect();
     assert_eq!(child.ask("SET k old"), "+OK\r\n");
+    // It is asked for once for all connections, and again when one is lost, though the answer holds.
+    assert_eq!(names.asked().len(), 2);
+    old.ask("CLIENT KILL TYPE normal");
+    wait_until("another look-up", || names.asked().len() == 4);
+    wait_until("a connection", || child.ask("GET k") == "$3\r\nold\r\n");
     new.ask("SET k new");
     names.set("db.test", &["127.0.0.3"]);
     old.kill();
@@ -189,28 +194,23 @@ fn a_loop_does_not_wait_for_a_name_server() {
         let (near, far) = UnixStream::pair().expect("a pair");
         lp.adopt(far.into()).expect("adopted");
         let mut child = Raw::of(near);
-        let mut ask = |lp: &mut Loop, wanted: &str| {
+        let mut ask = |lp: &mut Loop| {
             child.send("GET k");
             let begun = Instant::now();
             while child.is_silent(Duration::from_millis(1)) {
                 assert!(begun.elapsed() < PATIENCE, "no reply");
                 turn(lp);
             }
-            let reply = child.read_text();
-            assert!(reply.contains(wanted), "{reply}");
+            child.read_text()
         };
         let silent = "cannot look up db.test: no answer from 127.0.0.1";
-        ask(&mut lp, silent);
-        ask(&mut lp, silent);
+        // On a busy machine a request may have waited long enough before the first attempt has failed.
+        wait_until("the reason", || ask(&mut lp).contains(silent));
+        assert!(ask(&mut lp).contains(silent));
         assert_eq!(entries("/proc/self/task"), threads, "no thread");
         assert_eq!(names.asked().len(), 2);
         names.behave(Manner::Answers);
-        let begun = Instant::now();
-        while lp.stat("upstream_up") != Some(1) {
-            assert!(begun.elapsed() < PATIENCE, "no upstream");
-            turn(&mut lp);
-        }
-        ask(&mut lp, "$-1\r\n");
+        wait_until("the value", || ask(&mut lp) == "$-1\r\n");
         drop(lp);
         drop(redis);
     });

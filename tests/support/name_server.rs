@@ -16,6 +16,9 @@ use simple_dns::rdata::{A, AAAA, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
 use tempfile::TempDir;
 
+/// Seconds for which its answers hold: whoever asks again sooner has a reason.
+const HOLDS: u32 = 3600;
+
 /// What the server does with a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Manner {
@@ -226,7 +229,7 @@ impl Table {
                     }
                     _ => None,
                 });
-                let record = |data| ResourceRecord::new(asked.qname.clone(), CLASS::IN, 0, data);
+                let record = |data| ResourceRecord::new(asked.qname.clone(), CLASS::IN, HOLDS, data);
                 packet.answers = data.map(record).collect();
             }
         }

@@ -409,6 +409,11 @@ fn a_name_is_asked_for_when_that_is_due() {
     known.doubt();
     assert!(!known.begin_if_due(60_000 + RESOLVE_INTERVAL - 1), "not so soon");
     assert!(known.begin_if_due(60_000 + RESOLVE_INTERVAL));
+    known.learn("a.test", 7, Ok((ips(&["10.0.0.1"]), 60)), 70_000);
+    assert_eq!(known.due(), None);
+    known.blame("10.0.0.1:7".parse().unwrap());
+    assert_eq!(known.due(), Some(60_000 + 2 * RESOLVE_INTERVAL), "in doubt it is looked up by itself");
+    assert!(known.begin_if_due(70_000));
     let mut unknown = KnownName::default();
     assert!(unknown.begin_if_due(0) && !unknown.begin_if_due(RESOLVE_INTERVAL - 1));
     unknown.learn("a.test", 7, Err("no".to_owned()), 0);
