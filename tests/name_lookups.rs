@@ -18,13 +18,13 @@ const ALONE: &str = "BROKER_TEST_ALONE";
 const ETC: &str = "BROKER_TEST_ETC";
 
 /// A Redis that is reached at this address alone, and the port.
-fn redis_at(ip: &str) -> (Redis, u16) {
+pub(crate) fn redis_at(ip: &str) -> (Redis, u16) {
     let port = std::net::TcpListener::bind((ip, 0)).and_then(|listener| listener.local_addr());
     let port = port.expect("a port").port();
     (redis_at_port(ip, port), port)
 }
 
-fn redis_at_port(ip: &str, port: u16) -> Redis {
+pub(crate) fn redis_at_port(ip: &str, port: u16) -> Redis {
     Redis::start_with(&["--bind", ip, "--port", &port.to_string()])
 }
 
@@ -189,6 +189,8 @@ fn a_loop_does_not_wait_for_a_name_server() {
         {
             settings.set(key, value).expect("a setting");
         }
+        // Its children are told why.
+        settings.set("on_upstream_loss", "error").expect("a setting");
         let threads = entries("/proc/self/task");
         let mut lp = Loop::new(settings).expect("made without the name");
         let (near, far) = UnixStream::pair().expect("a pair");

@@ -1,6 +1,8 @@
 //! A master that becomes a replica under its children (`upstream_role`), by `REPLICAOF` on a real pair.
 
+use crate::name_lookups::{redis_at, redis_at_port};
 use crate::support::console::rows;
+use crate::support::name_server::NameServer;
 use crate::support::native::free_port;
 use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 
@@ -102,4 +104,59 @@ fn a_server_first_met_as_a_replica_is_meant() {
     raw.expect("SET k w", READONLY);
     let mut console = broker.connect();
     assert_eq!(upstream(&mut console, "switches"), "0");
+}
+
+/// As a managed service does it that keeps the old server alive: the name leads to the new master, the old one has become a
+/// replica and says so to whoever writes.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_name_that_leads_to_the_new_master_is_followed_by_all() {
+    let (old, port) = redis_at("127.0.0.2");
+    let new = redis_at_port("127.0.0.3", port);
+    let names = NameServer::start("");
+    names.set("db.test", &["127.0.0.2"]);
+    let broker = Broker::start_named(&names, &format!("redis://db.test:{port}"), &[("lanes", "2")]);
+    let mut children: Vec<Raw> = (0..4).map(|_| broker.connect()).collect();
+    for (number, child) in children.iter_mut().enumerate() {
+        wait_until("it is served", || child.ask(&format!("SET {number} old")) == "+OK\r\n");
+    }
+    let mut blocked = broker.connect();
+    blocked.send("BLPOP list 0");
+    wait_until("it is blocked", || {
+        upstream_clients(&old).iter().any(|client| client.field("cmd") == "blpop")
+    });
+    names.set("db.test", &["127.0.0.3"]);
+    // A name is looked up once a second at most, and this one has just been.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(old.ask(&format!("REPLICAOF 127.0.0.3 {port}")), "+OK\r\n");
+    // One of them finds out for all.
+    wait_until("the new master", || children[0].ask("SET 0 new") == "+OK\r\n");
+    for (number, child) in children.iter_mut().enumerate() {
+        child.expect(&format!("SET {number} new"), "+OK\r\n");
+        assert_eq!(new.ask(&format!("GET {number}")), "$3\r\nnew\r\n", "it is the new master that has it");
+    }
+    children[0].expect("RPUSH list e", ":1\r\n");
+    assert_eq!(blocked.read_text(), "*2\r\n$4\r\nlist\r\n$1\r\ne\r\n");
+    assert!(upstream_clients(&old).iter().all(|client| !client.name().starts_with("broker-")));
+}
+
+/// Of two servers of one name the other one is the master now.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn the_other_address_of_a_name_may_be_the_master() {
+    let (first, port) = redis_at("127.0.0.2");
+    let second = redis_at_port("127.0.0.3", port);
+    let names = NameServer::start("");
+    names.set("db.test", &["127.0.0.2", "127.0.0.3"]);
+    let broker = Broker::start_named(&names, &format!("redis://db.test:{port}"), &[]);
+    let mut child = broker.connect();
+    wait_until("it is served", || child.ask("SET k 1") == "+OK\r\n");
+    let (master, other) = if first.ask("GET k") == "$1\r\n1\r\n" {
+        (first, (second, "127.0.0.3"))
+    } else {
+        (second, (first, "127.0.0.2"))
+    };
+    assert_eq!(master.ask(&format!("REPLICAOF {} {port}", other.1)), "+OK\r\n");
+    wait_until("the other one is written to", || child.ask("SET k 2") == "+OK\r\n");
+    assert_eq!(other.0.ask("GET k"), "$1\r\n2\r\n");
 }

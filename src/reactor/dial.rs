@@ -136,7 +136,8 @@ impl Loop {
 
     /// The server that was reached is not what it must be: another address of the name may lead to one that is.
     pub(super) fn try_others(&mut self) {
-        self.dialler.resolver.try_others();
+        let Dialler { resolver, target, .. } = &mut self.dialler;
+        resolver.try_others(target);
     }
 
     pub(super) fn lose_lane(&mut self, lane: LaneKey, why: &str) {
@@ -163,6 +164,10 @@ impl Loop {
 
     /// Gives up what has waited long enough: name servers, and lanes that wait for them.
     pub(super) fn look_up_due(&mut self) {
+        let Dialler { resolver, target, .. } = &mut self.dialler;
+        if resolver.take_moved(target) {
+            self.core.upstream_moved();
+        }
         if self.dialler.timeout(self.told) != Some(0) {
             return;
         }

@@ -138,11 +138,18 @@ impl Resolver {
     }
 
     /// The address in use leads to a server that is not what it must be: use the next one, and look the name up again.
-    pub fn try_others(&mut self) {
-        if let Location::Name(name) = &mut self.place {
-            name.present = (name.present + 1) % name.known.len().max(1);
-            name.doubted = true;
+    pub fn try_others(&mut self, target: &Destination) {
+        if let Some(slot) = self.number(target).and_then(|number| self.slot(number)) {
+            match slot.known.first() {
+                Some(first) => slot.known.blame(first),
+                None => slot.known.doubt(),
+            }
         }
+    }
+
+    /// Whether the address that was in use is none of the name's any more, since this was asked last.
+    pub fn take_moved(&mut self, target: &Destination) -> bool {
+        self.number(target).and_then(|number| self.slot(number)).is_some_and(|slot| slot.known.take_moved())
     }
 
     /// A connection was lost: the name may have another address by now.

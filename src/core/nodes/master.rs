@@ -50,7 +50,8 @@ pub(crate) struct Master {
 }
 
 impl Master {
-    fn must_be(&self, wanted: UpstreamRole) -> bool {
+    /// Whether the server must be a master.
+    pub(super) fn must_be(&self, wanted: UpstreamRole) -> bool {
         match wanted {
             UpstreamRole::Any => false,
             UpstreamRole::Master => true,

@@ -4,6 +4,7 @@
 
 use crate::base::limits;
 use crate::core::action::Action;
+use crate::core::broker::Broker;
 use crate::core::connection::handshake::Greeting;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
@@ -105,6 +106,19 @@ impl Shared {
         if self.master.note_refused_write(self.env.settings.upstream_role, self.env.now) {
             self.env.actions.push(Action::TryOthers);
             self.ask_fresh(Needed::Greeting);
+        }
+    }
+}
+
+impl Broker {
+    /// The upstream's name leads elsewhere now. A master is where the name leads: what is connected is left as one that has
+    /// become a replica.
+    pub fn upstream_moved(&mut self) {
+        let shared = &mut self.shared;
+        if shared.master.must_be(shared.env.settings.upstream_role) {
+            log::warn!("upstream {} is at another address now", shared.env.upstream);
+            shared.leave_server(None);
+            self.deliver_notices();
         }
     }
 }

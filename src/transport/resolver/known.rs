@@ -17,6 +17,8 @@ pub(super) struct KnownName {
     asked: Option<Millis>,
     /// Until when the answer holds by itself.
     holds: Millis,
+    /// An answer has come without the address that was in use.
+    moved: bool,
     /// Why the last look-up has failed; empty if it has not.
     refusal: String,
 }
@@ -45,6 +47,10 @@ impl KnownName {
 
     pub(super) fn first(&self) -> Option<SocketAddr> {
         self.known.get(self.present).copied()
+    }
+
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     pub(super) fn refusal(&self) -> &str {
@@ -87,6 +93,7 @@ impl KnownName {
         }
         // The address that works is kept, wherever the new answer lists it.
         let used = self.first();
+        self.moved |= used.is_some_and(|used| !found.contains(&used));
         self.present = found.iter().position(|one| Some(*one) == used).unwrap_or(0);
         self.known = found;
         self.refusal.clear();
