@@ -378,3 +378,25 @@ pub const STALL_TOLD: u64 = 1_000;
 pub const HISTORY_STEP: u64 = 5_000;
 /// How many samples are kept: 15 minutes, and one before the first.
 pub const HISTORY_SAMPLES: usize = 181;
+/// TLS handshakes of children that may be under way at the same time. Each has some kilobytes; who has been at it for
+/// `HANDSHAKE_FAIR` gives way to a newcomer beyond them, and until somebody has newcomers wait in the kernel.
+pub const HANDSHAKES_MAX: usize = 1024;
+/// Milliseconds for which a TLS handshake of a child is not given up for the sake of others: twice what as many as there may
+/// be take of a processor.
+pub const HANDSHAKE_FAIR: u64 = 2_000;
+/// Milliseconds that a TLS handshake of a child may take: some round trips of the slowest network.
+pub const HANDSHAKE_PATIENCE: u64 = 5_000;
+/// TLS handshakes that get on by a step in one turn. A step may be a signature, which takes up to a millisecond; those who
+/// are connected have the turn before.
+pub const HANDSHAKES_TURN: usize = 8;
+/// Bytes read in one step of a handshake: more than any message of those that are common.
+pub const HANDSHAKE_READ: usize = 8 * 1024;
+/// Bytes of one message of a handshake and what came with it: TLS has none longer than 64 KiB.
+pub const HANDSHAKE_MAX: usize = 80 * 1024;
+/// Bytes that are sealed at once: two records. What the socket does not take of them is kept for the connection.
+pub const SEAL_MAX: usize = 32 * 1024;
+/// Bytes of a TLS connection's buffer that are kept while it is not in use.
+pub const TLS_KEPT: usize = 4 * 1024;
+/// Reads of one TLS connection, one after the other, that bring no plaintext: part of a long record, or a message of TLS
+/// itself.
+pub const TLS_READS: usize = 8;

@@ -17,6 +17,8 @@ pub const SUN_PATH_MAX: usize = 107;
 pub const SOCKET_MODE: u32 = 0o660;
 /// Bytes of a listener's label.
 const LABEL_MAX: usize = 64;
+/// What a URL with TLS is refused with where the program was built without it.
+pub const WITHOUT_TLS: &str = "TLS is not in this build: it was made without the feature \"tls\"";
 /// The socket directory of a broker run by root.
 pub const RUN_DIR: &str = "/run/broker";
 

@@ -9,8 +9,13 @@
 //! A connection that `learns_writers` says of some reads who has written what they have read (SCM_CREDENTIALS): of those at
 //! the beginning, the first ones after a pause, then of one in every `WRITER_FRESH`. As long as it wants to know, a read is
 //! the bytes of one process. The kernel keeps the credentials of each write then, of ours too, so it is told when not to.
+//!
+//! A connection with TLS reads and writes through `secure`, once `shake` says that the handshake is done; edges are noted
+//! here all the same. Bytes that are sealed count as written, since they cannot be taken back.
 
+use super::secure::{Edge, Handshake, Plain, Secure};
 use super::stream::Stream;
+use super::tls::Session;
 use crate::base::clock::Millis;
 use crate::base::fds::Held;
 use crate::base::limits;
@@ -60,6 +65,8 @@ pub struct Conn {
     /// Who has written the bytes of the last read; none if it did not ask, or the system did not say.
     writer: Option<UnixCredentials>,
     ended: bool,
+    /// Where it is a connection with TLS.
+    secure: Option<Box<Secure>>,
 }
 
 /// The result of one read.
@@ -106,6 +113,7 @@ impl Conn {
             asked_at: 0,
             writer: None,
             ended: false,
+            secure: None,
         }
     }
 
@@ -230,6 +238,9 @@ impl Conn {
     /// One read. Call again while `unread`, but not before all other connections had a turn. The system closes descriptors
     /// that arrive with the bytes.
     pub fn fill(&mut self, buffer: &mut [u8], now: Millis) -> Fill {
+        if self.secure.is_some() {
+            return self.fill_secure(buffer);
+        }
         let size = buffer.len();
         let is_unix = self.is_unix();
         if self.is_writer_stale(now) {
@@ -362,11 +373,13 @@ impl Conn {
             return Ok(Flush::Done);
         }
         if bytes.is_empty() {
-            self.arm(registry, false)?;
-            return Ok(Flush::Done);
+            return self.flush_nothing(registry);
         }
         if *left == 0 {
             return Ok(Flush::TurnOver);
+        }
+        if self.secure.is_some() {
+            return self.flush_secure(registry, bytes, left);
         }
         // Never raises SIGPIPE, which an embedding program may not ignore as Rust's own start-up code does.
         match retry_on_intr(|| send(&self.stream, &bytes[..bytes.len().min(*left)], SendFlags::NOSIGNAL)) {
@@ -375,8 +388,7 @@ impl Conn {
                 Ok(Flush::Wrote(count))
             }
             Err(Errno::AGAIN) => {
-                self.blocked = true;
-                self.arm(registry, true)?;
+                self.refused(registry)?;
                 Ok(Flush::Done)
             }
             Err(error) => Err(error.into()),
@@ -393,9 +405,113 @@ impl Conn {
         Ok(())
     }
 
+    /// Nothing new is to be written. What is sealed already goes first.
+    fn flush_nothing(&mut self, registry: &Registry) -> io::Result<Flush> {
+        if !self.has_unsent() || self.send_sealed(registry)? {
+            self.arm(registry, false)?;
+        }
+        Ok(Flush::Done)
+    }
+
+    /// From now on this is a connection with TLS, which begins with a handshake.
+    pub fn begin_tls(&mut self, session: Session) {
+        self.secure = Some(Box::new(Secure::new(session)));
+    }
+
+    /// The TLS of the connection, if it has any.
+    pub fn session(&self) -> Option<&Session> {
+        self.secure.as_ref().map(|secure| secure.session())
+    }
+
+    /// Whether bytes that count as written wait for the socket.
+    pub fn has_unsent(&self) -> bool {
+        self.secure.as_ref().is_some_and(|secure| secure.has_unsent())
+    }
+
+    /// One step of the handshake. Call again while `unread`, but not before all other connections had a turn. `scratch` is
+    /// as long as for `fill`.
+    pub fn shake(&mut self, registry: &Registry, scratch: &mut [u8]) -> Handshake {
+        let Some(secure) = &mut self.secure else { return Handshake::Done };
+        let (outcome, edge) = secure.shake(&self.stream, self.unread, scratch);
+        self.note_edge(edge);
+        let is_full = matches!(outcome, Handshake::UnderWay | Handshake::Done) && self.has_unsent();
+        if is_full && let Err(error) = self.refused(registry) {
+            return Handshake::Failed(error.to_string());
+        }
+        outcome
+    }
+
+    fn note_edge(&mut self, edge: Edge) {
+        self.unread = match edge {
+            Edge::Full => true,
+            Edge::Short => self.hung_up || self.urgent,
+            Edge::Empty | Edge::Over => false,
+        };
+        self.ended |= edge == Edge::Over;
+    }
+
+    fn fill_secure(&mut self, buffer: &mut [u8]) -> Fill {
+        self.writer = None;
+        let Some(secure) = &mut self.secure else { return Fill::Empty };
+        let (mut plain, mut edge) = secure.fill(&self.stream, buffer);
+        for _ in 1..limits::TLS_READS {
+            let may_be_more = edge == Edge::Full || edge == Edge::Short && self.hung_up;
+            if !matches!(plain, Plain::Nothing) || !may_be_more {
+                break;
+            }
+            (plain, edge) = secure.fill(&self.stream, buffer);
+        }
+        self.note_edge(edge);
+        match plain {
+            Plain::Bytes(count) => Fill::Bytes(count),
+            Plain::Nothing => Fill::Empty,
+            Plain::End => Fill::End,
+            Plain::Broken(error) => Fill::Broken(error),
+        }
+    }
+
+    fn flush_secure(&mut self, registry: &Registry, bytes: &[u8], left: &mut usize) -> io::Result<Flush> {
+        if self.has_unsent() && !self.send_sealed(registry)? {
+            return Ok(Flush::Done);
+        }
+        let Some(secure) = &mut self.secure else { return Ok(Flush::Done) };
+        let count = bytes.len().min(*left).min(limits::SEAL_MAX);
+        secure.seal(&bytes[..count])?;
+        self.send_sealed(registry)?;
+        *left -= count;
+        Ok(Flush::Wrote(count))
+    }
+
+    /// True if all has gone that was sealed.
+    fn send_sealed(&mut self, registry: &Registry) -> io::Result<bool> {
+        let Some(secure) = &mut self.secure else { return Ok(true) };
+        let sent = secure.send(&self.stream)?;
+        if !sent {
+            self.refused(registry)?;
+        }
+        Ok(sent)
+    }
+
+    /// The socket is full: a writable edge will follow.
+    fn refused(&mut self, registry: &Registry) -> io::Result<()> {
+        self.blocked = true;
+        self.arm(registry, true)
+    }
+
+    /// Ends our direction; the peer reads an end and closes its own.
+    pub fn end_writing(&mut self) -> io::Result<()> {
+        if let Some(secure) = &mut self.secure {
+            secure.end(&self.stream);
+        }
+        self.stream.shutdown_write()
+    }
+
     /// Deregisters, shuts down and closes, in this order: a forked copy may keep the socket open, and would
     /// otherwise make events for a token that is no longer ours.
-    pub fn close(self, registry: &Registry) {
+    pub fn close(mut self, registry: &Registry) {
+        if let Some(secure) = &mut self.secure {
+            secure.end(&self.stream);
+        }
         let _ = registry.deregister(&mut SourceFd(&self.stream.as_fd().as_raw_fd()));
         let _ = self.stream.shutdown();
     }

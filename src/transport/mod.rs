@@ -5,5 +5,7 @@ pub mod conn;
 pub mod listener;
 pub mod process;
 pub mod resolver;
+pub mod secure;
 pub mod stream;
+pub mod tls;
 pub mod wake;
