@@ -15,6 +15,7 @@ use super::endpoint::Secret;
 use super::load::{line_of, one_line};
 use super::value::{Auth, ParseResult, show};
 use crate::base::error::{Error, Result};
+use crate::base::peer_certificate::PeerCertificate;
 
 /// Largest `auth_file`, bytes.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
@@ -36,10 +37,14 @@ impl Hash {
     }
 
     fn from_hex(text: &str) -> Option<Hash> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).ok()?;
-        Some(Hash(bytes))
+        digest_from_hex(text).map(Hash)
     }
+}
+
+fn digest_from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// One user of `auth_file`.
@@ -51,6 +56,10 @@ pub struct Account {
     pub passwords: Vec<Hash>,
     /// Every password is accepted.
     pub nopass: bool,
+    /// Whoever shows a certificate with one of these keys is this user: SHA-256 of its SubjectPublicKeyInfo.
+    pub certificate_keys: Vec<[u8; 32]>,
+    /// The same of one with one of these URIs among its subject alternative names.
+    pub certificate_uris: Vec<String>,
     /// The upstream user of its requests; the broker's own user when `None`.
     pub upstream: Option<(String, Secret)>,
     /// If not empty, the only commands it may run.
@@ -67,6 +76,22 @@ impl Account {
         let matches =
             self.passwords.iter().fold(Choice::from(0), |any, hash| any | hash.0.ct_eq(&password.0));
         self.nopass || bool::from(matches)
+    }
+
+    /// Whether the key of the certificate is one of the user's.
+    pub fn has_key_of(&self, certificate: &PeerCertificate) -> bool {
+        self.certificate_keys.contains(&certificate.spki_sha256)
+    }
+
+    /// Whether a name of the certificate is one of the user's, byte for byte.
+    pub fn is_in(&self, certificate: &PeerCertificate) -> bool {
+        certificate.uris.iter().any(|uri| self.certificate_uris.contains(uri))
+    }
+
+    /// Whether a certificate could name both.
+    fn shares_a_certificate_with(&self, other: &Account) -> bool {
+        self.certificate_keys.iter().any(|key| other.certificate_keys.contains(key))
+            || self.certificate_uris.iter().any(|uri| other.certificate_uris.contains(uri))
     }
 
     /// Whether the user may run the command of this full name in lower case, `config|get`. A container names
@@ -130,6 +155,10 @@ fn parse(text: &str) -> ParseResult<Vec<Account>> {
             if accounts.iter().any(|other| other.name == account.name) {
                 return Err(at(start, format!("user {}: named twice", show(&account.name))));
             }
+            if let Some(other) = accounts.iter().find(|other| other.shares_a_certificate_with(&account)) {
+                let (user, other) = (show(&account.name), show(&other.name));
+                return Err(at(start, format!("user {user}: has a certificate of user {other}")));
+            }
             accounts.push(account);
         }
     }
@@ -156,6 +185,16 @@ fn account(fields: &DeTable<'_>) -> ParseResult<Account> {
                 let hashes = list()?.iter().map(|text| Hash::from_hex(text)).collect::<Option<_>>();
                 account.passwords = hashes.ok_or_else(|| refuse(key, "not 64 hexadecimal digits"))?;
             }
+            "certificate_spki_sha256" => {
+                let keys = list()?.iter().map(|text| digest_from_hex(text)).collect::<Option<_>>();
+                account.certificate_keys = keys.ok_or_else(|| refuse(key, "not 64 hexadecimal digits"))?;
+            }
+            "certificate_uri" => {
+                account.certificate_uris = list()?;
+                if account.certificate_uris.iter().any(|uri| !uri.contains(':')) {
+                    return Err(refuse(key, "not a URI"));
+                }
+            }
             "nopass" => account.nopass = flag()?,
             "upstream_username" => username = Some(text()?).filter(|name| is_name(name)),
             "upstream_password" => password = Some(Secret::new(text()?)),
@@ -165,7 +204,9 @@ fn account(fields: &DeTable<'_>) -> ParseResult<Account> {
             other => return Err(refuse(other, "unknown key")),
         }
     }
-    if account.nopass != account.passwords.is_empty() {
+    let is_certified = !account.certificate_keys.is_empty() || !account.certificate_uris.is_empty();
+    let has_password = !account.passwords.is_empty();
+    if account.nopass && has_password || !account.nopass && !has_password && !is_certified {
         return Err(refuse("password_sha256", "allowed is either this or nopass = true"));
     }
     account.upstream = match (username, password) {

@@ -76,6 +76,8 @@ impl Address {
 pub struct Upstream {
     /// Where it is.
     pub address: Address,
+    /// By TLS, as a `rediss://` URL says.
+    pub tls: bool,
     /// ACL user; the default user when `None`.
     pub username: Option<String>,
     /// Sent with `AUTH` or `HELLO`.
@@ -99,11 +101,15 @@ impl Upstream {
     pub(super) fn parse(text: &str) -> ParseResult<Self> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
         supported_scheme(&scheme)?;
-        let url = redis::parse_redis_url(text).ok_or("not a URL")?;
+        let tls = scheme == "rediss";
+        // The crate takes this scheme only together with its own TLS.
+        let plain = if tls { format!("redis{}", &text[scheme.len()..]) } else { text.to_owned() };
+        let url = redis::parse_redis_url(&plain).ok_or("not a URL")?;
         if url.fragment().is_some() {
             return Err("has a '#'; inside a password it is written %23".to_owned());
         }
-        let options: &[&str] = if scheme == "redis" { &[] } else { &["db", "user", "pass"] };
+        let options: &[&str] =
+            if scheme.starts_with("redis") && scheme != "redis+unix" { &[] } else { &["db", "user", "pass"] };
         if let Some((name, _)) = url.query_pairs().find(|(name, _)| !options.contains(&&**name)) {
             return Err(format!("unknown option {}", show(&name)));
         }
@@ -119,6 +125,7 @@ impl Upstream {
         };
         Ok(Upstream {
             address,
+            tls,
             username: redis.username().map(str::to_owned),
             password: redis.password().map(Secret::new),
             db: u32::try_from(redis.db()).map_err(|_| "not a database number")?,
@@ -130,17 +137,21 @@ fn supported_scheme(scheme: &str) -> ParseResult<()> {
     let later = |what| Err(format!("{what} upstreams are not supported yet"));
     match scheme {
         "redis" | "unix" | "redis+unix" => Ok(()),
+        "rediss" if cfg!(feature = "tls") => Ok(()),
+        "rediss" => Err(WITHOUT_TLS.to_owned()),
         _ if scheme.contains("sentinel") => later("Sentinel"),
         _ if scheme.contains("cluster") => later("Cluster"),
-        "rediss" | "valkeys" | "tls" => later("TLS"),
-        _ => Err("not a redis:// or unix:// URL".to_owned()),
+        _ => Err("not a redis://, rediss:// or unix:// URL".to_owned()),
     }
 }
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
-            Address::Tcp { host, port } => write!(f, "redis://{}:{port}/{}", Host(host), self.db),
+            Address::Tcp { host, port } => {
+                let scheme = if self.tls { "rediss" } else { "redis" };
+                write!(f, "{scheme}://{}:{port}/{}", Host(host), self.db)
+            }
             Address::Unix(path) => write!(f, "unix://{}?db={}", UrlPath(path), self.db),
         }
     }
@@ -169,7 +180,8 @@ pub enum ListenUrl {
         /// What its children are called where the system does not know their process.
         label: Option<String>,
     },
-    /// `tcp://host:port?insecure=1`
+    /// `tcp://host:port?insecure=1`, or with `files`
+    /// `tls://host:port?cert=/path&key=/path&client_ca=/path&insecure=1`
     Tcp {
         /// Name or number (IPv6 without brackets).
         host: String,
@@ -179,7 +191,20 @@ pub enum ListenUrl {
         insecure: bool,
         /// What its children are called beside their address.
         label: Option<String>,
+        /// By TLS, with these.
+        tls: Option<ListenTls>,
     },
+}
+
+/// The files of a listener with TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// Its certificate, with those that lead to its CA behind it.
+    pub cert: PathBuf,
+    /// The key of that certificate.
+    pub key: PathBuf,
+    /// The CAs of clients, each of which must show a certificate then.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl ListenUrl {
@@ -187,8 +212,10 @@ impl ListenUrl {
     pub(super) fn parse(text: &str) -> ParseResult<Self> {
         match text.split_once(':') {
             Some(("unix", _)) => parse_listen_unix(text),
-            Some(("tcp", rest)) => parse_listen_tcp(rest),
-            _ => Err("not a unix:// or tcp:// URL".to_owned()),
+            Some(("tcp", rest)) => parse_listen_tcp(rest, false),
+            Some(("tls", rest)) if cfg!(feature = "tls") => parse_listen_tcp(rest, true),
+            Some(("tls", _)) => Err(WITHOUT_TLS.to_owned()),
+            _ => Err("not a unix://, tcp:// or tls:// URL".to_owned()),
         }
     }
 
@@ -202,6 +229,11 @@ impl ListenUrl {
         match self {
             ListenUrl::Unix { label, .. } | ListenUrl::Tcp { label, .. } => label.as_deref(),
         }
+    }
+
+    /// Its files, if it is one with TLS.
+    pub fn tls(&self) -> Option<&ListenTls> {
+        if let ListenUrl::Tcp { tls, .. } = self { tls.as_ref() } else { None }
     }
 
     /// Whether two URLs name the same address, so that only one of them can be bound. Options do not matter.
@@ -237,11 +269,32 @@ fn parse_listen_unix(text: &str) -> ParseResult<ListenUrl> {
     Ok(ListenUrl::Unix { path, access, label })
 }
 
-/// `rest` is what follows `tcp:`. The `redis` scheme has the same syntax and a parser.
-fn parse_listen_tcp(rest: &str) -> ParseResult<ListenUrl> {
+/// Parses where a client finds a listener with TLS, `tls://host:port`; the error is a whole line.
+pub fn parse_tls_endpoint(text: &str) -> Result<Address> {
+    let refuse = |why: String| Error::config(format!("endpoint {}: {why}", show(&mask(text))));
+    if !cfg!(feature = "tls") {
+        return Err(refuse(WITHOUT_TLS.to_owned()));
+    }
+    let rest = text.strip_prefix("tls:").unwrap_or_default();
+    let HostUrl { host, port, options } = parse_host(rest).map_err(refuse)?;
+    match options.is_empty() {
+        true => Ok(Address::Tcp { host, port }),
+        false => Err(refuse("has options; files and names are client_tls_* settings".to_owned())),
+    }
+}
+
+/// A host, a port and the options behind them. `rest` is what follows `tcp:`. The `redis` scheme has the same syntax and a
+/// parser.
+struct HostUrl {
+    host: String,
+    port: u16,
+    options: Vec<(String, String)>,
+}
+
+fn parse_host(rest: &str) -> ParseResult<HostUrl> {
     let url = redis::parse_redis_url(&format!("redis:{rest}")).ok_or("not a URL")?;
     let host = url.host_str().unwrap_or_default();
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
     if host.is_empty() {
         return Err("no host".to_owned());
     }
@@ -250,17 +303,40 @@ fn parse_listen_tcp(rest: &str) -> ParseResult<ListenUrl> {
     if !bare || !matches!(url.path(), "" | "/") {
         return Err("more than a host, a port and options".to_owned());
     }
+    let options = url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    Ok(HostUrl { host, port, options })
+}
+
+fn parse_listen_tcp(rest: &str, by_tls: bool) -> ParseResult<ListenUrl> {
+    let HostUrl { host, port, options } = parse_host(rest)?;
     let (mut insecure, mut label) = (false, None);
-    for (name, value) in url.query_pairs() {
-        match (&*name, &*value) {
+    let (mut cert, mut key, mut client_ca) = (None, None, None);
+    for (name, value) in &options {
+        match (&**name, &**value) {
             ("insecure", "1") => insecure = true,
             ("insecure", "0") => insecure = false,
             ("insecure", _) => return Err("insecure is neither 0 nor 1".to_owned()),
-            ("label", _) => label = Some(parse_label(&value)?),
-            _ => return Err(format!("unknown option {}", show(&name))),
+            ("label", _) => label = Some(parse_label(value)?),
+            ("cert", _) if by_tls => cert = Some(parse_file("cert", value)?),
+            ("key", _) if by_tls => key = Some(parse_file("key", value)?),
+            ("client_ca", _) if by_tls => client_ca = Some(parse_file("client_ca", value)?),
+            _ => return Err(format!("unknown option {}", show(name))),
         }
     }
-    Ok(ListenUrl::Tcp { host: host.to_owned(), port, insecure, label })
+    let tls = match (cert, key) {
+        (Some(cert), Some(key)) => Some(ListenTls { cert, key, client_ca }),
+        _ if by_tls => return Err("TLS needs a certificate and its key: ?cert=/path&key=/path".to_owned()),
+        _ => None,
+    };
+    Ok(ListenUrl::Tcp { host, port, insecure, label, tls })
+}
+
+fn parse_file(option: &str, text: &str) -> ParseResult<PathBuf> {
+    let path = Path::new(text);
+    if !path.is_absolute() || text.contains('\0') {
+        return Err(format!("{option} is not an absolute path"));
+    }
+    Ok(path.to_owned())
 }
 
 /// A name that needs no quotes in a log line, a table or a label of a metric.
@@ -309,10 +385,22 @@ impl fmt::Display for ListenUrl {
                 }
                 Ok(())
             }
-            ListenUrl::Tcp { host, port, insecure, label } => {
-                let option = if *insecure { "?insecure=1" } else { "" };
-                write!(f, "tcp://{}:{port}{option}", Host(host))?;
-                let separator = if *insecure { '&' } else { '?' };
+            ListenUrl::Tcp { host, port, insecure, label, tls } => {
+                let scheme = if tls.is_some() { "tls" } else { "tcp" };
+                write!(f, "{scheme}://{}:{port}", Host(host))?;
+                let (cert, key) = (tls.as_ref().map(|tls| &tls.cert), tls.as_ref().map(|tls| &tls.key));
+                let client_ca = tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
+                let mut separator = '?';
+                for (name, path) in [("cert", cert), ("key", key), ("client_ca", client_ca)] {
+                    if let Some(path) = path {
+                        write!(f, "{separator}{name}={}", UrlPath(path))?;
+                        separator = '&';
+                    }
+                }
+                if *insecure {
+                    write!(f, "{separator}insecure=1")?;
+                    separator = '&';
+                }
                 label.iter().try_for_each(|label| write!(f, "{separator}label={label}"))
             }
         }
@@ -365,7 +453,8 @@ impl fmt::Display for UrlPath<'_> {
 /// The text with everything that could be a password replaced by `***`, for errors about text that did not parse. Hides
 /// too much rather than too little: a mistyped URL may have its password anywhere.
 pub(super) fn mask(text: &str) -> String {
-    const SHOWN_OPTIONS: &[&str] = &["db", "mode", "user", "group", "insecure", "label"];
+    const SHOWN_OPTIONS: &[&str] =
+        &["db", "mode", "user", "group", "insecure", "label", "cert", "key", "client_ca"];
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['@', ':', '?', '=']) => (&text[..scheme.len() + 3], rest),
         _ => ("", text),
@@ -435,6 +524,8 @@ mod tests {
     fn an_upstream_is_shown_without_credentials() {
         for (url, shown) in [
             ("redis://u:pw@h:1/2", "redis://h:1/2"),
+            #[cfg(feature = "tls")]
+            ("REDISS://u:pw@h/2", "rediss://h:6379/2"),
             ("redis://[::1]", "redis://[::1]:6379/0"),
             ("unix:///a?b", ""),
             ("unix:///a%3Fb?pass=pw", "unix:///a%3Fb?db=0"),
@@ -447,11 +538,9 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_yet_is_said_in_a_sentence() {
-        for (what, schemes) in [
-            ("TLS", "rediss REDISS"),
-            ("Sentinel", "redis+sentinel sentinel"),
-            ("Cluster", "redis+cluster cluster redis-cluster"),
-        ] {
+        for (what, schemes) in
+            [("Sentinel", "redis+sentinel sentinel"), ("Cluster", "redis+cluster cluster redis-cluster")]
+        {
             for scheme in schemes.split(' ') {
                 let error = parse_upstream(&format!("{scheme}://h")).unwrap_err().to_string();
                 assert!(error.ends_with(&format!("{what} upstreams are not supported yet")), "{error}");
@@ -464,7 +553,7 @@ mod tests {
         let urls = "hunter2@h redis://:hunter2 redis://:hunter2@ redis://:hunter2@h/x redis://:hunter2@h/-1 \
              redis://:hunter2@h:0 redis://:hunter2@0.0.0.0 redis://:hunter2@h:99999 redis://:hunter2#x@h \
              redis://:x#hunter2@h redis://:hunter2/x@h redis://:a?hunter2@h redis://:a?hunter2 \
-             redis://:a@hunter2@h/x redis://:hunter2@h?protocol=hunter2 rediss://u:hunter2@h \
+             redis://:a@hunter2@h/x redis://:hunter2@h?protocol=hunter2 rediss://u:hunter2@h/x \
              sentinel://u:hunter2@h unix://x?pass=hunter2 unix:///x?pass=a@hunter2&x=1 \
              unix:///x?p%61ss=hunter2&x=1 unix:///x?db=a&pass=hunter2 redis:hunter2 unix://:hunter2@/x ://:hunter2";
         for url in urls.split(' ') {
@@ -495,6 +584,10 @@ mod tests {
             "tcp://[::]:6379?insecure=1",
             "tcp://[::]:6379?insecure=1&label=web-1.a_b",
             "unix:///a?mode=0600&label=jobs",
+            #[cfg(feature = "tls")]
+            "tls://h:6379?cert=/a/c.pem&key=/a/k%2Cy.pem",
+            #[cfg(feature = "tls")]
+            "tls://[::]:6379?cert=/c&key=/k&client_ca=/ca&insecure=1&label=x",
         ] {
             assert_eq!(listen(url).to_string(), url);
         }
@@ -506,7 +599,14 @@ mod tests {
     fn bad_listen_urls_are_refused() {
         let long = format!("unix:///{}", "x".repeat(SUN_PATH_MAX));
         for (urls, why) in [
-            ("/run/x redis://h", "not a unix:// or tcp:// URL"),
+            ("/run/x redis://h", "not a unix://, tcp:// or tls:// URL"),
+            #[cfg(feature = "tls")]
+            ("tls://h:1 tls://h:1?cert=/c tls://h:1?key=/k", "?cert=/path&key=/path"),
+            #[cfg(feature = "tls")]
+            ("tls://h:1?cert=c&key=/k tls://h:1?cert=&key=/k", "not an absolute path"),
+            #[cfg(not(feature = "tls"))]
+            ("tls://h:1?cert=/c&key=/k", "not in this build"),
+            ("tcp://h:1?cert=/c", "unknown option \"cert\""),
             ("unix://run/x unix:run/x unix://", "not absolute"),
             ("unix:/// unix:///run/", "names no file"),
             ("unix:///a%00b", "NUL"),

@@ -195,7 +195,7 @@ mod tests {
             "upstream_passwrod = 'hunter2'",
             "upstream_password = ['hunter2']",
             "upstream = 'redis://:hunter2'",
-            "upstream = 'rediss://:hunter2@h'",
+            "upstream = 'rediss://:hunter2@h/x'",
             "listen = 'redis://:hunter2@h'",
         ] {
             let found = load(text).unwrap_err();

@@ -17,7 +17,7 @@ use crate::base::error::{Error, Result};
 use crate::command::is_never_allowed;
 pub use client::{ClientSettings, client_rows};
 use endpoint::Secret;
-pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_upstream};
+pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_tls_endpoint, parse_upstream};
 pub use load::load_toml;
 pub use table::{Row, Settings, rows};
 
@@ -53,6 +53,22 @@ impl Settings {
                 "commands_allow = \"{name}\": a broker cannot allow it; allowed are commands that leave a \
                  connection as it was, and monitor, shutdown, client|pause, client|unpause"
             )));
+        }
+        if let Some(url) = self.metrics_listen.iter().find(|url| url.tls().is_some()) {
+            return Err(Error::config(format!(
+                "metrics_listen = \"{url}\": allowed are unix:// and tcp://; TLS is for children"
+            )));
+        }
+        for (key, one, other) in [
+            ("tls_cert_file", &self.tls_cert_file, &self.tls_key_file),
+            ("tls_key_file", &self.tls_key_file, &self.tls_cert_file),
+        ] {
+            if one.is_some() && other.is_none() {
+                let text = self.get_text(key).unwrap_or_default();
+                return Err(Error::config(format!(
+                    "{key} = \"{text}\": allowed only together with tls_cert_file and tls_key_file"
+                )));
+            }
         }
         let children = self.listen.iter().map(|url| ("listen", url));
         let metrics = self.metrics_listen.iter().map(|url| ("metrics_listen", url));

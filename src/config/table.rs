@@ -99,7 +99,7 @@ impl Row {
             KeyKind::Milliseconds => format!("{min} to {max} ms, or text such as \"250ms\", \"5s\""),
             KeyKind::Choice => self.choices.join(", "),
             KeyKind::Text | KeyKind::Password => format!("text of at most {max} bytes"),
-            KeyKind::Url => "redis://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
+            KeyKind::Url => "redis[s]://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
             KeyKind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
             KeyKind::Uids => format!("up to {max} user ids such as \"33\", separated by commas"),
             KeyKind::Listen if max == 1 => "unix:///path[?mode=0600&user=name&group=name] or none".to_owned(),
@@ -108,10 +108,15 @@ impl Row {
                 let levels = <LogLevel as Value>::CHOICES.join(", ");
                 format!("area=level, separated by commas; areas: {names}; levels: {levels}")
             }
+            KeyKind::Listen if self.key == "metrics_listen" => format!(
+                "up to {max} of unix:///path[?mode=0660&user=name&group=name&label=text], \
+                 tcp://host:port[?insecure=1&label=text]"
+            ),
             KeyKind::Hosts => format!("up to {max} host names, separated by commas"),
             KeyKind::Listen => format!(
                 "up to {max} of unix:///path[?mode=0660&user=name&group=name&label=text], \
-                 tcp://host:port[?insecure=1&label=text]"
+                 tcp://host:port[?insecure=1&label=text], \
+                 tls://host:port?cert=/path&key=/path[&client_ca=/path&insecure=1&label=text]"
             ),
         }
     }
@@ -214,7 +219,7 @@ const MONTH: u64 = 30 * DAY;
 settings! {
     /// Every setting of a broker, typed and each within its bounds. Times are milliseconds.
     Settings
-    /// The Redis server this broker serves: a redis:// or unix:// URL.
+    /// The Redis server this broker serves: a redis://, rediss:// (TLS) or unix:// URL.
     upstream: Option<Upstream> = "", Url(0, 4096), RELOAD;
     /// User name for the upstream, if not in its URL.
     upstream_username: Option<String> = "", Text(0, 4096), RELOAD;
@@ -222,7 +227,17 @@ settings! {
     upstream_password: Option<Secret> = "", Password(0, 64 * KIB), RELOAD;
     /// File whose first line is the password for the upstream.
     upstream_password_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
-    /// Where children connect: a list of unix:// and tcp:// URLs.
+    /// Certificates in PEM of the CAs whose servers are trusted behind rediss://, or of the server itself; the system's CAs, if not set.
+    tls_ca_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
+    /// The broker's own certificate for the upstream, in PEM, with those that lead to its CA behind it.
+    tls_cert_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
+    /// The key of tls_cert_file, in PEM, not encrypted.
+    tls_key_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
+    /// The name that the upstream's certificate must have, and by which the upstream is called (SNI), if not the host of its URL.
+    tls_server_name: Option<String> = "", Text(0, 255), RELOAD;
+    /// true: the upstream's certificate is not checked at all. Whoever stands in between reads everything.
+    tls_insecure: bool = "false", Choice(0, 0), RELOAD;
+    /// Where children connect: a list of unix://, tcp:// and tls:// URLs.
     listen: Vec<ListenUrl> = "", Listen(0, 64), RELOAD;
     /// Shared lanes per (user, db, protocol).
     lanes: usize = "1", Count(1, 1024), RELOAD;

@@ -6,7 +6,9 @@ use crate::base::clock::Millis;
 use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::base::outgoing::Outgoing;
+use crate::base::peer_certificate::PeerCertificate;
 use crate::base::process::UnixCredentials;
+use crate::base::secured::Secured;
 use crate::command::texts;
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
@@ -42,6 +44,10 @@ pub struct Newcomer {
     pub label: Option<Arc<str>>,
     /// The driver's handle.
     pub link: usize,
+    /// How its connection is secured, where it is.
+    pub secured: Option<Secured>,
+    /// The certificate that it has shown, which was accepted.
+    pub certificate: Option<PeerCertificate>,
 }
 
 /// The broker's state. See ARCHITECTURE.md for the line of one request through it.
@@ -201,12 +207,21 @@ impl Broker {
 
     /// A child has connected. `None`: there are `children_max` already; tell it so and close.
     pub fn child_open(&mut self, kind: ChildKind, peer: &str, link: usize) -> Option<ChildKey> {
-        self.child_admit(Newcomer { kind, peer: peer.into(), who: None, label: None, link }).ok()
+        let newcomer = Newcomer {
+            kind,
+            peer: peer.into(),
+            who: None,
+            label: None,
+            link,
+            secured: None,
+            certificate: None,
+        };
+        self.child_admit(newcomer).ok()
     }
 
     /// The same of a child of which more is known. The error is to be told to it.
     pub fn child_admit(&mut self, newcomer: Newcomer) -> Result<ChildKey, Failure> {
-        let Newcomer { kind, peer, who, label, link } = newcomer;
+        let Newcomer { kind, peer, who, label, link, secured, certificate } = newcomer;
         let capped = who.filter(|_| kind == ChildKind::Socket).and_then(|who| self.shared.child_cap(who));
         let env = &mut self.shared.env;
         let spared = if kind == ChildKind::Admin { limits::ADMIN_CHILDREN } else { 0 };
@@ -223,7 +238,8 @@ impl Broker {
         env.counters.children_opened += 1;
         self.next_id += 1;
         let session = Session::new(self.next_id, env.upstream.db);
-        let origin = Origin::new(kind, peer).with_label(label);
+        let certified = certificate.and_then(|certificate| self.shared.users.certified(&certificate));
+        let origin = Origin::new(kind, peer).with_label(label).with_secured(secured, certified);
         let key = self.children.insert(Child::new(session, origin, link, env.now));
         if let Some(child) = self.children.known_mut(key) {
             self.shared.become_first_user(child);

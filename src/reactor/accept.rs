@@ -14,6 +14,7 @@ use crate::core::ChildKind;
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
 use crate::transport::stream::Stream;
+use crate::transport::tls::ServerTls;
 use mio::{Registry, Token};
 use std::io;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub(super) struct PolledListener {
     pub(super) door: Door,
     /// Its URL in the settings.
     pub(super) asked: ListenUrl,
+    /// What it shows, where it is one with TLS.
+    tls: Option<ServerTls>,
     pub(super) token: Token,
     /// An edge has arrived, and accept has not yet returned that no connection waits.
     pub(super) pending: bool,
@@ -50,16 +53,19 @@ impl PolledListener {
     pub(super) fn open(
         door: Door,
         url: &ListenUrl,
+        guarded: bool,
+        tls: Option<ServerTls>,
         registry: &Registry,
         number: usize,
     ) -> error::Result<PolledListener> {
-        let listener = Listener::bind(url)?;
+        let listener = Listener::bind(url, guarded)?;
         let token = reserved(FIRST_LISTENER + number);
         listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
         Ok(PolledListener {
             listener,
             door,
             asked: url.clone(),
+            tls,
             token,
             pending: false,
             pause: None,
@@ -70,24 +76,37 @@ impl PolledListener {
     /// Warns if children need no password here. Called for listeners in use, not for those given up again.
     pub(super) fn warn_if_unguarded(&self, auth: Auth) {
         let is_open = matches!(self.asked, ListenUrl::Tcp { .. }) && auth == Auth::Broker;
+        let is_open = is_open && self.asked.tls().is_none_or(|tls| tls.client_ca.is_none());
         if is_open && self.door == Door::Children {
             log::warn!(
                 "{}: every process that can connect there has the broker's rights to Redis, on a loopback address \
                  every user of this host: a unix:// path has permissions, and auth = \"passthrough\" or \"users\" \
-                 requires passwords",
+                 requires passwords, client_ca of tls:// a certificate",
                 self.url()
             );
         }
     }
 
-    pub(super) fn apply(&mut self, url: &ListenUrl) -> error::Result<()> {
-        self.listener.apply(url)?;
+    pub(super) fn apply(&mut self, url: &ListenUrl, guarded: bool) -> error::Result<()> {
+        self.listener.apply(url, guarded)?;
         self.asked = url.clone();
         Ok(())
     }
 
+    /// Shows this from now on. Clients can resume their sessions if the same CAs vouch for them.
+    pub(super) fn secure(&mut self, tls: Option<ServerTls>) {
+        let former = self.tls.take();
+        self.tls = tls;
+        if let (Some(tls), Some(former)) = (&mut self.tls, &former) {
+            tls.keep_sessions_of(former);
+        }
+    }
+
     pub(super) fn url(&self) -> String {
-        self.listener.url()
+        match &self.tls {
+            Some(_) => self.listener.url().replacen("tcp:", "tls:", 1),
+            None => self.listener.url(),
+        }
     }
 
     pub(super) fn close(self, registry: &Registry) {
@@ -144,6 +163,12 @@ impl Loop {
             if count > 0 && self.pace.has_lasted(limits::TURN_ACCEPTS) {
                 return count;
             }
+            if self.listeners[index].tls.is_some()
+                && let Err(since) = self.has_room_for_guest()
+            {
+                self.listeners[index].pause = Some(since + limits::HANDSHAKE_FAIR);
+                return count;
+            }
             let listener = &mut self.listeners[index];
             match listener.listener.accept() {
                 Ok(stream) => {
@@ -151,6 +176,10 @@ impl Loop {
                     let label = listener.asked.label().map(Arc::from);
                     match listener.door {
                         Door::Http => self.admit_http(stream),
+                        Door::Children if let Some(tls) = listener.tls.clone() => {
+                            let at = listener.url().into();
+                            self.receive_guest(stream, &tls, label, at);
+                        }
                         Door::Children => self.admit_child(stream, ChildKind::Socket, label),
                         Door::Admin => self.admit_child(stream, ChildKind::Admin, label),
                     }

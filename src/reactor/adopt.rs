@@ -75,7 +75,15 @@ impl Loop {
     ) -> Result<Key<Link>, (Stream, NotAdmitted)> {
         let peer = stream.peer();
         let who = if let Peer::Unix(who) = peer { Some(who) } else { None };
-        let newcomer = Newcomer { kind, peer: peer.to_string().into(), who, label, link: usize::MAX };
+        let newcomer = Newcomer {
+            kind,
+            peer: peer.to_string().into(),
+            who,
+            label,
+            link: usize::MAX,
+            secured: None,
+            certificate: None,
+        };
         let child = match self.core.child_admit(newcomer) {
             Ok(child) => child,
             Err(failure) => {
@@ -139,7 +147,7 @@ pub(super) struct NotAdmitted {
 }
 
 impl NotAdmitted {
-    fn of(failure: &Failure, children_max: usize) -> NotAdmitted {
+    pub(super) fn of(failure: &Failure, children_max: usize) -> NotAdmitted {
         let mut reply = Vec::new();
         encode::error(&mut reply, failure.line());
         let error = match failure {
@@ -147,6 +155,11 @@ impl NotAdmitted {
             _ => Error::limit(format!("children_max is {children_max}")),
         };
         NotAdmitted { error, reply: reply.into() }
+    }
+
+    /// What the child itself is told.
+    pub(super) fn reply(&self) -> &[u8] {
+        &self.reply
     }
 
     fn system(error: Error) -> NotAdmitted {

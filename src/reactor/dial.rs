@@ -7,6 +7,7 @@ use crate::base::key::Key;
 use crate::core::LaneKey;
 use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
+use crate::transport::tls::{ClientTls, Session};
 use mio::Token;
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::{HashMap, VecDeque};
@@ -26,6 +27,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Dialler {
     resolver: Resolver,
     target: Destination,
+    /// How connections are secured, if they are.
+    tls: Option<ClientTls>,
     dials: HashMap<LaneKey, Dial>,
     /// Lanes that wait for the address, and until when; the longest first.
     waiting: VecDeque<(LaneKey, Millis)>,
@@ -41,8 +44,15 @@ struct Dial {
 }
 
 impl Dialler {
-    pub(super) fn new(target: Destination) -> Self {
-        Dialler { resolver: Resolver::default(), target, dials: HashMap::new(), waiting: VecDeque::new() }
+    pub(super) fn new(target: Destination, tls: Option<ClientTls>) -> Self {
+        let (resolver, dials, waiting) = (Resolver::default(), HashMap::new(), VecDeque::new());
+        Dialler { resolver, target, tls, dials, waiting }
+    }
+
+    /// From now on connections are secured so. Sessions stay if nothing else has changed.
+    pub(super) fn secure(&mut self, tls: Option<ClientTls>) {
+        let former = self.tls.take();
+        self.tls = tls.map(|tls| tls.or_same(former));
     }
 
     /// Milliseconds until `look_up_due` has something to do.
@@ -55,7 +65,8 @@ impl Dialler {
 impl Loop {
     /// From now on lanes are connected to `target`, which may be the same: then its name is looked up again. The core gives
     /// up attempts in progress.
-    pub(super) fn redirect(&mut self, target: Destination) {
+    pub(super) fn redirect(&mut self, target: Destination, tls: Option<ClientTls>) {
+        self.dialler.secure(tls);
         let dialler = &mut self.dialler;
         if dialler.target == target {
             dialler.resolver.doubt(&target);
@@ -119,17 +130,23 @@ impl Loop {
         let Owner::Dial(lane) = link.owner else { return };
         match link.conn.stream().is_connected() {
             Ok(false) => {}
-            Ok(true) => {
-                link.owner = Owner::Lane(lane);
-                self.dialler.dials.remove(&lane);
-                self.core.lane_connected(lane, link_of(key));
-            }
+            Ok(true) => match self.dialler.tls.as_ref().map(Session::client) {
+                None => {
+                    link.owner = Owner::Lane(lane);
+                    self.dial_done(key, lane);
+                }
+                Some(Ok(session)) => {
+                    link.conn.begin_tls(session);
+                    self.list(key);
+                }
+                Some(Err(error)) => {
+                    self.close_link(key);
+                    self.dial_broke(lane, &error.to_string());
+                }
+            },
             Err(error) => {
                 self.close_link(key);
-                if let Some(Dial { address, others, .. }) = self.dialler.dials.remove(&lane) {
-                    self.blame(address);
-                    self.dial_one_of(lane, others, format!("{address}: {error}"));
-                }
+                self.dial_broke(lane, &error.to_string());
             }
         }
     }
@@ -138,6 +155,20 @@ impl Loop {
     pub(super) fn try_others(&mut self) {
         let Dialler { resolver, target, .. } = &mut self.dialler;
         resolver.try_others(target);
+    }
+
+    /// The lane can be used.
+    pub(super) fn dial_done(&mut self, key: Key<Link>, lane: LaneKey) {
+        self.dialler.dials.remove(&lane);
+        self.core.lane_connected(lane, link_of(key));
+    }
+
+    /// Its connection is gone before it could be used: the next address is tried.
+    pub(super) fn dial_broke(&mut self, lane: LaneKey, why: &str) {
+        if let Some(Dial { address, others, .. }) = self.dialler.dials.remove(&lane) {
+            self.blame(address);
+            self.dial_one_of(lane, others, format!("{address}: {why}"));
+        }
     }
 
     pub(super) fn lose_lane(&mut self, lane: LaneKey, why: &str) {

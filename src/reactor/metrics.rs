@@ -106,6 +106,20 @@ static METRICS: &[Metric] = &[
         "Children refused because of children_max, children_per_process_max or children_per_uid_max.",
         |lp| lp.core.counters().children_refused.into(),
     ),
+    Metric::by(
+        Counter,
+        "broker_tls_handshake_failures_total",
+        &["side"],
+        "TLS handshakes that failed, and why is in the log: of children that connect to a tls:// listener, and with the upstream.",
+        |lp, series| {
+            let (children, upstream) = lp.handshakes.failed();
+            series.add(&["child"], children);
+            series.add(&["upstream"], upstream);
+        },
+    ),
+    Metric::one(Gauge, "broker_tls_handshakes", "TLS handshakes of children under way.", |lp| {
+        lp.handshakes.guests().into()
+    }),
     Metric::one(
         Counter,
         "broker_child_requests_total",

@@ -5,6 +5,7 @@ mod accept;
 mod adopt;
 mod dial;
 mod drain;
+mod handshakes;
 mod history;
 mod http;
 mod local;
@@ -12,6 +13,7 @@ mod metrics;
 mod pace;
 mod quiet;
 mod reload;
+mod secrets;
 mod stats;
 mod status;
 mod turn;
@@ -36,6 +38,7 @@ use accept::{Door, PolledListener};
 use adopt::Handed;
 use dial::Dialler;
 use drain::Draining;
+use handshakes::Handshakes;
 use history::History;
 use http::Http;
 use local::LocalChild;
@@ -46,6 +49,7 @@ pub use pace::StepKind;
 use quiet::Quiet;
 pub use reload::Prepared;
 use reload::required_upstream;
+use secrets::{Secrets, is_guarded, warn_of_insecurity};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -93,6 +97,10 @@ enum Owner {
     Leaving,
     /// Of who reads metrics.
     Http,
+    /// Of who is in a TLS handshake and will be a child.
+    Guest,
+    /// Of a child that has ended: its last bytes wait for the socket.
+    Parting,
 }
 
 const _: () = assert!(usize::BITS >= 64, "a token holds an index and a generation");
@@ -145,6 +153,7 @@ pub struct Loop {
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
     dialler: Dialler,
+    handshakes: Handshakes,
     waker: Wake,
     /// Read end, write end.
     pipe: (mio::net::UnixStream, UnixStream),
@@ -185,16 +194,21 @@ impl Loop {
     /// was lost since: in /etc/hosts and by DNS, without blocking and without a thread. All its addresses are tried in turn.
     pub fn new(settings: Settings) -> Result<Loop> {
         let (upstream, accounts) = read_settings(&settings)?;
+        let mut secrets = Secrets::read(&settings)?;
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
         let waker = Wake::new(poll.registry(), TOKEN_WAKER);
         let waker = waker.map_err(Error::attempting("cannot create a waker"))?;
         let target = Destination::from(&upstream.address);
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let open = |(number, (door, url))| PolledListener::open(door, url, poll.registry(), number);
-        let listeners: Vec<_> = doors(&settings).enumerate().map(open).collect::<Result<_>>()?;
+        let mut open = |(number, (door, url))| {
+            let guarded = is_guarded(&settings, url);
+            PolledListener::open(door, url, guarded, secrets.take(url), poll.registry(), number)
+        };
+        let listeners: Vec<_> = doors(&settings).enumerate().map(&mut open).collect::<Result<_>>()?;
         listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
+        warn_of_insecurity(&settings);
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
         core.take_accounts(accounts);
@@ -216,7 +230,8 @@ impl Loop {
             history: History::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
-            dialler: Dialler::new(target),
+            dialler: Dialler::new(target, secrets.upstream),
+            handshakes: Handshakes::default(),
             waker,
             pipe,
             scratch: vec![0; limits::READ_TURN].into_boxed_slice(),
@@ -239,7 +254,9 @@ impl Loop {
     /// these addresses would notice. An existing listener at an address is not a failure.
     pub fn check(settings: &Settings) -> Result<()> {
         read_settings(settings)?;
-        doors(settings).try_for_each(|(_, url)| Listener::check(url))?;
+        let secrets = Secrets::read(settings)?;
+        doors(settings).try_for_each(|(_, url)| Listener::check(url, is_guarded(settings, url)))?;
+        drop(secrets);
         settings.warn_of_files();
         Ok(())
     }
@@ -312,6 +329,7 @@ impl Loop {
             self.close_link(key);
         }
         self.forget_dials();
+        self.handshakes = Handshakes::default();
         self.handed = Handed::default();
         self.http.forget_all();
         self.quiet = Quiet::default();

@@ -37,6 +37,8 @@ pub enum StepKind {
     LaneInput,
     /// A connection was accepted.
     Accept,
+    /// A TLS handshake got on by a step.
+    Handshake,
     /// What the core had put off: the turn of a child in line, a piece of a longer work.
     Run,
     /// A connection was opened or closed.
@@ -60,6 +62,7 @@ impl fmt::Display for StepKind {
             StepKind::ChildInput => "child input",
             StepKind::LaneInput => "lane input",
             StepKind::Accept => "accept",
+            StepKind::Handshake => "handshake",
             StepKind::Run => "deferred work",
             StepKind::Connection => "connection",
             StepKind::LaneOutput => "lane output",

@@ -2,6 +2,7 @@
 
 use super::accept::PolledListener;
 use super::pace::StepKind;
+use super::secrets::{Secrets, is_guarded, warn_of_insecurity};
 use super::{Loop, doors};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
@@ -14,14 +15,16 @@ const ATTEMPT: &str = "cannot take new settings";
 pub struct Prepared {
     settings: Settings,
     upstream: Upstream,
+    secrets: Secrets,
 }
 
 impl Prepared {
-    /// Reads `upstream_password_file`. Blocks meanwhile, and needs no loop.
+    /// Reads `upstream_password_file` and the files of TLS. Blocks meanwhile, and needs no loop.
     pub fn new(settings: Settings) -> Result<Prepared> {
         settings.validate()?;
         let upstream = required_upstream(&settings)?;
-        Ok(Prepared { settings, upstream })
+        let secrets = Secrets::read(&settings)?;
+        Ok(Prepared { settings, upstream, secrets })
     }
 }
 
@@ -44,17 +47,19 @@ impl Loop {
     /// Applies new settings, all keys except `log_level`, `log_areas` and `log_format`, which are the program's. On
     /// failure nothing has changed. Binds listeners, whose names it looks up.
     ///
-    /// Listeners in both settings are not changed, except the mode, user and group of a Unix socket. Children stay
+    /// Listeners in both settings are not changed, except the mode, user and group of a Unix socket, and TLS: new handshakes
+    /// show the certificates that were read. Children stay
     /// connected, whatever their listener, and keep their db. If the upstream changes, requests already written are
     /// answered by the previous upstream and all others go to the new one; transactions in progress finish where they
     /// began, and subscribers are closed.
     pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
-        let Prepared { settings, upstream } = prepared;
+        let Prepared { settings, upstream, mut secrets } = prepared;
         self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
-        self.replace_listeners(&settings)?;
-        self.redirect(Destination::from(&upstream.address));
+        self.replace_listeners(&settings, &mut secrets)?;
+        self.redirect(Destination::from(&upstream.address), secrets.upstream);
         settings.warn_of_files();
+        warn_of_insecurity(&settings);
         self.pace.begin_turn();
         self.tell_time();
         self.core.reload(settings, upstream);
@@ -67,12 +72,13 @@ impl Loop {
 
     /// One listener for each URL, in their order: one that was there, with other options if they have changed, or a new
     /// one. On failure all is as before.
-    fn replace_listeners(&mut self, settings: &Settings) -> Result<()> {
+    fn replace_listeners(&mut self, settings: &Settings, secrets: &mut Secrets) -> Result<()> {
         let registry = self.poll.registry();
         let mut former: Vec<Option<PolledListener>> = self.listeners.drain(..).map(Some).collect();
         // With the index and the URL of those that were there.
         let mut placed: Vec<(PolledListener, Option<(usize, ListenUrl)>)> = Vec::new();
         let outcome = doors(settings).try_for_each(|(door, url)| {
+            let guarded = is_guarded(settings, url);
             let fits = |listener: &PolledListener| {
                 listener.door == door && (listener.asked == *url || listener.asked.same_place(url))
             };
@@ -80,11 +86,12 @@ impl Loop {
             let Some((index, mut listener)) = index.and_then(|index| Some((index, former[index].take()?)))
             else {
                 self.next_listener += 1;
-                placed.push((PolledListener::open(door, url, registry, self.next_listener)?, None));
+                let (number, tls) = (self.next_listener, secrets.take(url));
+                placed.push((PolledListener::open(door, url, guarded, tls, registry, number)?, None));
                 return Ok(());
             };
             let asked = listener.asked.clone();
-            let applied = if asked == *url { Ok(()) } else { listener.apply(url) };
+            let applied = if asked == *url { Ok(()) } else { listener.apply(url, guarded) };
             placed.push((listener, Some((index, asked))));
             applied
         });
@@ -95,7 +102,7 @@ impl Loop {
                     continue;
                 };
                 if listener.asked != asked
-                    && let Err(error) = listener.apply(&asked)
+                    && let Err(error) = listener.apply(&asked, true)
                 {
                     log::error!("cannot undo a change: {error}");
                 }
@@ -104,8 +111,11 @@ impl Loop {
             self.listeners = former.into_iter().flatten().collect();
             return Err(error);
         }
-        for (listener, origin) in placed {
-            if origin.is_none() {
+        for (mut listener, origin) in placed {
+            if origin.is_some() {
+                let tls = secrets.take(&listener.asked);
+                listener.secure(tls);
+            } else {
                 listener.warn_if_unguarded(self.core.settings().auth);
             }
             self.listeners.push(listener);

@@ -26,6 +26,8 @@ stats! {
     children: "Children connected now, including local and adopted ones.", |lp| lp.core.children_len() as u64;
     children_opened: "Children so far.";
     children_refused: "Children refused so far because of children_max, children_per_process_max or children_per_uid_max.";
+    tls_handshakes_failed: "TLS handshakes that failed so far, of children and with Redis.",
+        |lp| { let (children, upstream) = lp.handshakes.failed(); children + upstream };
     requests: "Requests run so far.";
     requests_in_flight: "Requests on lanes that wait for a reply from Redis.",
         |lp| lp.core.requests_in_flight() as u64;

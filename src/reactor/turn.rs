@@ -98,7 +98,9 @@ impl Loop {
         self.events = events;
         self.events.clear();
         self.read_ready();
+        self.shake_hands();
         self.end_leaving();
+        self.end_slow();
         // Before others are accepted, so that those who have gone leave room.
         self.serve_http();
         if self.draining.is_under_way() {
@@ -111,7 +113,7 @@ impl Loop {
         self.sample_history();
         (self.turning, self.woken) = (false, false);
         self.pace.end_turn();
-        if self.core.is_drained() && !self.draining.is_under_way() {
+        if self.core.is_drained() && !self.draining.is_under_way() && self.handshakes.have_parted() {
             self.close();
         }
         Ok(!self.closed)
@@ -134,6 +136,7 @@ impl Loop {
         let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
         let dialler = self.dialler.timeout(now);
         let others = [self.accept_timeout(now), self.quiet.timeout(now), self.http_timeout(now), dialler];
+        let others = others.into_iter().chain([self.handshakes.timeout(now)]);
         [core, leaving].into_iter().chain(others).flatten().min()
     }
 
@@ -161,6 +164,9 @@ impl Loop {
         link.conn.observe(event);
         let woken = event.is_writable() || event.is_error();
         match link.owner {
+            Owner::Guest => return self.list(key),
+            Owner::Dial(_) if link.conn.session().is_some() => return self.list(key),
+            Owner::Parting if woken => return self.go_on_parting(key),
             Owner::Dial(_) if link.conn.blocked() => return,
             Owner::Dial(_) => self.finish_dial(key),
             Owner::Lane(lane) if woken => self.work.late_lanes.push(lane),
@@ -224,9 +230,11 @@ impl Loop {
             link.listed = true;
             match link.owner {
                 Owner::Child(_) => self.work.ready.push_back(key),
+                Owner::Guest => self.handshakes.ready.push_back(key),
+                Owner::Dial(_) if link.conn.session().is_some() => self.handshakes.ready.push_back(key),
                 Owner::Lane(_) | Owner::Dial(_) | Owner::Leaving => self.work.ready_lanes.push_back(key),
                 // These few are looked at in each turn.
-                Owner::Http => link.listed = false,
+                Owner::Http | Owner::Parting => link.listed = false,
             }
         }
     }
@@ -270,7 +278,7 @@ impl Loop {
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
             Owner::Lane(lane) => self.lane_filled(lane, fill, hung_up),
             Owner::Leaving if matches!(fill, Fill::End | Fill::Broken(_)) => self.left(key),
-            Owner::Dial(_) | Owner::Leaving | Owner::Http => {}
+            Owner::Dial(_) | Owner::Leaving | Owner::Http | Owner::Guest | Owner::Parting => {}
         }
     }
 
@@ -416,7 +424,7 @@ impl Loop {
             }
             Action::CloseChild { link } => match local_of(link) {
                 Some(local) => self.local_closed(local),
-                None => self.close_link(key_of(link)),
+                None => self.part(key_of(link)),
             },
         }
     }
@@ -425,7 +433,7 @@ impl Loop {
     /// connections than we do. Its further bytes are ignored.
     fn leave(&mut self, key: Key<Link>) {
         let Some(link) = self.links.get_mut(key) else { return self.core.connection_closed() };
-        let over = link.conn.ended() || link.conn.stream().shutdown_write().is_err();
+        let over = link.conn.ended() || link.conn.end_writing().is_err();
         link.owner = Owner::Leaving;
         if over || self.closed {
             return self.left(key);

@@ -97,7 +97,7 @@ pub enum Scan {
 }
 
 /// Why bytes are not a request.
-#[allow(missing_docs)] // Each is named after its text, which is that of Redis, except the last.
+#[allow(missing_docs)] // Each is named after its text, which is that of Redis, except the last two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
     InvalidMultibulkLength,
@@ -109,6 +109,8 @@ pub enum ProtocolError {
     BulkLineTooBig,
     InlineTooBig,
     UnbalancedQuotes,
+    /// It begins as a handshake of TLS does. Redis would wait for its line to end, and the client for an answer.
+    Tls,
     /// The request is, or announces to become, longer than [`FrameLimits::request_max`].
     RequestTooBig,
 }
@@ -126,6 +128,7 @@ impl ProtocolError {
             ProtocolError::BulkLineTooBig => "too big bulk count string",
             ProtocolError::InlineTooBig => "too big inline request",
             ProtocolError::UnbalancedQuotes => "unbalanced quotes in request",
+            ProtocolError::Tls => "TLS on a plaintext port",
             ProtocolError::RequestTooBig => "request exceeds child_input_max",
         };
         let mut reply = [b"-ERR Protocol error: ", text.as_bytes()].concat();
@@ -137,6 +140,9 @@ impl ProtocolError {
         reply
     }
 }
+
+/// How a client with TLS begins: the type of a handshake's record, the first byte of every version.
+const TLS_HANDSHAKE: &[u8] = &[22, 3];
 
 /// The scanner's position in a frame.
 #[derive(Debug, Default, Clone, Copy)]
@@ -449,6 +455,9 @@ impl Scanner {
 
     /// Reads an inline request: a line up to LF, of any length if the LF has already arrived.
     fn inline(&mut self, view: &[u8], request_max: usize) -> Result<Scan, Scan> {
+        if view.starts_with(TLS_HANDSHAKE) {
+            return Err(ProtocolError::Tls.into());
+        }
         let missing = match self.find(b'\n', view) {
             Some(true) => return Ok(self.inline_line(view, self.searched, request_max)?),
             Some(false) => LINE_MAX + 1,
@@ -738,6 +747,7 @@ mod tests {
         check_error(b"*3\r\n$3\r\nGET\r\n$1\r\nk\r\n", &limits, text);
         check_error(b"*3\r\n$3\r\nGET\r\n$1\r\nk\r\nx\r\n", &limits, text);
         check_error(b"inline without its end", &limits, text);
+        check_error(b"\x16\x03\x01\x02\x00\x01", &LIMITS, "TLS on a plaintext port");
         check_error(b"a bcde\n", &limits, text); // 7 bytes, but 21 once it is an array
         assert_eq!(Scanner::default().scan(b"a\n", &limits), Scan::Frame { len: 2 });
     }

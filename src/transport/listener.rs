@@ -46,11 +46,12 @@ impl Listener {
     }
 
     /// Binds and listens. Resolves names and touches the file system, blocking.
-    pub fn bind(url: &ListenUrl) -> Result<Listener> {
+    /// `guarded`: whoever connects has to show who it is, so that any address will do.
+    pub fn bind(url: &ListenUrl, guarded: bool) -> Result<Listener> {
         match url {
             ListenUrl::Unix { path, access, .. } => bind_unix(path, access, Path::new(RUN_DIR)),
             ListenUrl::Tcp { host, port, insecure, .. } => {
-                allowed_addresses(host, *port, *insecure).and_then(bind_tcp)
+                allowed_addresses(host, *port, *insecure || guarded).and_then(bind_tcp)
             }
         }
         .map_err(naming(url))
@@ -58,11 +59,11 @@ impl Listener {
 
     /// Whether `bind` would succeed, apart from a broker that already listens there: performs the same steps, except
     /// listening and every step that a listening broker would notice.
-    pub fn check(url: &ListenUrl) -> Result<()> {
+    pub fn check(url: &ListenUrl, guarded: bool) -> Result<()> {
         match url {
             ListenUrl::Unix { path, access, .. } => check_unix(path, access, Path::new(RUN_DIR)),
             ListenUrl::Tcp { host, port, insecure, .. } => {
-                allowed_addresses(host, *port, *insecure).and_then(check_tcp)
+                allowed_addresses(host, *port, *insecure || guarded).and_then(check_tcp)
             }
         }
         .map_err(naming(url))
@@ -90,13 +91,13 @@ impl Listener {
     }
 
     /// Applies the options of another URL for the same address. On failure the previous ones stay.
-    pub fn apply(&self, url: &ListenUrl) -> Result<()> {
+    pub fn apply(&self, url: &ListenUrl, guarded: bool) -> Result<()> {
         match url {
             ListenUrl::Unix { access, .. } => {
                 self.files.iter().try_for_each(|(file, _)| file.set_access(access))
             }
             ListenUrl::Tcp { host, port, insecure, .. } => {
-                allowed_addresses(host, *port, *insecure).map(drop)
+                allowed_addresses(host, *port, *insecure || guarded).map(drop)
             }
         }
         .map_err(naming(url))
@@ -141,7 +142,8 @@ fn allowed_addresses(host: &str, port: u16, insecure: bool) -> Result<Vec<Socket
     {
         return Err(Error::config(format!(
             "{} is not a loopback address: every process that connects there gets the broker's rights to Redis, \
-             or its metrics; listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it",
+             or its metrics; listen on 127.0.0.1 or a unix:// path, or add ?insecure=1 to allow it; \
+             tls:// is allowed with client_ca, too, or with auth = \"users\" or \"passthrough\"",
             address.ip()
         )));
     }

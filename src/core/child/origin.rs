@@ -2,7 +2,8 @@
 //! of something scarce; decides nothing.
 
 use crate::base::process::UnixCredentials;
-use crate::core::keys::ProcessKey;
+use crate::base::secured::Secured;
+use crate::core::keys::{AccountId, ProcessKey};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -65,6 +66,10 @@ pub(crate) struct Origin {
     peer: Arc<str>,
     /// What its listener is called.
     label: Option<Arc<str>>,
+    /// How its connection is secured, where it is.
+    secured: Option<Secured>,
+    /// Whom its certificate names.
+    certified: Option<AccountId>,
 }
 
 /// To whom a child belongs.
@@ -82,6 +87,19 @@ impl Origin {
 
     pub(crate) fn with_label(self, label: Option<Arc<str>>) -> Self {
         Origin { label, ..self }
+    }
+
+    pub(crate) fn with_secured(self, secured: Option<Secured>, certified: Option<AccountId>) -> Self {
+        Origin { secured, certified, ..self }
+    }
+
+    /// Whom its certificate names: it is this user until it says another one.
+    pub(crate) fn certified(&self) -> Option<AccountId> {
+        self.certified
+    }
+
+    pub(crate) fn secured(&self) -> Option<Secured> {
+        self.secured
     }
 
     pub(crate) fn kind(&self) -> ChildKind {

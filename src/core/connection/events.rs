@@ -1,6 +1,7 @@
 //! What the driver tells of lanes, and what it asks of them. Finds the lane that an event is about; a lane may have gone
 //! before the driver hears of it. Never what a reply means.
 
+use crate::base::secured::Secured;
 use crate::core::broker::Broker;
 use crate::core::connection::handshake::Handshake;
 use crate::core::connection::lane::{Lane, LaneState};
@@ -81,6 +82,13 @@ impl Broker {
     pub fn connection_closed(&mut self) {
         self.shared.connections.capacity.closing -= 1;
         self.shared.connections.mark_changed();
+    }
+
+    /// The driver's connection for a lane is secured, and about to be told connected.
+    pub fn lane_secured(&mut self, key: LaneKey, secured: Secured) {
+        if let Some(lane) = self.shared.connections.find_mut(key).filter(|lane| lane.is_connecting()) {
+            lane.note_secured(secured);
+        }
     }
 
     /// The driver's connection for a lane stands: greet the upstream.

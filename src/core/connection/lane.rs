@@ -6,6 +6,7 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::Fragment;
 use crate::base::pipeline::{Entry, Pipeline};
+use crate::base::secured::Secured;
 use crate::core::connection::canary::{Canaries, Withheld};
 use crate::core::connection::forsaken::Forsaken;
 use crate::core::connection::handshake::Handshake;
@@ -85,6 +86,8 @@ impl LaneState {
 pub(crate) struct LaneRecord {
     /// CLIENT ID of the connection, from HELLO.
     pub upstream_id: i64,
+    /// How the connection is secured, where it is.
+    pub secured: Option<Secured>,
     pub connected_at: Millis,
     /// When a byte of a reply last came; or when the first request behind an idle time was written.
     pub last_reply: Millis,
@@ -417,11 +420,16 @@ impl Lane {
         (record.last_reply, record.last_used, record.fastest_reply) = (now, now, None);
     }
 
+    pub(super) fn note_secured(&mut self, secured: Secured) {
+        self.record.secured = Some(secured);
+    }
+
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.
     pub(super) fn forget_connection(&mut self) {
         self.inbox.clear();
         self.large = None;
-        (self.record.is_on_previous_upstream, self.record.former_until) = (false, None);
+        let record = &mut self.record;
+        (record.is_on_previous_upstream, record.former_until, record.secured) = (false, None, None);
         self.record.losses = self.record.losses.wrapping_add(1);
         self.next_timer();
     }

@@ -52,6 +52,9 @@ impl Shared {
         let (user, account) = match child.origin().is_local() {
             // The program's own requests are trusted.
             true => (UserId::UPSTREAM, None),
+            false if let Some(account) = child.origin().certified() => {
+                (self.users.user_of(account), Some(account))
+            }
             false => self.users.first(self.probe.default_user(self.env.now)),
         };
         self.become_user(child, user, account);

@@ -3,6 +3,7 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::base::peer_certificate::PeerCertificate;
 use crate::command::{CommandId, Table};
 use crate::config::Upstream;
 use crate::config::accounts::{Account, Hash};
@@ -103,6 +104,14 @@ impl Users {
             }
             Auth::Passthrough => (default, None),
         }
+    }
+
+    /// The user that a certificate names: by its key rather than by a name that stands in it.
+    pub(crate) fn certified(&self, certificate: &PeerCertificate) -> Option<AccountId> {
+        let named = |by: fn(&Account, &PeerCertificate) -> bool| {
+            self.locals.iter().position(|local| by(&local.account, certificate))
+        };
+        named(Account::has_key_of).or_else(|| named(Account::is_in)).map(|index| index as AccountId)
     }
 
     pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {

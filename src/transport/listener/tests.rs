@@ -41,7 +41,7 @@ impl SocketPath {
 
     /// The error of binding here, checked to be one line that names the place.
     fn refusal(&self) -> String {
-        let error = Listener::bind(&self.url()).unwrap_err().to_string();
+        let error = Listener::bind(&self.url(), false).unwrap_err().to_string();
         let rest = error.strip_prefix(&format!("unix://{}: ", self.path().display()));
         assert!(!error.contains('\n'), "{error}");
         rest.unwrap_or_else(|| panic!("{error}")).to_owned()
@@ -60,7 +60,7 @@ impl SocketPath {
 }
 
 fn tcp(host: &str, insecure: bool) -> ListenUrl {
-    ListenUrl::Tcp { host: host.to_owned(), port: 0, insecure, label: None }
+    ListenUrl::Tcp { host: host.to_owned(), port: 0, insecure, label: None, tls: None }
 }
 
 /// A socket file nobody listens on, as a killed process leaves it.
@@ -71,7 +71,7 @@ fn leave_stale_socket(path: &Path) {
 #[test]
 fn a_unix_child_is_accepted_with_its_pid_and_the_files_go_with_the_listener() {
     let place = SocketPath::new();
-    let listener = Listener::bind(&place.url()).unwrap();
+    let listener = Listener::bind(&place.url(), false).unwrap();
     assert_eq!(listener.url(), format!("unix://{}", place.path().display()));
     assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 
@@ -91,7 +91,7 @@ fn a_unix_child_is_accepted_with_its_pid_and_the_files_go_with_the_listener() {
 #[test]
 fn a_tcp_child_is_accepted_without_delay_on_the_port_the_url_names() {
     for host in ["127.0.0.1", "localhost"] {
-        let listener = Listener::bind(&tcp(host, false)).unwrap();
+        let listener = Listener::bind(&tcp(host, false), false).unwrap();
         let address: SocketAddr = listener.url().strip_prefix("tcp://").unwrap().parse().unwrap();
         assert_ne!(address.port(), 0);
         let child = std::net::TcpStream::connect(address).unwrap();
@@ -109,26 +109,27 @@ fn a_tcp_child_is_accepted_without_delay_on_the_port_the_url_names() {
 #[test]
 fn tcp_beyond_loopback_has_to_be_asked_for() {
     for host in ["0.0.0.0", "::ffff:0.0.0.0"] {
-        let error = Listener::bind(&tcp(host, false)).unwrap_err();
+        let error = Listener::bind(&tcp(host, false), false).unwrap_err();
         assert_eq!(error.kind(), crate::base::error::ErrorKind::Config);
         let error = error.to_string();
         assert!(error.contains("gets the broker's rights") && error.contains("?insecure=1"), "{error}");
         assert!(!error.contains('\n'), "{error}");
     }
-    Listener::bind(&tcp("0.0.0.0", true)).unwrap();
-    Listener::bind(&tcp("127.0.0.2", false)).unwrap();
+    Listener::bind(&tcp("0.0.0.0", true), false).unwrap();
+    Listener::bind(&tcp("127.0.0.2", false), false).unwrap();
 }
 
 #[test]
 fn a_taken_tcp_port_is_named() {
-    let first = Listener::bind(&tcp("127.0.0.1", false)).unwrap();
+    let first = Listener::bind(&tcp("127.0.0.1", false), false).unwrap();
     let url = first.url();
     let port = url.rsplit(':').next().unwrap().parse().unwrap();
-    let second = ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None };
-    let error = Listener::bind(&second).unwrap_err().to_string();
+    let second =
+        ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None, tls: None };
+    let error = Listener::bind(&second, false).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{url}: cannot listen on 127.0.0.1:{port}: ")), "{error}");
     drop(first);
-    Listener::bind(&second).unwrap();
+    Listener::bind(&second, false).unwrap();
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn of_two_brokers_that_start_at_once_one_listens() {
             let barrier = Barrier::new(2);
             let attempt = || {
                 barrier.wait();
-                Listener::bind(&place.url())
+                Listener::bind(&place.url(), false)
             };
             let (a, b) = thread::scope(|scope| {
                 let other = scope.spawn(attempt);
@@ -165,7 +166,7 @@ fn brokers_that_come_and_go_never_remove_each_others_files() {
         for _ in 0..2 {
             scope.spawn(|| {
                 for _ in 0..200 {
-                    if let Ok(listener) = Listener::bind(&place.url()) {
+                    if let Ok(listener) = Listener::bind(&place.url(), false) {
                         StdUnix::connect(place.path()).unwrap();
                         listener.accept().unwrap();
                     }
@@ -197,7 +198,7 @@ fn a_lock_on_a_file_that_was_removed_meanwhile_does_not_count() {
 #[test]
 fn a_living_broker_is_named_by_its_pid() {
     let place = SocketPath::new();
-    let _listener = Listener::bind(&place.url()).unwrap();
+    let _listener = Listener::bind(&place.url(), false).unwrap();
     let pid = std::process::id();
     assert_eq!(place.refusal(), format!("another broker (pid {pid}) is already listening there"));
     fs::write(place.lock(), "").unwrap();
@@ -226,7 +227,7 @@ fn a_stale_socket_is_replaced() {
     let place = SocketPath::new();
     leave_stale_socket(&place.path());
     fs::write(place.lock(), "1\n").unwrap();
-    let listener = Listener::bind(&place.url()).unwrap();
+    let listener = Listener::bind(&place.url(), false).unwrap();
     StdUnix::connect(place.path()).unwrap();
     listener.accept().unwrap();
     drop(listener);
@@ -259,7 +260,7 @@ fn a_lock_file_that_leads_elsewhere_is_refused() {
     fs::remove_dir(place.lock()).unwrap();
     fs::hard_link(&victim, place.lock()).unwrap();
     assert!(place.refusal().ends_with("has another name too; it was not touched"));
-    assert!(Listener::check(&place.url()).is_err());
+    assert!(Listener::check(&place.url(), false).is_err());
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
@@ -288,10 +289,10 @@ fn owner_and_group_are_set_or_the_failure_leaves_nothing() {
         label: None,
     };
     let (uid, gid) = (rustix::process::geteuid().to_string(), rustix::process::getegid().to_string());
-    let listener = Listener::bind(&with(&uid, &gid)).unwrap();
+    let listener = Listener::bind(&with(&uid, &gid), false).unwrap();
     assert_eq!(fs::metadata(place.path()).unwrap().gid().to_string(), gid);
     drop(listener);
-    let error = Listener::bind(&with("no such user", &gid)).unwrap_err().to_string();
+    let error = Listener::bind(&with("no such user", &gid), false).unwrap_err().to_string();
     assert!(error.contains("no user \"no such user\" in /etc/passwd"), "{error}");
     assert_eq!(place.files(), 0);
 }
@@ -309,7 +310,7 @@ fn only_the_one_directory_is_created() {
     let dir = place.dir.path().join("run");
     let path = dir.join("b.sock");
     let url = ListenUrl::unix(&path);
-    let error = Listener::bind(&url).unwrap_err().to_string();
+    let error = Listener::bind(&url, false).unwrap_err().to_string();
     assert!(error.ends_with("/run\" is not a directory; create it first"), "{error}");
     assert!(!dir.exists());
 
@@ -328,7 +329,7 @@ fn only_the_one_directory_is_created() {
 #[test]
 fn a_socket_that_replaced_ours_is_not_removed() {
     let place = SocketPath::new();
-    let listener = Listener::bind(&place.url()).unwrap();
+    let listener = Listener::bind(&place.url(), false).unwrap();
     // Kept under another name, so that its inode is not given to the next file.
     fs::rename(place.path(), place.dir.path().join("kept")).unwrap();
     let _other = std::os::unix::net::UnixListener::bind(place.path()).unwrap();
@@ -340,7 +341,7 @@ fn a_socket_that_replaced_ours_is_not_removed() {
 #[test]
 fn a_copy_of_the_socket_does_not_listen_on() {
     let place = SocketPath::new();
-    let listener = Listener::bind(&place.url()).unwrap();
+    let listener = Listener::bind(&place.url(), false).unwrap();
     let copy = listener.socket.as_fd().try_clone_to_owned().unwrap();
     fs::hard_link(place.path(), place.dir.path().join("kept")).unwrap();
     drop(listener);
@@ -360,7 +361,7 @@ fn nor_may_others_change_the_way_to_it() {
     let place = SocketPath::new();
     let own = place.dir.path().join("own");
     fs::create_dir(&own).unwrap();
-    let bind = |path: &std::path::Path| Listener::bind(&ListenUrl::unix(path));
+    let bind = |path: &std::path::Path| Listener::bind(&ListenUrl::unix(path), false);
     let refused = |path: &std::path::Path| bind(path).unwrap_err().to_string();
     for mode in [0o702, 0o777] {
         with_mode(&place, mode);
@@ -388,13 +389,16 @@ fn a_directory_that_others_can_change_is_refused() {
         let refusal = place.refusal();
         let said = format!("the directory {:?} has mode {mode:04o}: others could", place.dir.path());
         assert!(refusal.starts_with(&said) && refusal.contains("chmod go-w"), "{refusal}");
-        assert_eq!(Listener::check(&place.url()).unwrap_err(), Listener::bind(&place.url()).unwrap_err());
+        assert_eq!(
+            Listener::check(&place.url(), false).unwrap_err(),
+            Listener::bind(&place.url(), false).unwrap_err()
+        );
         assert_eq!(place.files(), 0);
     }
     for mode in [0o700, 0o755, 0o1777, 0o1770] {
         with_mode(&place, mode);
-        Listener::check(&place.url()).unwrap();
-        drop(Listener::bind(&place.url()).unwrap());
+        Listener::check(&place.url(), false).unwrap();
+        drop(Listener::bind(&place.url(), false).unwrap());
     }
 }
 
@@ -408,7 +412,7 @@ fn a_directory_of_somebody_elses_is_refused() {
     std::os::unix::fs::chown(place.dir.path(), Some(65534), None).unwrap();
     let refusal = place.refusal();
     assert!(refusal.contains("belongs to user 65534") && refusal.contains("root or to user 0"), "{refusal}");
-    assert!(Listener::check(&place.url()).is_err());
+    assert!(Listener::check(&place.url(), false).is_err());
     assert_eq!(place.files(), 0);
 }
 
@@ -418,7 +422,7 @@ fn permissions_never_go_through_a_name_that_has_changed() {
     let place = SocketPath::new();
     let victim = place.victim();
     fs::set_permissions(&victim, PermissionsExt::from_mode(0o600)).unwrap();
-    let listener = Listener::bind(&place.url()).unwrap();
+    let listener = Listener::bind(&place.url(), false).unwrap();
     fs::rename(place.path(), place.dir.path().join("was")).unwrap();
     std::os::unix::fs::symlink(&victim, place.path()).unwrap();
     let url = ListenUrl::Unix {
@@ -426,7 +430,7 @@ fn permissions_never_go_through_a_name_that_has_changed() {
         access: AccessOptions { mode: Some(0o666), ..AccessOptions::default() },
         label: None,
     };
-    let error = listener.apply(&url).unwrap_err().to_string();
+    let error = listener.apply(&url, false).unwrap_err().to_string();
     assert!(error.ends_with("another file is in the socket's place; it was not touched"), "{error}");
     // Even if the name is changed right after it was looked at.
     let (file, _lock) = listener.files.as_ref().unwrap();
@@ -439,20 +443,23 @@ fn permissions_never_go_through_a_name_that_has_changed() {
 #[test]
 fn a_check_disturbs_no_broker() {
     let place = SocketPath::new();
-    let listener = Listener::bind(&place.url()).unwrap();
-    Listener::check(&place.url()).unwrap();
+    let listener = Listener::bind(&place.url(), false).unwrap();
+    Listener::check(&place.url(), false).unwrap();
     StdUnix::connect(place.path()).unwrap();
     listener.accept().unwrap();
     assert_eq!(place.files(), 2);
     drop(listener);
     assert_eq!(place.files(), 0);
 
-    let taken = Listener::bind(&tcp("127.0.0.1", false)).unwrap();
+    let taken = Listener::bind(&tcp("127.0.0.1", false), false).unwrap();
     let port = taken.url().rsplit(':').next().unwrap().parse().unwrap();
-    Listener::check(&ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None })
-        .unwrap();
+    Listener::check(
+        &ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None, tls: None },
+        false,
+    )
+    .unwrap();
     for url in [tcp("192.0.2.1", true), tcp("0.0.0.0", false), tcp("localhost.invalid", true)] {
-        assert_eq!(Listener::check(&url).unwrap_err(), Listener::bind(&url).unwrap_err());
+        assert_eq!(Listener::check(&url, false).unwrap_err(), Listener::bind(&url, false).unwrap_err());
     }
 }
 
@@ -464,7 +471,7 @@ fn a_check_takes_every_path_that_can_be_bound() {
     let dir = place.dir.path().join("d".repeat(room - 2));
     fs::create_dir(&dir).unwrap();
     let url = ListenUrl::unix(dir.join("s"));
-    Listener::check(&url).unwrap();
-    drop(Listener::bind(&url).unwrap());
+    Listener::check(&url, false).unwrap();
+    drop(Listener::bind(&url, false).unwrap());
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
 }

@@ -49,6 +49,7 @@ pub(super) const CHILDREN: ShowTable = ShowTable {
         command: 16, "Its last command.";
         leak: 16, "What it is suspected of (BROKER SHOW LEAKS).";
         wants_lease: 11, "Kind of the lease that it waits for.";
+        tls: 32, "Protocol and cipher suite of its TLS, if it has one.";
     },
     rows: TableRows::Each { keys, row },
 };
@@ -114,6 +115,7 @@ impl Shared {
             child.last_command().map(|_| self.last_command_name(child)).into(),
             child.leak().map(LeakKind::name).into(),
             waits.filter(|_| child.hold() == Hold::LeaseQueue).map(|wait| wait.kind.as_str()).into(),
+            origin.secured().map(|secured| secured.to_string()).into(),
         ]
     }
 

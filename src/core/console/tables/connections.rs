@@ -30,6 +30,7 @@ pub(super) const LANES: ShowTable = ShowTable {
         losses: 6, "Connections it has lost.";
         child: 8, "Whose lease it is.";
         marks: 16, "slow: a very long reply passes; detached: WAIT blocks it; surplus; previous-upstream; unclean.";
+        tls: 32, "Protocol and cipher suite of its TLS, if it has one.";
     },
     rows: TableRows::Each { keys: |broker| lanes_where(broker, |_| true), row: lane_row },
 };
@@ -106,6 +107,7 @@ fn lane_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
         record.losses.into(),
         tenant_id(lane).into(),
         marks.join(",").into(),
+        record.secured.filter(|_| lane.is_counted()).map(|secured| secured.to_string()).into(),
     ])
 }
 
@@ -282,6 +284,7 @@ pub(crate) const UPSTREAM: ShowTable = ShowTable {
         switches: 8, "Times that all connections have left a server which is the master no more.";
         down_ms: 8, "Since when it is down; of one that hung before it was given up, since it last said something.";
         refusal: 40, "Why the last attempt of the control connection failed.";
+        tls: 32, "Protocol and cipher suite of the control connection's TLS, if it has one.";
     },
     rows: TableRows::Each { keys: |_| numbers(1), row: upstream_row },
 };
@@ -297,6 +300,7 @@ fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
         () if shared.work.is_busy() => "busy",
         () => "up",
     };
+    let control = shared.connections.find(shared.control.lane()).filter(|lane| lane.is_counted());
     let refusal = control_pool(broker).and_then(|pool| shared.connections.pool(pool).refusal_text());
     Some(vec![
         shared.env.upstream.to_string().into(),
@@ -312,6 +316,7 @@ fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
         counters.upstream_switches.into(),
         shared.control.away_since().map(|since| shared.env.now.saturating_sub(since)).into(),
         Cell::words(refusal.filter(|_| state == "down").unwrap_or_default()),
+        control.and_then(|lane| lane.record().secured).map(|secured| secured.to_string()).into(),
     ])
 }
 

@@ -1,0 +1,67 @@
+//! What the files of TLS say, read before anything is opened or changed, so that a bad one refuses the whole. Opens no
+//! connection.
+
+use crate::base::error::{Error, Result};
+use crate::config::value::Auth;
+use crate::config::{Address, ListenUrl, Settings, Upstream};
+use crate::transport::tls::{ClientTls, ClientTlsFiles, ServerTls};
+
+/// The certificates and keys of a loop.
+#[derive(Debug)]
+pub(super) struct Secrets {
+    /// For connections to the upstream; none if they are plain.
+    pub(super) upstream: Option<ClientTls>,
+    /// Of each listener with TLS, until it takes them.
+    listeners: Vec<(ListenUrl, Option<ServerTls>)>,
+}
+
+impl Secrets {
+    /// Blocks meanwhile.
+    pub(super) fn read(settings: &Settings) -> Result<Secrets> {
+        let upstream = settings.upstream.as_ref().filter(|upstream| upstream.tls);
+        let upstream = upstream.map(|upstream| for_upstream(settings, upstream)).transpose()?;
+        let with_tls = settings.listen.iter().filter_map(|url| Some((url, url.tls()?)));
+        let load = |(url, tls): (&ListenUrl, &crate::config::endpoint::ListenTls)| {
+            let loaded = ServerTls::load(&tls.cert, &tls.key, tls.client_ca.as_deref());
+            Ok((url.clone(), loaded.map(Some).map_err(|error| error.within(format!("listen = \"{url}\"")))?))
+        };
+        Ok(Secrets { upstream, listeners: with_tls.map(load).collect::<Result<_>>()? })
+    }
+
+    /// Those of one listener, if it has any.
+    pub(super) fn take(&mut self, url: &ListenUrl) -> Option<ServerTls> {
+        self.listeners.iter_mut().find(|(of, _)| of == url)?.1.take()
+    }
+}
+
+fn for_upstream(settings: &Settings, upstream: &Upstream) -> Result<ClientTls> {
+    let Address::Tcp { host, .. } = &upstream.address else {
+        return Err(Error::config(format!("upstream = \"{upstream}\": TLS is for hosts alone")));
+    };
+    let files = ClientTlsFiles {
+        prefix: "tls_",
+        ca: settings.tls_ca_file.as_deref(),
+        cert: settings.tls_cert_file.as_deref(),
+        key: settings.tls_key_file.as_deref(),
+        server_name: settings.tls_server_name.as_deref(),
+        insecure: settings.tls_insecure,
+    };
+    ClientTls::load(&files, host)
+}
+
+/// Whether a listener lets nobody in who does not show who it is. What is sent in plain over a network is not guarded.
+pub(super) fn is_guarded(settings: &Settings, url: &ListenUrl) -> bool {
+    url.tls().is_some_and(|tls| tls.client_ca.is_some() || settings.auth != Auth::Broker)
+}
+
+/// Said of settings that come into force.
+pub(super) fn warn_of_insecurity(settings: &Settings) {
+    if let Some(upstream) =
+        settings.upstream.as_ref().filter(|upstream| upstream.tls && settings.tls_insecure)
+    {
+        log::warn!(
+            "tls_insecure: the certificate of {upstream} is not checked; whoever stands in between can read and \
+             change everything"
+        );
+    }
+}
