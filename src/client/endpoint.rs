@@ -3,9 +3,12 @@
 
 use crate::base::clock::Millis;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::config::{Address, ClientSettings, ListenUrl, Upstream, parse_listen, parse_upstream};
+use crate::config::{
+    Address, ClientSettings, ListenUrl, Upstream, parse_listen, parse_tls_endpoint, parse_upstream,
+};
 use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
+use crate::transport::tls::{ClientTls, ClientTlsFiles, Session};
 use mio::{Registry, Token};
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +19,23 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 pub const VARIABLE: &str = "BROKER_ENDPOINT";
 
 /// What an endpoint's text says, in plain memory. `None`: to the other end of a socket that was given.
-pub(super) type Place = Option<Destination>;
+pub(super) type Place = Option<Whereabouts>;
+
+/// A server, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub(super) struct Whereabouts {
+    target: Destination,
+    /// How connections are secured, if they are.
+    tls: Option<ClientTls>,
+}
+
+impl Whereabouts {
+    /// The same in a copy of the process, with nothing that another one could hold locked.
+    pub(super) fn renewed(&self) -> Result<Whereabouts> {
+        let tls = self.tls.as_ref().map(ClientTls::renewed).transpose()?;
+        Ok(Whereabouts { tls, ..self.clone() })
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Endpoint {
@@ -67,7 +86,8 @@ impl From<Error> for Unusable {
 }
 
 impl Target {
-    /// Reads an endpoint, whose credentials and db go into `settings` where these have none.
+    /// Reads an endpoint, whose credentials and db go into `settings` where these have none. Reads the files of TLS,
+    /// blocking.
     pub(super) fn parse(
         text: Option<&str>,
         settings: &mut ClientSettings,
@@ -78,8 +98,11 @@ impl Target {
             .or(from_environment.as_deref())
             .ok_or_else(|| Error::config(format!("no endpoint, and {VARIABLE} is not set")))?;
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
-        let direct = !matches!(scheme, Some("fd" | "tcp" | "unix"));
-        let upstream = if direct { Some(redis(parse_upstream(text)?, settings)) } else { None };
+        let direct = !matches!(scheme, Some("fd" | "tcp" | "tls" | "unix"));
+        let mut by_tls = scheme == Some("tls");
+        let upstream = if direct { Some(parse_upstream(text)?) } else { None };
+        by_tls |= upstream.as_ref().is_some_and(|upstream| upstream.tls);
+        let upstream = upstream.map(|upstream| redis(upstream, settings));
         if settings.client_username.is_some() && settings.client_password.is_none() {
             // Left out, the client would be somebody else.
             return Err(Unusable::Other(Error::config("a username without a password")));
@@ -90,12 +113,18 @@ impl Target {
                 let given = Some(given(text, own_fd)?);
                 return Ok(Target { place: None, given, direct });
             }
+            None if by_tls => parse_tls_endpoint(text)?,
             None => match parse_listen(text)? {
                 ListenUrl::Unix { path, .. } => Address::Unix(path),
                 ListenUrl::Tcp { host, port, .. } => Address::Tcp { host, port },
             },
         };
-        Ok(Target { place: Some(Destination::from(&address)), given: None, direct })
+        let tls = match &address {
+            Address::Tcp { host, .. } if by_tls => Some(ClientTls::load(&tls_files(settings), host)?),
+            _ => None,
+        };
+        let place = Some(Whereabouts { target: Destination::from(&address), tls });
+        Ok(Target { place, given: None, direct })
     }
 }
 
@@ -114,6 +143,17 @@ fn given(text: &str, own_fd: OwnFd) -> Result<Stream> {
     }
 }
 
+fn tls_files(settings: &ClientSettings) -> ClientTlsFiles<'_> {
+    ClientTlsFiles {
+        prefix: "client_tls_",
+        ca: settings.client_tls_ca_file.as_deref(),
+        cert: settings.client_tls_cert_file.as_deref(),
+        key: settings.client_tls_key_file.as_deref(),
+        server_name: settings.client_tls_server_name.as_deref(),
+        insecure: settings.client_tls_insecure,
+    }
+}
+
 /// Where it is; the rest of what the URL says goes into `settings`.
 fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Address {
     settings.client_username = settings.client_username.take().or(upstream.username);
@@ -128,13 +168,18 @@ impl Endpoint {
         Endpoint { place, resolver: Resolver::default(), given }
     }
 
+    /// The TLS of one more connection, if it is to have any.
+    pub(super) fn session(&self) -> Option<io::Result<Session>> {
+        self.place.as_ref()?.tls.as_ref().map(Session::client)
+    }
+
     pub(super) fn is_lasting(&self) -> bool {
         self.place.is_some()
     }
 
     /// The URL of where it leads now, as far as that is known; none for a socket that was given.
     pub(super) fn url(&self) -> Option<Option<String>> {
-        self.place.as_ref().map(|place| self.resolver.url(place))
+        self.place.as_ref().map(|place| self.resolver.url(&place.target))
     }
 
     /// Begins to connect.
@@ -143,7 +188,7 @@ impl Endpoint {
             let lost = || io::Error::other("the socket that was given is lost");
             return Ok(Begun::Connected(self.given.take().ok_or_else(lost)?));
         };
-        match self.resolver.find(place, now, registry) {
+        match self.resolver.find(&place.target, now, registry) {
             Found::Unix(path) => Ok(Begun::Connected(Stream::connect_unix(&path)?)),
             Found::Tcp(addresses) => Ok(Begun::Tcp(addresses)),
             Found::Later => Ok(Begun::Later),
@@ -154,20 +199,20 @@ impl Endpoint {
     /// That address did not answer: the next one's turn, if there are several, and the name is looked up again.
     pub(super) fn blame(&mut self, address: SocketAddr) {
         if let Some(place) = &self.place {
-            self.resolver.blame(place, address);
+            self.resolver.blame(&place.target, address);
         }
     }
 
     /// A connection was lost: a name may lead elsewhere by now.
     pub(super) fn doubt(&mut self) {
         if let Some(place) = &self.place {
-            self.resolver.doubt(place);
+            self.resolver.doubt(&place.target);
         }
     }
 
     /// Why there is no address yet.
     pub(super) fn why(&self) -> String {
-        self.place.as_ref().map(|place| self.resolver.why(place)).unwrap_or_default()
+        self.place.as_ref().map(|place| self.resolver.why(&place.target)).unwrap_or_default()
     }
 
     /// The poll reports a socket of a look-up.

@@ -2,7 +2,7 @@
 //! between them and the mux; decides nothing about requests.
 
 use super::channel::Channel;
-use super::endpoint::{Begun, Endpoint, OwnFd, Place, Target, Unusable};
+use super::endpoint::{Begun, Endpoint, OwnFd, Place, Target, Unusable, Whereabouts};
 use super::mux::{ConnectionAction, Mux, Profile};
 use super::request::Fault;
 use super::requests::Requests;
@@ -14,6 +14,7 @@ use crate::base::limits::{READ_TURN, WRITE_TURN};
 use crate::config::ClientSettings;
 use crate::transport::conn::{Conn, Fill, Flush};
 use crate::transport::resolver::Resolver;
+use crate::transport::secure::Handshake;
 use crate::transport::stream::{Peer, Stream};
 use crate::transport::wake::Wake;
 use mio::net::UnixStream;
@@ -81,7 +82,9 @@ impl Recipe {
 
     /// A client of this process, behind so many forks. It knows no request or subscription of those before it.
     pub fn renew(&self, forks: u64) -> Result<Client> {
-        Ok(Client::begin(Net::new()?, self, None, forks))
+        let place = self.place.as_ref().map(Whereabouts::renewed).transpose()?;
+        let recipe = Recipe { place, profile: self.profile.clone() };
+        Ok(Client::begin(Net::new()?, &recipe, None, forks))
     }
 }
 
@@ -244,7 +247,10 @@ impl Client {
         self.net.events = events;
         self.net.events.clear();
         for key in unread {
-            self.read(key);
+            match self.net.links.get(&key).is_some_and(|link| link.connecting.is_some()) {
+                true => self.shake(key),
+                false => self.read(key),
+            }
         }
         self.flush();
         self.net.attended = true;
@@ -422,25 +428,59 @@ impl Client {
     fn take_event(&mut self, key: Key<Channel>, event: &mio::event::Event) {
         let Some(link) = self.net.links.get_mut(&key) else { return };
         link.conn.observe(event);
-        if link.connecting.is_some() && !link.conn.blocked() {
-            match link.conn.stream().is_connected() {
-                Ok(false) => return,
-                Ok(true) => {
-                    link.connecting = None;
-                    self.mux.connected(key);
-                }
-                Err(error) => {
-                    let connecting = link.connecting.take();
-                    self.close_link(key);
-                    let Some(Connecting { address, others }) = connecting else { return };
-                    self.endpoint.blame(address);
-                    return self.connect_one_of(key, others, error.to_string());
-                }
+        if link.connecting.is_some() {
+            if link.conn.session().is_some() {
+                self.shake(key);
+            } else if !link.conn.blocked() {
+                self.finish_connecting(key);
             }
         } else if event.is_writable() {
             self.net.late.push(key);
         }
         self.read(key);
+    }
+
+    /// The system reports the end of an attempt, or a spurious event.
+    fn finish_connecting(&mut self, key: Key<Channel>) {
+        let Some(link) = self.net.links.get_mut(&key) else { return };
+        match link.conn.stream().is_connected() {
+            Ok(false) => {}
+            Ok(true) => match self.endpoint.session() {
+                None => {
+                    link.connecting = None;
+                    self.mux.connected(key);
+                }
+                Some(Ok(session)) => {
+                    link.conn.begin_tls(session);
+                    self.shake(key);
+                }
+                Some(Err(error)) => self.attempt_failed(key, &error.to_string()),
+            },
+            Err(error) => self.attempt_failed(key, &error.to_string()),
+        }
+    }
+
+    /// A step of a TLS handshake.
+    fn shake(&mut self, key: Key<Channel>) {
+        let Some(link) = self.net.links.get_mut(&key) else { return };
+        match link.conn.shake(self.net.poll.registry(), &mut self.net.scratch) {
+            Handshake::UnderWay if link.conn.unread() => self.net.unread.push(key),
+            Handshake::UnderWay => {}
+            Handshake::Done => {
+                link.connecting = None;
+                self.mux.connected(key);
+            }
+            Handshake::Failed(why) => self.attempt_failed(key, &format!("TLS: {why}")),
+        }
+    }
+
+    /// The attempt has come to nothing: the next address of the name is tried.
+    fn attempt_failed(&mut self, key: Key<Channel>, why: &str) {
+        let connecting = self.net.links.get_mut(&key).and_then(|link| link.connecting.take());
+        self.close_link(key);
+        let Some(Connecting { address, others }) = connecting else { return };
+        self.endpoint.blame(address);
+        self.connect_one_of(key, others, why.to_owned());
     }
 
     /// One read: whoever sends without end does not keep others waiting.

@@ -5,6 +5,7 @@ use super::endpoint::Secret;
 use super::table::{DAY, FIXED, Field, GIB, KIB, KeyKind, Row, default_of, find, settings, unit};
 use super::value::Value;
 use crate::base::error::Result;
+use std::path::PathBuf;
 
 settings! {
     /// Every setting of a client, typed and each within its bounds. Times are milliseconds.
@@ -15,6 +16,16 @@ settings! {
     client_username: Option<String> = "", Text(0, 4096), FIXED;
     /// Password, if not in the endpoint's URL.
     client_password: Option<Secret> = "", Password(0, 64 * KIB), FIXED;
+    /// Certificates in PEM of the CAs whose servers are trusted behind rediss:// and tls://, or of the server itself; the system's CAs, if not set.
+    client_tls_ca_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
+    /// The client's own certificate, in PEM, with those that lead to its CA behind it.
+    client_tls_cert_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
+    /// The key of client_tls_cert_file, in PEM, not encrypted.
+    client_tls_key_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
+    /// The name that the server's certificate must have, and by which it is called (SNI), if not the host of the endpoint.
+    client_tls_server_name: Option<String> = "", Text(0, 255), FIXED;
+    /// true: the server's certificate is not checked at all.
+    client_tls_insecure: bool = "false", Choice(0, 0), FIXED;
     /// Name shown in CLIENT LIST, set with CLIENT SETNAME.
     client_name: Option<String> = "", Text(0, 4096), FIXED;
     /// Protocol of the replies: 2 or 3. Subscriptions always use 3.
