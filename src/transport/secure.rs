@@ -59,8 +59,6 @@ pub(super) struct Secure {
     session: Session,
     /// The beginning of a record, and in a handshake of a message.
     carry: Vec<u8>,
-    /// There are whole records in `carry`: they came with the end of the handshake.
-    ready: bool,
     /// Plaintext that came with it.
     early: Vec<u8>,
     /// Records of which `sent` bytes have been taken by the socket.
@@ -77,7 +75,6 @@ impl Secure {
         Secure {
             session,
             carry: Vec::new(),
-            ready: false,
             early: Vec::new(),
             outgoing: Vec::new(),
             sent: 0,
@@ -97,13 +94,13 @@ impl Secure {
 
     /// One read, and what it brings.
     pub(super) fn fill(&mut self, stream: &Stream, buffer: &mut [u8]) -> (Plain, Edge) {
-        if self.closed {
-            return (Plain::End, Edge::Over);
-        }
         if !self.early.is_empty() {
             let early = std::mem::take(&mut self.early);
             buffer[..early.len()].copy_from_slice(&early);
             return (Plain::Bytes(early.len()), Edge::Full);
+        }
+        if self.closed {
+            return (Plain::End, Edge::Over);
         }
         // Plaintext is shorter than its records, so what was read always has room.
         let (plain, wire) = buffer.split_at_mut(buffer.len() / 2);
@@ -114,11 +111,9 @@ impl Secure {
         let (count, edge) = match retry_on_intr(|| rustix::io::read(stream, &mut wire[kept..])) {
             Ok(0) => return (self.truncated(), Edge::Over),
             Ok(count) => (count, if count == room { Edge::Full } else { Edge::Short }),
-            Err(Errno::AGAIN) if self.ready => (0, Edge::Empty),
             Err(Errno::AGAIN) => return (Plain::Nothing, Edge::Empty),
             Err(error) => return (Plain::Broken(error.into()), Edge::Over),
         };
-        self.ready = false;
         let opened = self.session.open(&mut wire[..kept + count], plain, &mut self.outgoing);
         self.keep(&wire[opened.used..kept + count]);
         self.closed |= opened.closed;
@@ -198,12 +193,20 @@ impl Secure {
         if self.session.is_handshaking() {
             return (Handshake::UnderWay, edge);
         }
-        if self.carry.len() > RECORD_MAX {
-            return (Handshake::Failed("a record is too long".to_owned()), Edge::Over);
+        match self.take_early(opened.plain, buffer) {
+            Some(why) => (Handshake::Failed(why), Edge::Over),
+            None => (Handshake::Done, if self.early.is_empty() && !self.closed { edge } else { Edge::Full }),
         }
-        self.ready = !self.carry.is_empty();
-        self.early = buffer[..opened.plain].to_vec();
-        (Handshake::Done, if self.ready || opened.plain > 0 { Edge::Full } else { edge })
+    }
+
+    /// What came with the end of the handshake is opened, too: what remains is less than a record, as ever. Why it cannot be.
+    fn take_early(&mut self, plain: usize, buffer: &mut [u8]) -> Option<String> {
+        let opened = self.session.open(&mut self.carry, &mut buffer[plain..], &mut self.outgoing);
+        self.carry.drain(..opened.used);
+        self.closed = opened.closed;
+        self.early = buffer[..plain + opened.plain].to_vec();
+        let too_long = self.carry.len() >= RECORD_MAX;
+        opened.failure.or_else(|| too_long.then(|| "a record is too long".to_owned()))
     }
 
     /// Why the first bytes of the peer are no TLS.
@@ -223,13 +226,15 @@ impl Secure {
 
     /// Seals `bytes`, of which the socket may have taken nothing yet.
     pub(super) fn seal(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.session.seal(bytes, &mut self.outgoing)
+        let used = self.session.seal(bytes, &mut self.carry, &mut self.outgoing)?;
+        self.carry.drain(..used);
+        Ok(())
     }
 
     /// Says that we send no more, as far as the socket takes that now.
     pub(super) fn end(&mut self, stream: &Stream) {
         if !self.has_unsent() && !self.session.is_handshaking() {
-            self.session.seal_end(&mut self.outgoing);
+            self.session.seal_end(&mut self.carry, &mut self.outgoing);
             let _ = self.send(stream);
         }
     }

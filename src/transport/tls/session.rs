@@ -7,7 +7,7 @@ use crate::base::peer_certificate::PeerCertificate;
 use crate::base::secured::Secured;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus, WriteTraffic};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -21,7 +21,13 @@ const RECORD_OVERHEAD: usize = 64;
 const ALERT_ROOM: usize = 256;
 
 /// The keys and the state of one connection.
-pub struct Session(Side);
+///
+/// rustls keeps positions in the bytes that it has not done with, so those, and no others, are passed in whenever it is
+/// asked: it panics otherwise. A session that has failed is not asked again.
+pub struct Session {
+    side: Side,
+    failed: bool,
+}
 
 enum Side {
     Client(UnbufferedClientConnection),
@@ -65,16 +71,16 @@ impl Records for UnbufferedServerConnection {
 impl Session {
     /// A connection to a server, which has not sent anything yet.
     pub fn client(to: &ClientTls) -> io::Result<Session> {
-        to.begin().map(Side::Client).map(Session)
+        to.begin().map(|side| Session { side: Side::Client(side), failed: false })
     }
 
     /// A connection that a client has opened.
     pub fn server(at: &ServerTls) -> io::Result<Session> {
-        at.begin().map(Side::Server).map(Session)
+        at.begin().map(|side| Session { side: Side::Server(side), failed: false })
     }
 
     fn common(&self) -> &CommonState {
-        match &self.0 {
+        match &self.side {
             Side::Client(side) => side.common(),
             Side::Server(side) => side.common(),
         }
@@ -82,7 +88,7 @@ impl Session {
 
     /// Whether we have opened it.
     pub(in crate::transport) fn is_client(&self) -> bool {
-        matches!(self.0, Side::Client(_))
+        matches!(self.side, Side::Client(_))
     }
 
     /// Whether nothing can be sent or received yet.
@@ -119,27 +125,69 @@ impl Session {
         plain: &mut [u8],
         out: &mut Vec<u8>,
     ) -> Opened {
-        match &mut self.0 {
+        if self.failed {
+            return Opened { failure: Some("TLS has failed before".to_owned()), ..Opened::default() };
+        }
+        let opened = match &mut self.side {
             Side::Client(side) => open(side, wire, plain, out),
             Side::Server(side) => open(side, wire, plain, out),
-        }
+        };
+        self.failed = opened.failure.is_some();
+        opened
     }
 
-    /// Appends the records of `bytes` to `out`. Only after the handshake.
-    pub(in crate::transport) fn seal(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        match &mut self.0 {
-            Side::Client(side) => seal(side, bytes, out),
-            Side::Server(side) => seal(side, bytes, out),
-        }
+    /// Appends the records of `bytes` to `out`. Only after the handshake. `rest` is what `open` has left. Returns how many
+    /// bytes of it are done with.
+    pub(in crate::transport) fn seal(
+        &mut self,
+        bytes: &[u8],
+        rest: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        self.say(rest, out, |traffic, out| match traffic {
+            Traffic::Client(traffic) => encrypt(traffic, bytes, out),
+            Traffic::Server(traffic) => encrypt(traffic, bytes, out),
+        })
     }
 
-    /// Appends that we send no more, if that can be said yet.
-    pub(in crate::transport) fn seal_end(&mut self, out: &mut Vec<u8>) {
-        match &mut self.0 {
-            Side::Client(side) => seal_end(side, out),
-            Side::Server(side) => seal_end(side, out),
-        }
+    /// Appends that we send no more, if that can be said. `rest` as for `seal`; nothing is asked of the session again.
+    pub(in crate::transport) fn seal_end(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
+        let _ = self.say(rest, out, |traffic, out| {
+            append(out, ALERT_ROOM, |room| match traffic {
+                Traffic::Client(traffic) => traffic.queue_close_notify(room).ok(),
+                Traffic::Server(traffic) => traffic.queue_close_notify(room).ok(),
+            });
+            Ok(())
+        });
+        self.failed = true;
     }
+
+    fn say(
+        &mut self,
+        rest: &mut [u8],
+        out: &mut Vec<u8>,
+        body: impl FnOnce(&mut Traffic<'_, '_>, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<usize> {
+        if self.failed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let said = match &mut self.side {
+            Side::Client(side) => {
+                say(side, rest, out, |traffic, out| body(&mut Traffic::Client(traffic), out))
+            }
+            Side::Server(side) => {
+                say(side, rest, out, |traffic, out| body(&mut Traffic::Server(traffic), out))
+            }
+        };
+        self.failed = said.is_err();
+        said
+    }
+}
+
+/// The right to send, of either side.
+enum Traffic<'t, 'c> {
+    Client(&'t mut WriteTraffic<'c, ClientConnectionData>),
+    Server(&'t mut WriteTraffic<'c, ServerConnectionData>),
 }
 
 fn open<S: Records>(side: &mut S, wire: &mut [u8], plain: &mut [u8], out: &mut Vec<u8>) -> Opened {
@@ -151,13 +199,19 @@ fn open<S: Records>(side: &mut S, wire: &mut [u8], plain: &mut [u8], out: &mut V
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 while let Some(Ok(record)) = traffic.next_record() {
                     let end = opened.plain + record.payload.len();
-                    plain[opened.plain..end].copy_from_slice(record.payload);
+                    match plain.get_mut(opened.plain..end) {
+                        Some(room) => room.copy_from_slice(record.payload),
+                        None => {
+                            opened.failure = Some("TLS: more than there is room for".to_owned());
+                            return opened;
+                        }
+                    }
                     opened.plain = end;
                 }
                 true
             }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                append(out, PLAIN_MAX + RECORD_OVERHEAD, |room| data.encode(room).ok());
+            Ok(ConnectionState::EncodeTlsData(data)) => {
+                encode(data, out);
                 true
             }
             Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -187,39 +241,29 @@ fn open<S: Records>(side: &mut S, wire: &mut [u8], plain: &mut [u8], out: &mut V
     }
 }
 
-/// What rustls wants to tell the peer of a failure.
+/// What rustls wants to tell the peer of a failure. As long as it has something to say, it looks at no bytes.
 fn take_alert<S: Records>(side: &mut S, out: &mut Vec<u8>) {
-    while let Ok(state) = side.process(&mut []).state {
-        match state {
-            ConnectionState::EncodeTlsData(mut data) => {
-                append(out, PLAIN_MAX + RECORD_OVERHEAD, |room| data.encode(room).ok());
-            }
-            ConnectionState::TransmitTlsData(data) => data.done(),
-            _ => return,
-        }
+    while side.common().wants_write()
+        && let Ok(ConnectionState::EncodeTlsData(data)) = side.process(&mut []).state
+    {
+        encode(data, out);
     }
 }
 
-fn seal<S: Records>(side: &mut S, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+/// Says what is due, then lets `body` do so. Returns how many bytes of `rest` are done with.
+fn say<S: Records>(
+    side: &mut S,
+    rest: &mut [u8],
+    out: &mut Vec<u8>,
+    body: impl FnOnce(&mut WriteTraffic<'_, S::Data>, &mut Vec<u8>) -> io::Result<()>,
+) -> io::Result<usize> {
+    let mut used = 0;
     loop {
-        match side.process(&mut []).state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                let room = bytes.len() + bytes.len().div_ceil(PLAIN_MAX) * RECORD_OVERHEAD;
-                let mut failure = None;
-                append(out, room, |room| {
-                    traffic.encrypt(bytes, room).map_err(|error| failure = Some(error)).ok()
-                });
-                return match failure {
-                    None => Ok(()),
-                    Some(EncryptError::InsufficientSize(_)) => Err(io::Error::other("a record is too long")),
-                    Some(EncryptError::EncryptExhausted) => {
-                        Err(io::Error::other("the keys have been used too often"))
-                    }
-                };
-            }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                append(out, PLAIN_MAX + RECORD_OVERHEAD, |room| data.encode(room).ok());
-            }
+        let UnbufferedStatus { discard, state, .. } = side.process(&mut rest[used..]);
+        used += discard;
+        match state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => return body(&mut traffic, out).map(|()| used),
+            Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
             Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
             // The peer sends no more; it may well read.
             Ok(ConnectionState::PeerClosed) => {}
@@ -229,9 +273,28 @@ fn seal<S: Records>(side: &mut S, bytes: &[u8], out: &mut Vec<u8>) -> io::Result
     }
 }
 
-fn seal_end<S: Records>(side: &mut S, out: &mut Vec<u8>) {
-    if let Ok(ConnectionState::WriteTraffic(mut traffic)) = side.process(&mut []).state {
-        append(out, ALERT_ROOM, |room| traffic.queue_close_notify(room).ok());
+fn encrypt<D>(traffic: &mut WriteTraffic<'_, D>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let room = bytes.len() + bytes.len().div_ceil(PLAIN_MAX) * RECORD_OVERHEAD;
+    let mut failure = None;
+    append(out, room, |room| traffic.encrypt(bytes, room).map_err(|error| failure = Some(error)).ok());
+    match failure {
+        None => Ok(()),
+        Some(error) => Err(io::Error::other(format!("TLS: {error}"))),
+    }
+}
+
+fn encode<D>(mut data: EncodeTlsData<'_, D>, out: &mut Vec<u8>) {
+    let mut room = ALERT_ROOM;
+    // It is told how much it needs, once.
+    for _ in 0..2 {
+        let before = out.len();
+        out.resize(before + room, 0);
+        let encoded = data.encode(&mut out[before..]);
+        out.truncate(before + *encoded.as_ref().unwrap_or(&0));
+        match encoded {
+            Err(EncodeError::InsufficientSize(needed)) => room = needed.required_size,
+            _ => return,
+        }
     }
 }
 

@@ -89,11 +89,16 @@ impl Session {
         match *self {}
     }
 
-    pub(in crate::transport) fn seal(&mut self, _: &[u8], _: &mut Vec<u8>) -> io::Result<()> {
+    pub(in crate::transport) fn seal(
+        &mut self,
+        _: &[u8],
+        _: &mut [u8],
+        _: &mut Vec<u8>,
+    ) -> io::Result<usize> {
         match *self {}
     }
 
-    pub(in crate::transport) fn seal_end(&mut self, _: &mut Vec<u8>) {
+    pub(in crate::transport) fn seal_end(&mut self, _: &mut [u8], _: &mut Vec<u8>) {
         match *self {}
     }
 }

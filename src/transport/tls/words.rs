@@ -1,6 +1,6 @@
 //! Why TLS has failed, in words that say which check it was. Decides nothing.
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible};
 
 /// One line for the log.
 pub(super) fn words(error: &Error) -> String {
@@ -38,15 +38,24 @@ fn certificate(why: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => {
             let names = match presented.as_slice() {
                 [] => "it has none (its subject's CN is not looked at)".to_owned(),
-                names => format!("it is for {}", names.join(", ")),
+                names => format!("it is for {}", names.join(" and ")),
             };
             format!("the peer's certificate has another name than {}: {names}", expected.to_str())
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the peer's certificate is not for this purpose (extended key usage)".to_owned()
         }
+        CertificateError::Other(other) if is_of_a_ca(other) => {
+            "the peer's certificate is that of a CA: trusted is one that a CA has signed, or that stands itself among \
+             those that are trusted"
+                .to_owned()
+        }
         other => format!("the peer's certificate is refused: {other}"),
     }
+}
+
+fn is_of_a_ca(error: &OtherError) -> bool {
+    matches!(error.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 /// What the peer has against us.
@@ -70,7 +79,9 @@ fn alert_words(alert: AlertDescription) -> String {
 
 fn incompatible(why: &PeerIncompatible) -> String {
     match why {
+        // Every client that speaks TLS 1.2 names what signatures it takes.
         PeerIncompatible::ServerDoesNotSupportTls12Or13
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired
         | PeerIncompatible::SupportedVersionsExtensionRequired
         | PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled
