@@ -81,7 +81,7 @@ $(OUT)/release/broker: $(SOURCES)
 
 # Only an archive: together with an rlib, cargo omits link-time optimisation. Both libraries are made from it.
 $(OUT)/libbroker/libbroker.so: $(SOURCES) scripts/library scripts/names
-	$(CARGO) rustc --lib --no-default-features --profile library --crate-type staticlib -- \
+	$(CARGO) rustc --lib --no-default-features --features tls --profile library --crate-type staticlib -- \
 	    --print native-static-libs=$(OUT)/library/native-static-libs
 	@scripts/library $(OUT)/library $(OUT)/libbroker
 

@@ -120,7 +120,10 @@ impl Target {
             },
         };
         let tls = match &address {
-            Address::Tcp { host, .. } if by_tls => Some(ClientTls::load(&tls_files(settings), host)?),
+            Address::Tcp { host, .. } if by_tls => {
+                // The endpoint is one; it is settings that are wrong.
+                Some(ClientTls::load(&tls_files(settings), host).map_err(Unusable::Other)?)
+            }
             _ => None,
         };
         let place = Some(Whereabouts { target: Destination::from(&address), tls });

@@ -88,16 +88,18 @@ pub type broker_client_cb =
 /// - "unix:///run/broker/broker.sock", "tcp://host:port": a broker's socket (or that of Redis: the protocol is the same).
 /// - "fd://3": a connected socket, such as the other end of one passed to broker_loop_adopt(). The client owns and
 ///   closes it. It cannot be connected again once lost.
-/// - "redis://[user[:password]@]host[:port][/db]": Redis itself.
+/// - "tls://host:port": a broker's listener with TLS.
+/// - "redis://[user[:password]@]host[:port][/db]": Redis itself; "rediss://..." with TLS.
 /// - NULL: the value of the environment variable BROKER_ENDPOINT.
 ///
 /// `config` has the user, password, database, name and protocol (the "client_..." keys of docs/c-api.md), which
-/// are set on every new connection; NULL means the defaults. A host name is looked up while the client runs, in
-/// /etc/hosts and by DNS, without blocking; one that is unknown is like a server that is down. On failure *out is NULL
-/// and `errbuf` has the reason, truncated to `errlen` bytes (pass NULL and 0 to omit it).
+/// are set on every new connection, and whom to trust where TLS is used (the "client_tls_..." keys, whose files are read in
+/// here); NULL means the defaults. A host name is looked up while the client runs, in /etc/hosts and by DNS, without
+/// blocking; one that is unknown is like a server that is down. On failure *out is NULL and `errbuf` has the reason,
+/// truncated to `errlen` bytes (pass NULL and 0 to omit it).
 ///
 /// BROKER_EINVAL for a NULL `out`, a malformed endpoint, or NULL without BROKER_ENDPOINT; BROKER_ECONFIG for
-/// settings that contradict each other; BROKER_ESYS without descriptors.
+/// settings that contradict each other or name files of TLS that cannot be used; BROKER_ESYS without descriptors.
 #[unsafe(no_mangle)]
 pub extern "C" fn broker_client_new(
     out: *mut *mut broker_client_t,
