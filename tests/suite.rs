@@ -50,6 +50,7 @@ mod reasons;
 mod roles;
 mod roster;
 mod status_page;
+mod tls;
 mod upkeep;
 mod upstream_loss;
 

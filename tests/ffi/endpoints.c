@@ -135,7 +135,7 @@ static void malformed(void)
 {
     static const char *const endpoints[] = {"",         "x",      "http://h:1",      "unix://",  "tcp://h",
                                             "fd://",    "fd://x", "fd://-1",         "fd://999", "fd://0x3",       "redis://",
-                                            "redis://h:x", "redis://h:70000", "redis://h:1/x", "rediss://h:1", "tcp://:1", "\xff\xfe"};
+                                            "redis://h:x", "redis://h:70000", "redis://h:1/x", "rediss://h:x", "tls://h", "tls://h:1?cert=/c", "tcp://:1", "\xff\xfe"};
     for (size_t i = 0; i < sizeof endpoints / sizeof endpoints[0]; i++) {
         broker_client_t *client = (broker_client_t *)&client;
         char words[200] = "", cut[8] = "1234567", none[1] = {'x'};
