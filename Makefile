@@ -34,7 +34,7 @@ SEED ?=
 LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
 
 .PHONY: help demo test build library install install-library uninstall abi_library abi abi-check deb c-examples twin \
-    soak sim fuzz mutants instructions deps build-deps library-deps deb-deps demo-deps clean
+    soak sim fuzz mutants tls-clients instructions deps build-deps library-deps deb-deps demo-deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -123,6 +123,9 @@ c-examples: demo-deps build ## Build the C and C++ examples in c-examples/build
 
 mutants: deps ## Break each invariant on purpose and check that its test fails; MUTANTS="words" for some
 	@scripts/mutants $(MUTANTS)
+
+tls-clients: deps build ## Run redis-py, ioredis and others over TLS; installs them with pip and npm
+	@BROKER=$(OUT)/release/broker scripts/tls-clients $(OUT)/tls-clients
 
 instructions: deps ## Count the instructions per GET in the core, with callgrind
 	@scripts/instructions

@@ -59,7 +59,7 @@ impl Driver {
             for action in std::mem::take(&mut self.actions) {
                 moved = true;
                 match action {
-                    Action::Connect(lane) => broker.lane_connected(lane, 1),
+                    Action::Connect(lane) => broker.lane_connected(lane, 1, None),
                     _ => broker.connection_closed(),
                 }
             }

@@ -86,7 +86,8 @@ sticky, or that belongs to another user. If containers share a directory, make i
 subdirectory that it owns.
 
 A `tcp://` listener with `auth = \"broker\"` has no password. On a loopback address every user of the host can connect;
-the broker logs a warning at the start. Beyond loopback the URL must contain `?insecure=1`.
+the broker logs a warning at the start. Beyond loopback the URL must contain `?insecure=1`. A `tls://` listener is allowed
+there if clients have to show a certificate (`client_ca`) or a password: [tls.md](tls.md).
 
 If every user of the host can read or change a file with a password, the broker uses it and logs a warning. This applies
 to `upstream_password_file`, to `auth_file`, and to the configuration file if it contains a password.
@@ -94,7 +95,7 @@ to `upstream_password_file`, to `auth_file`, and to the configuration file if it
 ## Metrics and health
 
 `metrics_listen` names addresses for HTTP, with the same options and rules as `listen`; without it there are none.
-[metrics.md](metrics.md) lists what is served there. `metrics_hosts` lists names that clients may use for the broker,
+`tls://` is not among them. [metrics.md](metrics.md) lists what is served there. `metrics_hosts` lists names that clients may use for the broker,
 besides IP addresses and `localhost`.
 
 ## How children authenticate
@@ -131,6 +132,11 @@ commands_deny = [\"flushall\", \"flushdb\"]
 # The upstream user of its requests; the default is the broker's own user.
 upstream_username = \"jobs\"
 upstream_password = \"secret\"
+
+# Whoever shows a certificate with this key is this user, at a tls:// listener with client_ca (docs/tls.md).
+[[user]]
+name = \"web\"
+certificate_spki_sha256 = \"7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730\"
 
 # The user of children that have not authenticated. Without a user of this name, children have to AUTH.
 [[user]]
@@ -191,7 +197,7 @@ fn the_users_of_the_page_are_users() {
     let mut settings = broker::config::Settings::default();
     settings.set("auth", "users").expect("a choice");
     settings.set("auth_file", file.path().to_str().expect("a path")).expect("a path");
-    assert_eq!(settings.accounts().expect("acceptable").len(), 3);
+    assert_eq!(settings.accounts().expect("acceptable").len(), 4);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::support::native::{C99, Mode, Native};
 use crate::support::raw::{Raw, request};
 use crate::support::tls::{Certificates, TlsRaw, der};
 use crate::support::{Broker, Redis, seeded, wait_until};
+use broker::base::limits::HANDSHAKES_MAX;
 use broker::config::Settings;
 use broker::reactor::{Loop, RunMode};
 use std::fs;
@@ -543,6 +544,23 @@ fn clients_of_the_library_speak_tls() {
             program.check(&[endpoint, &files[0], &files[1], &files[2]]);
         }
     }
+}
+
+/// More than there may be: those who dawdle give way to those who come, before their time is over.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn idle_guests_give_way_to_newcomers() {
+    let certs = Certificates::new();
+    let redis = Redis::start();
+    let broker = serve(&redis.url(), &[&certs.listen("server", "")], &[]);
+    let url = broker.listening()[1].clone();
+    let connect = |_| TcpStream::connect(url.trim_start_matches("tls://")).expect("connect");
+    let idle: Vec<TcpStream> = (0..HANDSHAKES_MAX + 20).map(connect).collect();
+    let config = certs.client("ca", None);
+    TlsRaw::connect(&url, &config).expect("PING", "+PONG\r\n");
+    assert!(told(&broker, "too slow while others waited") > 0, "{}", broker.log());
+    assert_eq!(told(&broker, "not done within"), 0, "it has not waited for the time of others");
+    drop(idle);
 }
 
 // ---- users by certificate ------------------------------------------------------------------------------------

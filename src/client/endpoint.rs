@@ -8,7 +8,7 @@ use crate::config::{
 };
 use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
-use crate::transport::tls::{ClientTls, ClientTlsFiles, Session};
+use crate::transport::tls::{ClientTls, ClientTlsFiles, TlsSession};
 use mio::{Registry, Token};
 use std::collections::VecDeque;
 use std::io;
@@ -172,8 +172,8 @@ impl Endpoint {
     }
 
     /// The TLS of one more connection, if it is to have any.
-    pub(super) fn session(&self) -> Option<io::Result<Session>> {
-        self.place.as_ref()?.tls.as_ref().map(Session::client)
+    pub(super) fn session(&self) -> Option<io::Result<TlsSession>> {
+        self.place.as_ref()?.tls.as_ref().map(TlsSession::client)
     }
 
     pub(super) fn is_lasting(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::base::limits::{READ_TURN, WRITE_TURN};
 use crate::config::ClientSettings;
 use crate::transport::conn::{Conn, Fill, Flush};
 use crate::transport::resolver::Resolver;
-use crate::transport::secure::Handshake;
+use crate::transport::secure::HandshakeStep;
 use crate::transport::stream::{Peer, Stream};
 use crate::transport::wake::Wake;
 use mio::net::UnixStream;
@@ -464,13 +464,13 @@ impl Client {
     fn shake(&mut self, key: Key<Channel>) {
         let Some(link) = self.net.links.get_mut(&key) else { return };
         match link.conn.shake(self.net.poll.registry(), &mut self.net.scratch) {
-            Handshake::UnderWay if link.conn.unread() => self.net.unread.push(key),
-            Handshake::UnderWay => {}
-            Handshake::Done => {
+            HandshakeStep::UnderWay if link.conn.unread() => self.net.unread.push(key),
+            HandshakeStep::UnderWay => {}
+            HandshakeStep::Done => {
                 link.connecting = None;
                 self.mux.connected(key);
             }
-            Handshake::Failed(why) => self.attempt_failed(key, &format!("TLS: {why}")),
+            HandshakeStep::Failed(why) => self.attempt_failed(key, &format!("TLS: {why}")),
         }
     }
 

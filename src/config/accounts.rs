@@ -207,7 +207,8 @@ fn account(fields: &DeTable<'_>) -> ParseResult<Account> {
     let is_certified = !account.certificate_keys.is_empty() || !account.certificate_uris.is_empty();
     let has_password = !account.passwords.is_empty();
     if account.nopass && has_password || !account.nopass && !has_password && !is_certified {
-        return Err(refuse("password_sha256", "allowed is either this or nopass = true"));
+        let why = "allowed is either this or nopass = true, unless a certificate names the user";
+        return Err(refuse("password_sha256", why));
     }
     account.upstream = match (username, password) {
         (Some(name), Some(password)) => Some((name, password)),
@@ -261,6 +262,30 @@ mod tests {
         assert_eq!(accounts.iter().map(|a| a.scripts_trusted).collect::<Vec<_>>(), [false, false, true]);
         let debug = format!("{accounts:?}");
         assert!(!debug.contains("secret") && !debug.contains("148"), "{debug}");
+    }
+
+    #[test]
+    fn a_certificate_may_stand_for_a_password() {
+        let text = format!(
+            "[[user]]\nname = 'a'\ncertificate_spki_sha256 = '{P}'\n\n[[user]]\nname = 'b'\n\
+             certificate_uri = ['x:a', 'x:b']\npassword_sha256 = '{P}'\n"
+        );
+        let accounts = parse(&text).unwrap();
+        let key = digest_from_hex(P).unwrap();
+        let shown = |uri: &str| PeerCertificate { spki_sha256: key, uris: vec!["x:c".into(), uri.into()] };
+        assert!(accounts[0].has_key_of(&shown("x:a")) && !accounts[1].has_key_of(&shown("x:a")));
+        assert!(accounts[1].is_in(&shown("x:b")) && !accounts[1].is_in(&shown("x:bb")));
+        assert!(!accounts[0].accepts(&Hash::of(b"")), "no password is one without passwords");
+        for (fields, error) in [
+            ("certificate_spki_sha256 = 'x'", "line 1: user \"c\": certificate_spki_sha256: not 64"),
+            ("certificate_uri = 'here'", "line 1: user \"c\": certificate_uri: not a URI"),
+            ("certificate_uri = []", "line 1: user \"c\": password_sha256: allowed is either"),
+        ] {
+            let found = parse(&format!("[[user]]\nname = 'c'\n{fields}")).unwrap_err();
+            assert!(found.starts_with(error), "{found}");
+        }
+        let twice = format!("{text}\n[[user]]\nname = 'c'\ncertificate_uri = 'x:b'\n");
+        assert_eq!(parse(&twice).unwrap_err(), "line 10: user \"c\": has a certificate of user \"b\"");
     }
 
     #[test]

@@ -164,9 +164,9 @@ impl Loop {
                 return count;
             }
             if self.listeners[index].tls.is_some()
-                && let Err(since) = self.has_room_for_guest()
+                && let Some(until) = self.full_until()
             {
-                self.listeners[index].pause = Some(since + limits::HANDSHAKE_FAIR);
+                self.listeners[index].pause = Some(until);
                 return count;
             }
             let listener = &mut self.listeners[index];

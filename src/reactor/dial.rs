@@ -7,7 +7,7 @@ use crate::base::key::Key;
 use crate::core::LaneKey;
 use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
-use crate::transport::tls::{ClientTls, Session};
+use crate::transport::tls::{ClientTls, TlsSession};
 use mio::Token;
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::{HashMap, VecDeque};
@@ -84,7 +84,7 @@ impl Loop {
         match resolver.find(target, self.told, self.poll.registry()) {
             Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Lane(lane)) {
                 // It connects at once or fails.
-                Ok(link) => self.core.lane_connected(lane, link_of(link)),
+                Ok(link) => self.core.lane_connected(lane, link_of(link), None),
                 Err(error) => self.core.lane_failed(lane, &error.to_string()),
             },
             Found::Tcp(addresses) => self.dial_one_of(lane, addresses, String::new()),
@@ -130,11 +130,8 @@ impl Loop {
         let Owner::Dial(lane) = link.owner else { return };
         match link.conn.stream().is_connected() {
             Ok(false) => {}
-            Ok(true) => match self.dialler.tls.as_ref().map(Session::client) {
-                None => {
-                    link.owner = Owner::Lane(lane);
-                    self.dial_done(key, lane);
-                }
+            Ok(true) => match self.dialler.tls.as_ref().map(TlsSession::client) {
+                None => self.dial_done(key, lane),
                 Some(Ok(session)) => {
                     link.conn.begin_tls(session);
                     self.list(key);
@@ -159,8 +156,15 @@ impl Loop {
 
     /// The lane can be used.
     pub(super) fn dial_done(&mut self, key: Key<Link>, lane: LaneKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.owner = Owner::Lane(lane);
+        let secured = link.conn.session().map(TlsSession::secured);
+        if let Some(secured) = secured {
+            let resumed = if secured.resumed { ", resumed" } else { "" };
+            log::debug!("connection to the upstream secured: {secured}{resumed}");
+        }
         self.dialler.dials.remove(&lane);
-        self.core.lane_connected(lane, link_of(key));
+        self.core.lane_connected(lane, link_of(key), secured);
     }
 
     /// Its connection is gone before it could be used: the next address is tried.

@@ -12,9 +12,9 @@ use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
 use crate::core::{ChildKind, LaneKey, Newcomer};
-use crate::transport::secure::Handshake;
+use crate::transport::secure::HandshakeStep;
 use crate::transport::stream::Stream;
-use crate::transport::tls::{ServerTls, Session};
+use crate::transport::tls::{ServerTls, TlsSession};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -79,19 +79,11 @@ impl Handshakes {
 }
 
 impl Loop {
-    /// Whether one more may come. If not, since when the oldest is at it, who gives way at `HANDSHAKE_FAIR`.
-    pub(super) fn has_room_for_guest(&mut self) -> Result<(), Millis> {
-        if self.handshakes.guests.len() < limits::HANDSHAKES_MAX {
-            return Ok(());
-        }
-        match self.handshakes.oldest() {
-            Some((since, _)) if self.told < since + limits::HANDSHAKE_FAIR => Err(since),
-            Some((_, key)) => {
-                self.guest_failed(key, "too slow while others waited");
-                Ok(())
-            }
-            None => Ok(()),
-        }
+    /// Until when no further guest may come, if there are as many as there may be and none has dawdled.
+    pub(super) fn full_until(&mut self) -> Option<Millis> {
+        let (since, _) = self.handshakes.oldest()?;
+        let is_full = self.handshakes.guests.len() >= limits::HANDSHAKES_MAX;
+        Some(since + limits::HANDSHAKE_FAIR).filter(|until| is_full && self.told < *until)
     }
 
     /// A client has connected to a listener with TLS.
@@ -102,10 +94,15 @@ impl Loop {
         label: Option<Arc<str>>,
         at: Arc<str>,
     ) {
-        let session = match Session::server(tls) {
+        let session = match TlsSession::server(tls) {
             Ok(session) => session,
             Err(error) => return log::warn!("{at}: TLS cannot be begun: {error}"),
         };
+        if self.handshakes.guests.len() >= limits::HANDSHAKES_MAX
+            && let Some((_, oldest)) = self.handshakes.oldest()
+        {
+            self.guest_failed(oldest, "too slow while others waited");
+        }
         match self.add_link(stream, Owner::Guest) {
             Ok(key) => {
                 if let Some(link) = self.links.get_mut(key) {
@@ -139,12 +136,12 @@ impl Loop {
             return;
         }
         match link.conn.shake(self.poll.registry(), &mut self.scratch) {
-            Handshake::UnderWay => {}
-            Handshake::Done => match owner {
-                Owner::Dial(lane) => self.lane_secured(key, lane),
+            HandshakeStep::UnderWay => {}
+            HandshakeStep::Done => match owner {
+                Owner::Dial(lane) => self.dial_done(key, lane),
                 _ => self.admit_guest(key),
             },
-            Handshake::Failed(why) => match owner {
+            HandshakeStep::Failed(why) => match owner {
                 Owner::Dial(lane) => return self.lane_not_secured(key, lane, &why),
                 _ => return self.guest_failed(key, &why),
             },
@@ -152,18 +149,6 @@ impl Loop {
         if self.links.get(key).is_some_and(|link| link.conn.unread()) {
             self.list(key);
         }
-    }
-
-    fn lane_secured(&mut self, key: Key<Link>, lane: LaneKey) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        link.owner = Owner::Lane(lane);
-        if let Some(session) = link.conn.session() {
-            let secured = session.secured();
-            let resumed = if secured.resumed { ", resumed" } else { "" };
-            log::debug!("connection to the upstream secured: {secured}{resumed}");
-            self.core.lane_secured(lane, secured);
-        }
-        self.dial_done(key, lane);
     }
 
     fn lane_not_secured(&mut self, key: Key<Link>, lane: LaneKey, why: &str) {

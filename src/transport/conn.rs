@@ -13,9 +13,9 @@
 //! A connection with TLS reads and writes through `secure`, once `shake` says that the handshake is done; edges are noted
 //! here all the same. Bytes that are sealed count as written, since they cannot be taken back.
 
-use super::secure::{Edge, Handshake, Plain, Secure};
+use super::secure::{Edge, HandshakeStep, Plain, Secure};
 use super::stream::Stream;
-use super::tls::Session;
+use super::tls::TlsSession;
 use crate::base::clock::Millis;
 use crate::base::fds::Held;
 use crate::base::limits;
@@ -414,12 +414,12 @@ impl Conn {
     }
 
     /// From now on this is a connection with TLS, which begins with a handshake.
-    pub fn begin_tls(&mut self, session: Session) {
+    pub fn begin_tls(&mut self, session: TlsSession) {
         self.secure = Some(Box::new(Secure::new(session)));
     }
 
     /// The TLS of the connection, if it has any.
-    pub fn session(&self) -> Option<&Session> {
+    pub fn session(&self) -> Option<&TlsSession> {
         self.secure.as_ref().map(|secure| secure.session())
     }
 
@@ -430,13 +430,13 @@ impl Conn {
 
     /// One step of the handshake. Call again while `unread`, but not before all other connections had a turn. `scratch` is
     /// as long as for `fill`.
-    pub fn shake(&mut self, registry: &Registry, scratch: &mut [u8]) -> Handshake {
-        let Some(secure) = &mut self.secure else { return Handshake::Done };
+    pub fn shake(&mut self, registry: &Registry, scratch: &mut [u8]) -> HandshakeStep {
+        let Some(secure) = &mut self.secure else { return HandshakeStep::Done };
         let (outcome, edge) = secure.shake(&self.stream, self.unread, scratch);
         self.note_edge(edge);
-        let is_full = matches!(outcome, Handshake::UnderWay | Handshake::Done) && self.has_unsent();
+        let is_full = matches!(outcome, HandshakeStep::UnderWay | HandshakeStep::Done) && self.has_unsent();
         if is_full && let Err(error) = self.refused(registry) {
-            return Handshake::Failed(error.to_string());
+            return HandshakeStep::Failed(error.to_string());
         }
         outcome
     }

@@ -5,7 +5,7 @@
 //! record, of which more must come, and that makes an edge.
 
 use super::stream::Stream;
-use super::tls::{RECORD_MAX, Session};
+use super::tls::{RECORD_MAX, TlsSession};
 use crate::base::limits;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{SendFlags, send};
@@ -44,7 +44,7 @@ pub(super) enum Plain {
 
 /// How far a handshake has come.
 #[derive(Debug)]
-pub enum Handshake {
+pub enum HandshakeStep {
     /// The peer's turn.
     UnderWay,
     /// The connection can be used; there may be something to read already.
@@ -56,7 +56,7 @@ pub enum Handshake {
 /// The TLS of one connection.
 #[derive(Debug)]
 pub(super) struct Secure {
-    session: Session,
+    session: TlsSession,
     /// The beginning of a record, and in a handshake of a message.
     carry: Vec<u8>,
     /// Plaintext that came with it.
@@ -71,7 +71,7 @@ pub(super) struct Secure {
 }
 
 impl Secure {
-    pub(super) fn new(session: Session) -> Secure {
+    pub(super) fn new(session: TlsSession) -> Secure {
         Secure {
             session,
             carry: Vec::new(),
@@ -83,7 +83,7 @@ impl Secure {
         }
     }
 
-    pub(super) fn session(&self) -> &Session {
+    pub(super) fn session(&self) -> &TlsSession {
         &self.session
     }
 
@@ -156,7 +156,7 @@ impl Secure {
     }
 
     /// One step of the handshake: sends what is due and, if `reads`, takes what has come. `buffer` is as long as for `fill`.
-    pub(super) fn shake(&mut self, stream: &Stream, reads: bool, buffer: &mut [u8]) -> (Handshake, Edge) {
+    pub(super) fn shake(&mut self, stream: &Stream, reads: bool, buffer: &mut [u8]) -> (HandshakeStep, Edge) {
         let mut edge = Edge::Empty;
         if reads {
             let before = self.carry.len();
@@ -165,37 +165,42 @@ impl Secure {
             self.carry.truncate(before + read.unwrap_or(0));
             edge = match read {
                 Ok(0) => {
-                    return (Handshake::Failed("closed by the peer in the handshake".to_owned()), Edge::Over);
+                    return (
+                        HandshakeStep::Failed("closed by the peer in the handshake".to_owned()),
+                        Edge::Over,
+                    );
                 }
                 Ok(count) if count == limits::HANDSHAKE_READ => Edge::Full,
                 Ok(_) => Edge::Short,
                 Err(Errno::AGAIN) => Edge::Empty,
-                Err(error) => return (Handshake::Failed(io::Error::from(error).to_string()), Edge::Over),
+                Err(error) => return (HandshakeStep::Failed(io::Error::from(error).to_string()), Edge::Over),
             };
         }
         if let Some(why) = self.first_bytes_wrong() {
-            return (Handshake::Failed(why), Edge::Over);
+            return (HandshakeStep::Failed(why), Edge::Over);
         }
         let opened = self.session.open(&mut self.carry, buffer, &mut self.outgoing);
         self.carry.drain(..opened.used);
         let sent = self.send(stream);
         if let Some(why) = opened.failure {
-            return (Handshake::Failed(why), Edge::Over);
+            return (HandshakeStep::Failed(why), Edge::Over);
         }
         if opened.closed || self.carry.len() > limits::HANDSHAKE_MAX {
             let why =
                 if opened.closed { "ended by the peer in the handshake" } else { "a message is too long" };
-            return (Handshake::Failed(why.to_owned()), Edge::Over);
+            return (HandshakeStep::Failed(why.to_owned()), Edge::Over);
         }
         if let Err(error) = sent {
-            return (Handshake::Failed(error.to_string()), Edge::Over);
+            return (HandshakeStep::Failed(error.to_string()), Edge::Over);
         }
         if self.session.is_handshaking() {
-            return (Handshake::UnderWay, edge);
+            return (HandshakeStep::UnderWay, edge);
         }
         match self.take_early(opened.plain, buffer) {
-            Some(why) => (Handshake::Failed(why), Edge::Over),
-            None => (Handshake::Done, if self.early.is_empty() && !self.closed { edge } else { Edge::Full }),
+            Some(why) => (HandshakeStep::Failed(why), Edge::Over),
+            None => {
+                (HandshakeStep::Done, if self.early.is_empty() && !self.closed { edge } else { Edge::Full })
+            }
         }
     }
 

@@ -84,18 +84,13 @@ impl Broker {
         self.shared.connections.mark_changed();
     }
 
-    /// The driver's connection for a lane is secured, and about to be told connected.
-    pub fn lane_secured(&mut self, key: LaneKey, secured: Secured) {
-        if let Some(lane) = self.shared.connections.find_mut(key).filter(|lane| lane.is_connecting()) {
-            lane.note_secured(secured);
-        }
-    }
-
     /// The driver's connection for a lane stands: greet the upstream.
-    pub fn lane_connected(&mut self, key: LaneKey, link: usize) {
+    /// `secured`: how it is, if it is.
+    pub fn lane_connected(&mut self, key: LaneKey, link: usize, secured: Option<Secured>) {
         let shared = &mut self.shared;
         // The attempt may have been given up since.
         let Some(lane) = shared.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
+        lane.note_secured(secured);
         let (role, pool, arms) = (lane.role(), lane.pool(), lane.carries_blocks());
         // The probe says nothing before a child does.
         if role == LaneRole::Probe {

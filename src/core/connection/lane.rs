@@ -420,8 +420,8 @@ impl Lane {
         (record.last_reply, record.last_used, record.fastest_reply) = (now, now, None);
     }
 
-    pub(super) fn note_secured(&mut self, secured: Secured) {
-        self.record.secured = Some(secured);
+    pub(super) fn note_secured(&mut self, secured: Option<Secured>) {
+        self.record.secured = secured;
     }
 
     /// Nothing that was half said on the connection is of any use to the next one, and no timer set for it may hit that.

@@ -169,7 +169,7 @@ impl Sim {
             (conn.to_broker, conn.ended) = (error(FULL), true);
         }
         if !under_way {
-            self.broker.lane_connected(lane, link);
+            self.broker.lane_connected(lane, link, None);
         }
     }
 
@@ -183,7 +183,7 @@ impl Sim {
                 self.remove(link);
                 self.refuse(lane);
             } else {
-                self.broker.lane_connected(lane, link);
+                self.broker.lane_connected(lane, link, None);
             }
         }
         !done.is_empty()

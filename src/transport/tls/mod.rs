@@ -17,9 +17,9 @@ mod words;
 mod without;
 
 #[cfg(not(feature = "tls"))]
-pub use self::without::{ClientTls, ServerTls, Session};
+pub use self::without::{NoClientTls as ClientTls, NoServerTls as ServerTls, NoSession as TlsSession};
 #[cfg(feature = "tls")]
-pub use self::{client::ClientTls, server::ServerTls, session::Session};
+pub use self::{client::ClientTls, server::ServerTls, session::TlsSession};
 
 /// What of TLS the settings of one side say: for the upstream `tls_*`, for a client of the library `client_tls_*`.
 #[derive(Debug, Clone, Copy)]

@@ -24,7 +24,7 @@ const ALERT_ROOM: usize = 256;
 ///
 /// rustls keeps positions in the bytes that it has not done with, so those, and no others, are passed in whenever it is
 /// asked: it panics otherwise. A session that has failed is not asked again.
-pub struct Session {
+pub struct TlsSession {
     side: Side,
     failed: bool,
 }
@@ -34,10 +34,10 @@ enum Side {
     Server(UnbufferedServerConnection),
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = if self.is_client() { "client" } else { "server" };
-        f.debug_struct("Session").field("side", &side).finish_non_exhaustive()
+        f.debug_struct("TlsSession").field("side", &side).finish_non_exhaustive()
     }
 }
 
@@ -68,15 +68,15 @@ impl Records for UnbufferedServerConnection {
     }
 }
 
-impl Session {
+impl TlsSession {
     /// A connection to a server, which has not sent anything yet.
-    pub fn client(to: &ClientTls) -> io::Result<Session> {
-        to.begin().map(|side| Session { side: Side::Client(side), failed: false })
+    pub fn client(to: &ClientTls) -> io::Result<TlsSession> {
+        to.begin().map(|side| TlsSession { side: Side::Client(side), failed: false })
     }
 
     /// A connection that a client has opened.
-    pub fn server(at: &ServerTls) -> io::Result<Session> {
-        at.begin().map(|side| Session { side: Side::Server(side), failed: false })
+    pub fn server(at: &ServerTls) -> io::Result<TlsSession> {
+        at.begin().map(|side| TlsSession { side: Side::Server(side), failed: false })
     }
 
     fn common(&self) -> &CommonState {
@@ -145,8 +145,8 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> io::Result<usize> {
         self.say(rest, out, |traffic, out| match traffic {
-            Traffic::Client(traffic) => encrypt(traffic, bytes, out),
-            Traffic::Server(traffic) => encrypt(traffic, bytes, out),
+            TlsTraffic::Client(traffic) => encrypt(traffic, bytes, out),
+            TlsTraffic::Server(traffic) => encrypt(traffic, bytes, out),
         })
     }
 
@@ -154,8 +154,8 @@ impl Session {
     pub(in crate::transport) fn seal_end(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
         let _ = self.say(rest, out, |traffic, out| {
             append(out, ALERT_ROOM, |room| match traffic {
-                Traffic::Client(traffic) => traffic.queue_close_notify(room).ok(),
-                Traffic::Server(traffic) => traffic.queue_close_notify(room).ok(),
+                TlsTraffic::Client(traffic) => traffic.queue_close_notify(room).ok(),
+                TlsTraffic::Server(traffic) => traffic.queue_close_notify(room).ok(),
             });
             Ok(())
         });
@@ -166,17 +166,17 @@ impl Session {
         &mut self,
         rest: &mut [u8],
         out: &mut Vec<u8>,
-        body: impl FnOnce(&mut Traffic<'_, '_>, &mut Vec<u8>) -> io::Result<()>,
+        body: impl FnOnce(&mut TlsTraffic<'_, '_>, &mut Vec<u8>) -> io::Result<()>,
     ) -> io::Result<usize> {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let said = match &mut self.side {
             Side::Client(side) => {
-                say(side, rest, out, |traffic, out| body(&mut Traffic::Client(traffic), out))
+                say(side, rest, out, |traffic, out| body(&mut TlsTraffic::Client(traffic), out))
             }
             Side::Server(side) => {
-                say(side, rest, out, |traffic, out| body(&mut Traffic::Server(traffic), out))
+                say(side, rest, out, |traffic, out| body(&mut TlsTraffic::Server(traffic), out))
             }
         };
         self.failed = said.is_err();
@@ -185,7 +185,7 @@ impl Session {
 }
 
 /// The right to send, of either side.
-enum Traffic<'t, 'c> {
+enum TlsTraffic<'t, 'c> {
     Client(&'t mut WriteTraffic<'c, ClientConnectionData>),
     Server(&'t mut WriteTraffic<'c, ServerConnectionData>),
 }

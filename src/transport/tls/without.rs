@@ -11,30 +11,30 @@ use std::path::Path;
 
 /// How to connect to one server.
 #[derive(Debug, Clone)]
-pub enum ClientTls {}
+pub enum NoClientTls {}
 
 /// A listener's certificate, key and the CAs of its clients.
 #[derive(Debug, Clone)]
-pub enum ServerTls {}
+pub enum NoServerTls {}
 
 /// The keys and the state of one connection.
 #[derive(Debug)]
-pub enum Session {}
+pub enum NoSession {}
 
-impl ClientTls {
+impl NoClientTls {
     /// Fails.
-    pub fn load(_files: &ClientTlsFiles<'_>, _host: &str) -> Result<ClientTls> {
+    pub fn load(_files: &ClientTlsFiles<'_>, _host: &str) -> Result<NoClientTls> {
         Err(Error::config(WITHOUT_TLS))
     }
 
     /// Never called.
-    pub fn renewed(&self) -> Result<ClientTls> {
+    pub fn renewed(&self) -> Result<NoClientTls> {
         match *self {}
     }
 
     /// Never called.
     #[must_use]
-    pub fn or_same(self, _former: Option<ClientTls>) -> ClientTls {
+    pub fn or_same(self, _former: Option<NoClientTls>) -> NoClientTls {
         self
     }
 
@@ -44,26 +44,26 @@ impl ClientTls {
     }
 }
 
-impl ServerTls {
+impl NoServerTls {
     /// Fails.
-    pub fn load(_cert: &Path, _key: &Path, _client_ca: Option<&Path>) -> Result<ServerTls> {
+    pub fn load(_cert: &Path, _key: &Path, _client_ca: Option<&Path>) -> Result<NoServerTls> {
         Err(Error::config(WITHOUT_TLS))
     }
 
     /// Never called.
-    pub fn keep_sessions_of(&mut self, _former: &ServerTls) {
+    pub fn keep_sessions_of(&mut self, _former: &NoServerTls) {
         match *self {}
     }
 }
 
-impl Session {
+impl NoSession {
     /// Never called.
-    pub fn client(to: &ClientTls) -> io::Result<Session> {
+    pub fn client(to: &NoClientTls) -> io::Result<NoSession> {
         match *to {}
     }
 
     /// Never called.
-    pub fn server(at: &ServerTls) -> io::Result<Session> {
+    pub fn server(at: &NoServerTls) -> io::Result<NoSession> {
         match *at {}
     }
 

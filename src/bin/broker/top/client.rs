@@ -144,6 +144,10 @@ impl ConsoleClient {
     pub(crate) fn connect(place: &ListenUrl, patience: Duration) -> ConsoleAnswer<Self> {
         let socket = match place {
             ListenUrl::Unix { path, .. } => connect_unix(path),
+            ListenUrl::Tcp { tls: Some(_), .. } => {
+                let why = "this program speaks no TLS: name a unix:// or tcp:// listener of the broker";
+                return Err(Trouble::NoAnswer(format!("{}: {why}", shown(place))));
+            }
             ListenUrl::Tcp { host, port, .. } => connect_tcp(host, *port, patience),
         };
         let socket =
