@@ -305,3 +305,114 @@ fn append(out: &mut Vec<u8>, room: usize, write: impl FnOnce(&mut [u8]) -> Optio
     let written = write(&mut out[before..]).unwrap_or(0);
     out.truncate(before + written);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ClientTlsFiles;
+    use super::*;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection, crypto::ring};
+    use std::io::Read;
+    use std::process::Command;
+    use std::sync::Arc;
+
+    /// Ours, and rustls' own server, which cuts what it says into records of a few bytes.
+    fn pair() -> (TlsSession, ServerConnection) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+        openssl.args(["-days", "2", "-subj", "/CN=x", "-addext", "subjectAltName=DNS:localhost"]);
+        let made = openssl.arg("-keyout").arg(path("key")).arg("-out").arg(path("cert")).output().unwrap();
+        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let cert = CertificateDer::from_pem_file(path("cert")).unwrap();
+        let mut config =
+            builder.with_single_cert(vec![cert], PrivateKeyDer::from_pem_file(path("key")).unwrap()).unwrap();
+        config.max_fragment_size = Some(32);
+        config.ticketer = ring::Ticketer::new().unwrap();
+        let ca = Some(path("cert"));
+        let files = ClientTlsFiles {
+            prefix: "tls_",
+            ca: ca.as_deref(),
+            cert: None,
+            key: None,
+            server_name: None,
+            insecure: false,
+        };
+        let to = ClientTls::load(&files, "localhost").unwrap();
+        (TlsSession::client(&to).unwrap(), ServerConnection::new(Arc::new(config)).unwrap())
+    }
+
+    fn tell(server: &mut ServerConnection, bytes: &mut Vec<u8>) {
+        while !bytes.is_empty() {
+            let mut piece = &bytes[..];
+            let read = server.read_tls(&mut piece).unwrap();
+            bytes.drain(..read);
+            server.process_new_packets().unwrap();
+        }
+    }
+
+    fn said(server: &mut ServerConnection) -> Vec<u8> {
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        wire
+    }
+
+    /// A ticket of which a part is here: rustls remembers where, so nothing may be sealed without that part at hand.
+    #[test]
+    fn what_is_sealed_may_stand_in_the_middle_of_a_message() {
+        let (mut client, mut server) = pair();
+        let (mut out, mut wire, mut plain) = (Vec::new(), Vec::new(), vec![0; 64 * 1024]);
+        while client.is_handshaking() {
+            // A byte at a time: what is not whole stays.
+            let opened = client.open(&mut wire, &mut plain, &mut out);
+            assert_eq!((opened.failure, opened.plain), (None, 0));
+            wire.drain(..opened.used);
+            tell(&mut server, &mut out);
+            wire.extend(said(&mut server));
+        }
+        let tickets = std::mem::take(&mut wire);
+        assert!(tickets.len() > 200, "{}", tickets.len());
+        for cut in [1, 40, 60, 100, tickets.len() - 60, tickets.len() - 1] {
+            let (mut client, mut server) = pair();
+            let (mut out, mut wire) = (Vec::new(), Vec::new());
+            while client.is_handshaking() {
+                let opened = client.open(&mut wire, &mut plain, &mut out);
+                wire.drain(..opened.used);
+                tell(&mut server, &mut out);
+                wire.extend(said(&mut server));
+            }
+            let last = wire.split_off(cut.min(wire.len()));
+            let opened = client.open(&mut wire, &mut plain, &mut out);
+            wire.drain(..opened.used);
+            let used = client.seal(b"hello", &mut wire, &mut out).unwrap();
+            wire.drain(..used);
+            wire.extend(last);
+            let opened = client.open(&mut wire, &mut plain, &mut out);
+            assert_eq!((opened.failure, opened.used), (None, wire.len()));
+            tell(&mut server, &mut out);
+            let mut heard = [0; 5];
+            server.reader().read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, b"hello");
+        }
+    }
+
+    /// What was said of a failure leads to nothing more, whatever comes.
+    #[test]
+    fn a_session_that_has_failed_is_not_asked_again() {
+        let (mut client, _) = pair();
+        let (mut out, mut plain) = (Vec::new(), vec![0; 1024]);
+        client.open(&mut [], &mut plain, &mut out);
+        let opened = client.open(&mut b"\x16\x03\x03\x00\x04\x63\x00\x00\x00".to_vec(), &mut plain, &mut out);
+        assert!(opened.failure.is_some());
+        assert!(out.windows(2).any(|bytes| bytes == [21, 3]), "the peer is told: {out:?}");
+        assert!(client.open(&mut [], &mut plain, &mut out).failure.is_some());
+        assert_eq!(client.seal(b"x", &mut [], &mut out).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        client.seal_end(&mut [], &mut out);
+    }
+}
