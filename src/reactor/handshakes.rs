@@ -222,7 +222,7 @@ impl Loop {
         match self.links.get_mut(key).filter(|link| link.conn.has_unsent() && !link.deaf) {
             Some(link) => {
                 link.owner = Owner::Parting;
-                self.handshakes.parting.push_back((self.told + limits::LEAVE_MAX, key));
+                self.handshakes.parting.push_back((self.told + limits::PART_MAX, key));
             }
             None => self.close_link(key),
         }

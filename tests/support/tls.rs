@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::raw::request;
@@ -146,7 +147,19 @@ impl TlsRaw {
     pub(crate) fn try_connect(url: &str, config: &Arc<ClientConfig>) -> io::Result<TlsRaw> {
         let address =
             url.strip_prefix("tls://").and_then(|rest| rest.split('?').next()).expect("a tls:// URL");
-        let stream = TcpStream::connect(address)?;
+        TlsRaw::over(TcpStream::connect(address)?, config)
+    }
+
+    /// Connects as one that has little room for what it does not read.
+    pub(crate) fn connect_narrow(url: &str, config: &Arc<ClientConfig>) -> TlsRaw {
+        let address: SocketAddr = url.trim_start_matches("tls://").parse().expect("an address");
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(16 * 1024).expect("an option");
+        socket.connect(&address.into()).expect("connect");
+        TlsRaw::over(socket.into(), config).expect("a handshake")
+    }
+
+    fn over(stream: TcpStream, config: &Arc<ClientConfig>) -> io::Result<TlsRaw> {
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").expect("a name");
