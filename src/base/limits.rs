@@ -389,6 +389,8 @@ pub const HANDSHAKE_PATIENCE: u64 = 5_000;
 /// Milliseconds that the last sealed bytes of a child that has ended may wait for the socket: what stands before them in the
 /// kernel goes over a slow network first.
 pub const PART_MAX: u64 = 10_000;
+/// Children that may wait so at the same time; one more, and the oldest waits no longer.
+pub const PARTINGS_MAX: usize = 256;
 /// TLS handshakes that get on by a step in one turn. A step may be a signature, which takes up to a millisecond; those who
 /// are connected have the turn before.
 pub const HANDSHAKES_TURN: usize = 8;

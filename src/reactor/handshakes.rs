@@ -222,6 +222,11 @@ impl Loop {
         match self.links.get_mut(key).filter(|link| link.conn.has_unsent() && !link.deaf) {
             Some(link) => {
                 link.owner = Owner::Parting;
+                if self.handshakes.parting.len() >= limits::PARTINGS_MAX
+                    && let Some((_, oldest)) = self.handshakes.parting.pop_front()
+                {
+                    self.close_link(oldest);
+                }
                 self.handshakes.parting.push_back((self.told + limits::PART_MAX, key));
             }
             None => self.close_link(key),

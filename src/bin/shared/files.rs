@@ -1,7 +1,7 @@
 //! The limit of open files: raised to its hard value, and compared with what the configuration needs. Opens no file.
 
 use broker::base::error::{Error, Result};
-use broker::base::limits::{ADMIN_CHILDREN, HTTP_CONNECTIONS, PROCESS_HANDLES};
+use broker::base::limits::{ADMIN_CHILDREN, HANDSHAKES_MAX, HTTP_CONNECTIONS, PARTINGS_MAX, PROCESS_HANDLES};
 use broker::config::Settings;
 use broker::config::value::AdminListen;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,7 +30,9 @@ pub(crate) fn check_fits(limit: Option<u64>, settings: &Settings) -> Result<()> 
     let listeners = settings.listen.len() + settings.metrics_listen.len() + usize::from(is_admin);
     let http = if settings.metrics_listen.is_empty() { 0 } else { HTTP_CONNECTIONS as u64 };
     let admin = if is_admin { ADMIN_CHILDREN as u64 } else { 0 };
-    let besides = FILES_BESIDES + FILES_OF_LISTENER * listeners as u64 + http + admin;
+    let by_tls = settings.listen.iter().any(|url| url.tls().is_some());
+    let guests = if by_tls { (HANDSHAKES_MAX + PARTINGS_MAX) as u64 } else { 0 };
+    let besides = FILES_BESIDES + FILES_OF_LISTENER * listeners as u64 + http + admin + guests;
     let needed =
         (children_max as u64).saturating_add(upstream_connections_max as u64).saturating_add(besides);
     match limit {
@@ -61,5 +63,11 @@ mod tests {
         settings.metrics_listen.clear();
         let refusal = check_fits(Some(4096), &settings).unwrap_err().to_string();
         assert!(refusal.contains("10512") && refusal.contains("4096"), "{refusal}");
+        #[cfg(feature = "tls")]
+        {
+            settings.set("listen", "tls://127.0.0.1:0?cert=/c&key=/k").unwrap();
+            assert!(check_fits(Some(10_520), &settings).is_err(), "so have those in a handshake");
+            assert!(check_fits(Some(10_520 + 1280), &settings).is_ok());
+        }
     }
 }
