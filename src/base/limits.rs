@@ -157,6 +157,11 @@ pub const ROLE_RECHECK: u64 = 1000;
 pub const LOSS_CLOSE_MIN: u64 = 100;
 /// Children that have lost requests together are closed within so many milliseconds: they come back one after the other.
 pub const LOSS_CLOSE_SPREAD: u64 = 250;
+/// The longest pause, in milliseconds, between two attempts to connect to an upstream that sends connections away for a
+/// reason that does not pass by itself.
+pub const BAR_PAUSE_MAX: u64 = 5_000;
+/// Milliseconds for which such a reason is remembered: if it comes up again, it is no news, and the pause is as long.
+pub const BAR_MEMORY: u64 = 60_000;
 /// A blocking command whose child shuts down its sending side right behind it has this many milliseconds to
 /// be answered. Not longer: an element popped for a child that has died is lost.
 pub const BLOCKED_END_GRACE: u64 = 20;

@@ -120,6 +120,7 @@ impl Broker {
                 }
                 Timer::Held(key) => self.shared.connections.account(&mut self.shared.env, key),
                 Timer::Leases => self.shared.pump_leases(),
+                Timer::Bar => self.shared.connections.mark_changed(),
                 Timer::Yield => self.shared.serve_waiting(),
                 Timer::Busy => self.shared.busy_timer(),
                 Timer::Former => self.shared.end_former(),
@@ -180,6 +181,7 @@ impl Broker {
         if self.shared.connections.take_changed() {
             self.shared.serve_waiting();
             self.shared.pump_leases();
+            self.shared.connections.lower_bar_if_unused(self.shared.env.now);
             self.deliver_notices();
             return true;
         }

@@ -83,7 +83,11 @@ impl Env {
     /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do
     /// not knock at once.
     pub(crate) fn backoff(&mut self, failures: u32) -> Millis {
-        let max = self.settings.reconnect_backoff_max.max(1);
+        self.pause(failures, self.settings.reconnect_backoff_max.max(1))
+    }
+
+    /// The same up to `max`.
+    pub(crate) fn pause(&mut self, failures: u32, max: Millis) -> Millis {
         let base = (limits::BACKOFF_FIRST << failures.min(16)).min(max);
         base - self.rng.u64(0..=base / 2)
     }

@@ -80,6 +80,8 @@ impl Shared {
         if let Some(lane) = self.connections.find_mut(self.control.lane()) {
             lane.set_pool(pool);
         }
+        // The password may be another one.
+        self.connections.forget_bar();
         if !same_home {
             // Another server knows other commands.
             self.control.forget_upstream();

@@ -22,6 +22,8 @@ pub(crate) enum Timer {
     Held(LaneKey),
     /// Leases could not be opened; they are tried again.
     Leases,
+    /// The upstream has sent connections away; the next one may try.
+    Bar,
     /// A shared lane may now be asked to yield.
     Yield,
     /// Servers that are masters no more have had their time to answer.

@@ -3,7 +3,7 @@
 
 use crate::base::secured::Secured;
 use crate::core::broker::Broker;
-use crate::core::connection::handshake::Handshake;
+use crate::core::connection::handshake::{Handshake, Refusal};
 use crate::core::connection::lane::{Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
@@ -13,7 +13,13 @@ impl Shared {
     /// There may be room for more connections: the lanes that have waited longest get them, then leases.
     pub(crate) fn serve_waiting(&mut self) {
         let (connections, env) = (&mut self.connections, &mut self.env);
-        for key in std::mem::take(&mut connections.capacity.parked) {
+        if !connections.may_dial(env.now) {
+            return;
+        }
+        // The control connection first: all else depends on it.
+        let mut parked = std::mem::take(&mut connections.capacity.parked);
+        parked.sort_by_key(|key| connections.find(*key).is_none_or(|lane| lane.role() != LaneRole::Control));
+        for key in parked {
             connections.change_state(key, LaneState::Dormant);
             connections.want_if_needed(env, key);
         }
@@ -23,7 +29,7 @@ impl Shared {
             if !lane.is_needed() {
                 // What it was to carry has expired meanwhile.
                 connections.change_state(key, LaneState::Dormant);
-            } else if connections.make_room(env, role, true) {
+            } else if connections.may_dial_as(role, env.now) && connections.make_room(env, role, true) {
                 connections.dial(env, key);
             } else {
                 break;
@@ -41,10 +47,10 @@ impl Shared {
         let (Some(link), Some(handshake)) = (lane.link(), lane.handshake_mut()) else { return };
         match handshake.reply(frame) {
             Ok(None) => {}
-            Err(why) => {
+            Err(Refusal { why, lasts }) => {
                 let step = handshake.step();
                 if !self.greeting_refused(key, step, frame) {
-                    self.lane_failed(key, &why);
+                    self.attempt_failed(key, &why, lasts);
                 }
             }
             Ok(Some(greeting)) => {
@@ -57,6 +63,7 @@ impl Shared {
                 };
                 lane.drop_forsaken();
                 lane.become_ready(link, greeting.id, self.env.now);
+                self.connections.let_in(key, self.env.now);
                 self.connections.mark(key);
                 self.connections.account(&mut self.env, key);
                 if role != LaneRole::Control {

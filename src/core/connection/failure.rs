@@ -36,17 +36,30 @@ impl Shared {
 
     /// Dialling or greeting the upstream has failed.
     pub(crate) fn lane_failed(&mut self, key: LaneKey, reason: &str) {
+        self.attempt_failed(key, reason, false);
+    }
+
+    /// The same; `lasts`: for a reason that does not pass by itself.
+    pub(super) fn attempt_failed(&mut self, key: LaneKey, reason: &str, lasts: bool) {
         // What failed may have been given up since.
         let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_connecting()) else { return };
         let (failures, role, pool) = (lane.count_failure(false), lane.role(), lane.pool());
+        let is_reached = lane.link().is_some();
         self.env.counters.upstream_connect_failures += 1;
         self.note_refusal(pool, reason);
+        if lasts {
+            self.bar_others(key, pool, failures);
+        } else if !is_reached {
+            self.connections.not_reached(key);
+        }
         self.take_lost(key);
         if role != LaneRole::Lease {
             return self.back_off(key, failures);
         }
         self.connections.remove(&mut self.env, key);
-        self.leases.open_failed(&mut self.env);
+        if !lasts {
+            self.leases.open_failed(&mut self.env);
+        }
     }
 
     pub(crate) fn back_off(&mut self, key: LaneKey, failures: u32) {

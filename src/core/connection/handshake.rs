@@ -2,6 +2,7 @@
 //! byte goes on it. HELLO sets protocol and user, SETNAME makes the broker's connections recognisable in
 //! Redis' CLIENT LIST, SELECT is sent here and never again on a shared lane. A lane for blocks is greeted into MULTI.
 
+use crate::core::connection::bar::is_lasting;
 use crate::core::keys::PoolKey;
 use crate::core::user::credentials::{Credentials, Password};
 use crate::resp::{encode, reply, value};
@@ -30,6 +31,15 @@ pub(crate) struct CommandNames<'a> {
     pub client: &'a [u8],
     pub select: &'a [u8],
     pub multi: &'a [u8],
+}
+
+/// Why an upstream could not be greeted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// In its own words, without credentials.
+    pub why: String,
+    /// It will say the same next time.
+    pub lasts: bool,
 }
 
 /// What a step of a greeting is about.
@@ -101,8 +111,8 @@ impl Handshake {
         self.steps.get(self.answered).map_or(GreetingStep::Who, |(_, step)| *step)
     }
 
-    /// The greeting, once every reply has come; or why the upstream refused, in its own words, without credentials.
-    pub(crate) fn reply(&mut self, frame: &[u8]) -> Result<Option<Greeting>, String> {
+    /// The greeting, once every reply has come; or why there will be none.
+    pub(crate) fn reply(&mut self, frame: &[u8]) -> Result<Option<Greeting>, Refusal> {
         let step = self.steps.get(self.answered).map_or("", |(name, _)| *name);
         // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
         let is_needless = step == "CLIENT SETNAME" && reply::is_error(frame);
@@ -110,15 +120,31 @@ impl Handshake {
             let text = String::from_utf8_lossy(&frame[1..]);
             let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
             let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };
-            return Err(format!("{step} was answered with: {}{hint}", text.trim_end()));
+            let why = format!("{step} was answered with: {}{hint}", text.trim_end());
+            return Err(Refusal { why, lasts: is_lasting(frame) });
         }
+        let violation = |why: String| Refusal { why, lasts: false };
         if self.answered == 0 {
-            self.greeting = parse_greeting(frame).ok_or("HELLO was not answered with a map")?;
+            let greeting = parse_greeting(frame);
+            self.greeting = greeting.ok_or_else(|| violation("HELLO was not answered with a map".into()))?;
+            if let Some(why) = not_served(&self.greeting) {
+                return Err(Refusal { why, lasts: true });
+            }
         } else if !is_needless && frame != b"+OK\r\n" {
-            return Err(format!("{step} was not answered with OK"));
+            return Err(violation(format!("{step} was not answered with OK")));
         }
         self.answered += 1;
         Ok((self.answered >= self.steps.len()).then(|| std::mem::take(&mut self.greeting)))
+    }
+}
+
+/// Why a server of this kind cannot be served by one connection to it, if so: a node has a part of the keys, and a
+/// sentinel none.
+fn not_served(greeting: &Greeting) -> Option<String> {
+    match greeting.text("mode")?.as_str() {
+        "cluster" => Some("it is a node of a Redis Cluster, which is not supported: name a server of its own".into()),
+        "sentinel" => Some("it is a sentinel, which has no keys: name the server that it watches".into()),
+        _ => None,
     }
 }
 
@@ -151,8 +177,8 @@ mod tests {
         assert!(handshake.outgoing().windows(6).any(|window| window == b"secret"));
         let refused = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
         let why = handshake.reply(refused).expect_err("it was refused");
-        assert!(why.starts_with("HELLO was answered with: WRONGPASS"), "{why}");
-        assert!(!why.contains("secret"));
+        assert!(why.why.starts_with("HELLO was answered with: WRONGPASS") && why.lasts, "{why:?}");
+        assert!(!why.why.contains("secret"));
     }
 
     #[test]

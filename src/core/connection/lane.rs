@@ -26,7 +26,8 @@ pub(crate) enum LaneState {
     Dormant,
     /// Needs a connection, and all there may be are in use; stands in `Capacity`'s line.
     Waiting,
-    /// The same of a subscriber lane that fits in only when a lease ends.
+    /// The same, though there is room: a subscriber lane fits in only when a lease ends, or the upstream sends everybody away
+    /// and others try.
     Parked,
     /// Needs a connection; dials again at its timer.
     Backoff,

@@ -29,6 +29,9 @@ impl Connections {
     pub(crate) fn want(&mut self, env: &mut Env, key: LaneKey) {
         let Some(lane) = self.known(key).filter(|lane| lane.is_dormant()) else { return };
         let role = lane.role();
+        if !self.may_dial_as(role, env.now) {
+            return self.change_state(key, LaneState::Parked);
+        }
         let leased = self.capacity.leases >= self.leases_max(&env.settings, LeaseKind::Session);
         if leased && role == LaneRole::Subscriber {
             // No shared lane has to yield for it: what it waits for is the end of a lease.
@@ -51,6 +54,7 @@ impl Connections {
 
     pub(crate) fn dial(&mut self, env: &mut Env, key: LaneKey) {
         self.change_state(key, LaneState::Connecting);
+        self.begins_to_dial(key);
         debug_assert!(self.counted(&env.settings) <= env.settings.upstream_connections_max);
         self.arm(env, key, env.now + env.settings.connect_timeout);
         env.counters.upstream_connects += 1;
@@ -120,6 +124,10 @@ impl Connections {
 
     /// The shared lane connected for longest finishes what it has written and gives its connection to who needs one.
     pub(crate) fn ask_to_yield(&mut self, env: &mut Env) {
+        if !self.may_dial(env.now) {
+            // Nobody could use what is given up.
+            return;
+        }
         while self.capacity.yielding + self.capacity.closing < self.capacity.wanted() {
             let may_yield = |lane: &Lane| lane.is_shared() && lane.is_ready() && !lane.is_detached();
             let shared = self.lanes.iter().filter(|(_, lane)| may_yield(lane));

@@ -2,6 +2,7 @@
 //! lanes; never what a request means, nor who is told what when a connection fails. A state of a lane, the line it stands
 //! in and the counts change in one function, `Connections::change_state`.
 
+pub(crate) mod bar;
 pub(crate) mod canary;
 pub(crate) mod capacity;
 pub(crate) mod events;
@@ -23,6 +24,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
 use crate::command::{CommandId, NO_COMMAND};
+use crate::core::connection::bar::Bar;
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::standing::StandingLanes;
@@ -38,6 +40,7 @@ pub(crate) struct Connections {
     pools: Vec<Pool>,
     pool_ids: HashMap<PoolKey, PoolId>,
     capacity: Capacity,
+    bar: Bar,
     dirty: Vec<LaneKey>,
     /// Lanes with replies that have been read and not taken.
     unread: VecDeque<LaneKey>,
@@ -58,6 +61,7 @@ impl Default for Connections {
             pools: Vec::new(),
             pool_ids: HashMap::new(),
             capacity: Capacity::default(),
+            bar: Bar::default(),
             dirty: Vec::new(),
             unread: VecDeque::new(),
             standing: StandingLanes::default(),
@@ -100,10 +104,13 @@ impl Heavy {
     const NONE: Heavy = Heavy { command: NO_COMMAND, until: 0, is_certain: false };
 }
 
-#[derive(Debug)]
+/// Why an attempt to connect has failed.
+#[derive(Debug, Clone)]
 struct LastRefusal {
     text: String,
     at: Millis,
+    /// It was told in the log.
+    is_told: bool,
 }
 
 impl Pool {

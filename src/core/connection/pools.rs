@@ -288,7 +288,8 @@ impl Connections {
         for id in warm {
             let leased = |(_, lane): &(LaneKey, &Lane)| lane.pool() == id && lane.role() == LaneRole::Lease;
             for _ in self.lanes().filter(leased).count()..env.settings.leases_warm {
-                if self.capacity.leases >= leases_max || self.capacity.held() >= max {
+                let full = self.capacity.leases >= leases_max || self.capacity.held() >= max;
+                if full || !self.may_dial(env.now) {
                     return;
                 }
                 let key = self.add(Lane::new(id, RoleData::Lease { lease: None, opened_for: None }, env.now));

@@ -20,17 +20,34 @@ impl Shared {
     /// An attempt to connect has come to nothing. Said in the log when it is news.
     pub(crate) fn note_refusal(&mut self, pool: PoolId, text: &str) {
         let text: String = text.chars().take(REFUSAL_MAX).collect();
+        let is_old = self.connections.is_old_refusal(&text, self.env.now);
         let refusal = &mut self.connections.pool_mut(pool).refusal;
-        let is_news = refusal.as_ref().is_none_or(|before| before.text != text);
+        let before = refusal.take();
+        let is_same = before.as_ref().is_some_and(|before| before.text == text);
+        let is_news = !is_same && !is_old;
         let level = if is_news { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "cannot connect to upstream {}: {text}", self.env.upstream);
-        *refusal = Some(LastRefusal { text, at: self.env.now });
+        let is_told = is_news || is_same && before.is_some_and(|before| before.is_told);
+        *refusal = Some(LastRefusal { text, at: self.env.now, is_told });
+    }
+
+    /// What has just been noted does not pass by itself: the others wait for one that tries.
+    pub(super) fn bar_others(&mut self, key: LaneKey, pool: PoolId, failures: u32) {
+        if let Some(refusal) = self.connections.pool(pool).refusal.clone() {
+            self.connections.raise_bar(&mut self.env, key, failures, refusal);
+        }
+    }
+
+    /// Why this pool has no connection: what was said to one of its own, or to the one that tries for all.
+    fn refusal_of(&self, pool: PoolId) -> Option<&LastRefusal> {
+        self.connections.pool(pool).refusal.as_ref().or(self.connections.bar_refusal())
     }
 
     /// A connection of the pool stands.
     pub(super) fn forget_refusal(&mut self, pool: PoolId) {
-        if self.connections.pool_mut(pool).refusal.take().is_some() {
-            log::info!("connected to upstream {} again", self.env.upstream);
+        if let Some(refusal) = self.connections.pool_mut(pool).refusal.take() {
+            let level = if refusal.is_told { log::Level::Info } else { log::Level::Debug };
+            log::log!(level, "connected to upstream {} again", self.env.upstream);
         }
     }
 
@@ -46,14 +63,14 @@ impl Shared {
     }
 
     pub(crate) fn down(&self, pool: PoolId) -> Failure {
-        let refusal = self.connections.pool(pool).refusal.as_ref().map(|refusal| refusal.text.clone());
+        let refusal = self.refusal_of(pool).map(|refusal| refusal.text.clone());
         Failure::Down(Down::Unreachable(refusal))
     }
 
     pub(super) fn down_on(&self, key: LaneKey) -> Failure {
         let connections_max = self.env.settings.upstream_connections_max;
         match self.connections.known(key) {
-            Some(lane) if !lane.is_waiting() => self.down(lane.pool()),
+            Some(lane) if !lane.is_waiting() || self.connections.is_barred() => self.down(lane.pool()),
             Some(_) => Failure::Down(Down::AllInUse { connections_max }),
             None => Failure::Down(Down::Unreachable(None)),
         }
@@ -82,7 +99,7 @@ impl Shared {
     /// For those who have waited for the connection that carries subscriptions.
     pub(crate) fn no_subscriber(&self, pool: Option<PoolId>) -> Failure {
         let settings = &self.env.settings;
-        let why = match pool.and_then(|pool| self.connections.pool(pool).refusal.as_ref()) {
+        let why = match pool.and_then(|pool| self.refusal_of(pool)) {
             Some(refusal) => Shortage::Refused(refusal.text.clone()),
             None => Shortage::AllLeased { max: self.connections.leases_max(settings, LeaseKind::Session) },
         };
@@ -110,7 +127,7 @@ impl Shared {
             return Shortage::AllLent { setting, max, waiting, holders: self.lease_holders(kind) };
         }
         let settings = &self.env.settings;
-        let refusal = self.connections.pool(pool).refusal.as_ref();
+        let refusal = self.refusal_of(pool);
         let fresh = refusal.filter(|refusal| refusal.at + settings.reconnect_backoff_max >= since);
         let (capacity, leases_max) =
             (&self.connections.capacity, self.connections.leases_max(settings, kind));

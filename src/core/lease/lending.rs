@@ -33,7 +33,8 @@ impl Shared {
                 short.push(pool);
             }
         }
-        if short.is_empty() || !self.leases.may_dial(self.env.now) {
+        let now = self.env.now;
+        if short.is_empty() || !self.leases.may_dial(now) || !self.connections.may_dial(now) {
             return;
         }
         let mut busy = self.leases.lent(kind) + opening.len();
@@ -42,7 +43,8 @@ impl Shared {
                 opening.swap_remove(at);
                 continue;
             }
-            if busy >= cap || !self.connections.open_lease(&mut self.env, pool, kind) {
+            let may_dial = busy < cap && self.connections.may_dial(now);
+            if !may_dial || !self.connections.open_lease(&mut self.env, pool, kind) {
                 return;
             }
             busy += 1;

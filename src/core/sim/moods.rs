@@ -7,6 +7,7 @@ use super::player::Player;
 use super::weather::Role;
 use super::{holds, trace};
 use crate::base::clock::Millis;
+use crate::base::limits::BAR_PAUSE_MAX;
 
 /// What the broker's user may lose at any moment.
 const RIGHTS: &str = "select command client|unblock client|setname get set incr rpush blpop ping publish subscribe eval \
@@ -19,8 +20,10 @@ const RIGHTS_OF_BLOCKS: [&str; 2] = ["multi", "discard"];
 const UPSTREAMS: [(&str, &str); 3] =
     [("default", "redis://sim/0"), ("default", "redis://:any@sim/0"), ("ann", "redis://ann:pa@sim/0")];
 
-/// Rounds of 150 ms after which a newcomer must be served as if nothing had been.
-const ROUNDS_WELL: u32 = 20;
+/// Rounds of `ROUND` ms after which a newcomer must be served as if nothing had been: the longest pause between two attempts
+/// may have begun just before.
+const ROUNDS_WELL: u32 = 20 + (BAR_PAUSE_MAX / ROUND) as u32;
+const ROUND: Millis = 150;
 
 pub(super) struct Moods {
     moody: bool,
@@ -176,7 +179,7 @@ impl Player {
         }
         self.sim.post(child, &bytes);
         (0..3).for_each(|db| self.sim.redis.give(db, b"x"));
-        self.sim.pass(150);
+        self.sim.pass(ROUND);
         self.listen_only();
     }
 }
