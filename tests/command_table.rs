@@ -284,8 +284,8 @@ fn renamed_commands_are_learned_and_old_names_forgotten() {
 /// The reply the broker gives to a request that does not reach the upstream because it is malformed.
 fn local_error(table: &Table, args: &[Vec<u8>]) -> Option<Vec<u8>> {
     let text = with_request(args, |request| match table.classify(request) {
-        Verdict::Unknown => Some(texts::unknown_command(request)),
-        Verdict::UnknownSubcommand => Some(texts::unknown_subcommand(request)),
+        Verdict::Unknown => Some(texts::unknown_command(request, table.wording())),
+        Verdict::UnknownSubcommand => Some(texts::unknown_subcommand(request, table.wording())),
         Verdict::Known(known) if !known.arity_ok => {
             let text = texts::wrong_arity(known.name);
             let exec = known.route == Route::Transaction(Transaction::Exec);

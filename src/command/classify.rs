@@ -223,13 +223,40 @@ impl Table {
         let Some((id, entry)) = self.find(typed) else {
             return if texts::hangs_up(typed) { Verdict::Hangup } else { Verdict::Unknown };
         };
-        match &entry.subcommands {
-            Some(subcommands) if request.argc() > 1 => match self.find_in(subcommands, request.arg(1)) {
-                Some((id, entry)) => Verdict::Known(known(id, entry, request)),
-                None => Verdict::UnknownSubcommand,
-            },
-            _ => Verdict::Known(known(id, entry, request)),
+        let Some(subcommands) = entry.subcommands.as_ref().filter(|_| request.argc() > 1) else {
+            return Verdict::Known(known(id, entry, request));
+        };
+        let found = self.find_in(subcommands, request.arg(1));
+        let found = found.map(|(id, entry)| known(id, entry, request));
+        match found {
+            _ if self.is_before_7() => judge_before_7(found, (id, entry), request),
+            Some(known) => Verdict::Known(known),
+            None => Verdict::UnknownSubcommand,
         }
+    }
+}
+
+/// Containers of which no subcommand, whichever an old release has, does anything to its connection or to others.
+const HARMLESS: [&str; 8] =
+    ["command", "latency", "memory", "object", "pubsub", "slowlog", "xgroup", "xinfo"];
+
+/// Before Redis 7.0 a container itself says what is wrong with a subcommand, when it is run. So where that does no harm it is
+/// asked.
+fn judge_before_7<'t>(
+    found: Option<Known<'t>>,
+    (id, container): (CommandId, &'t Entry),
+    request: &Request<'_>,
+) -> Verdict<'t> {
+    match found {
+        Some(known) if known.arity_ok => Verdict::Known(known),
+        _ if HARMLESS.contains(&&*container.name) => Verdict::Known(Known {
+            id,
+            name: &container.name,
+            arity_ok: container.accepts(request.argc()),
+            no_multi: false,
+            route: Route::Shared,
+        }),
+        _ => Verdict::UnknownSubcommand,
     }
 }
 

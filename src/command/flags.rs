@@ -38,6 +38,11 @@ impl Flags {
         Flags(known.fold(0, |flags, flag| flags | 1 << flag as u8))
     }
 
+    /// These flags, and of `others` those that `meant` names.
+    pub(super) fn with_those_of(self, others: Flags, meant: &[Flag]) -> Flags {
+        meant.iter().fold(self, |flags, flag| Flags(flags.0 | others.0 & 1 << *flag as u8))
+    }
+
     pub(super) fn has(self, flag: Flag) -> bool {
         self.0 & 1 << flag as u8 != 0
     }

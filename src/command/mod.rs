@@ -4,6 +4,7 @@
 pub mod texts;
 
 mod blocking;
+mod builtin;
 mod classify;
 mod facts;
 mod flags;

@@ -1,12 +1,13 @@
 //! The commands of one upstream as it told them itself: names, arities, flags, and the other names they
 //! were found under. Never decides a route on its own and never asks the server.
 
+use super::builtin::{BuiltinRow, Release, UNSAID};
 use super::classify::{Route, Runs};
 use super::facts::{Facts, TimeoutAt};
 use super::flags::{Flag, Flags};
 use super::names::Names;
 use super::policy::{Base, Policy};
-use super::texts;
+use super::texts::{self, Wording};
 use crate::resp::value::text;
 use redis::Value;
 use std::ops::Range;
@@ -25,6 +26,8 @@ pub(super) const NAME_MAX: usize = 128;
 const LEARNED_MAX: usize = 1024;
 /// Fields of one entry of COMMAND since Redis 7.0, the last being the subcommands.
 const ENTRY_FIELDS: usize = 10;
+/// Of one before.
+const ENTRY_FIELDS_BEFORE_7: usize = 6;
 
 /// One command or subcommand.
 #[derive(Debug)]
@@ -57,6 +60,8 @@ pub struct Table {
     names: Names,
     learned: usize,
     policy: Policy,
+    /// The upstream is older than Redis 7.0: it lists no subcommands, and words some errors in another way.
+    is_before_7: bool,
     /// What `commands_deny` names and a script can call all the same.
     denied_to_scripts: Vec<CommandId>,
 }
@@ -73,11 +78,35 @@ impl Table {
     /// A table that takes the reply to COMMAND item by item, up to its `end`: all at once takes milliseconds.
     pub(crate) fn empty(policy: Policy) -> Table {
         let (entries, names, denied_to_scripts) = (Vec::new(), Names::default(), Vec::new());
-        Table { entries, names, learned: 0, policy, denied_to_scripts }
+        Table { entries, names, learned: 0, policy, is_before_7: false, denied_to_scripts }
+    }
+
+    /// The commands of the nearest release to a server that does not tell its own, and which release that is.
+    pub fn builtin(server: &str, version: &str, policy: Policy) -> Result<(Table, &'static str), String> {
+        let release = Release::nearest(server, version).ok_or("no table is built in")?;
+        let mut table = Table::empty(policy);
+        table.is_before_7 = release.lacks_subcommands();
+        release.rows().try_for_each(|row| table.take_row(&row))?;
+        table.end()?;
+        Ok((table, release.name))
+    }
+
+    fn take_row(&mut self, row: &BuiltinRow) -> Result<(), String> {
+        let Some((container, own)) = row.name.split_once('|') else {
+            let id = self.push(row.name, row.arity, row.flags)?;
+            self.remember(row.name.as_bytes(), id);
+            return Ok(());
+        };
+        let Some(container) = self.canonical(container) else { return Ok(()) };
+        let id = self.push(row.name, row.arity, row.flags)?;
+        let subcommands = self.entries[usize::from(container)].subcommands.get_or_insert_default();
+        subcommands.insert(own.as_bytes(), id);
+        Ok(())
     }
 
     pub(crate) fn take(&mut self, item: &Value) -> Result<(), String> {
         let raw = RawEntry::read(item)?;
+        self.is_before_7 |= raw.is_before_7;
         let id = self.add(&raw)?;
         self.remember(raw.name.as_bytes(), id);
         Ok(())
@@ -87,8 +116,34 @@ impl Table {
         if self.entries.is_empty() {
             return Err("the reply to COMMAND is empty".to_owned());
         }
+        if self.is_before_7 {
+            self.add_unsaid()?;
+        }
         self.list_denied();
         Ok(())
+    }
+
+    /// What COMMAND began to tell with Redis 7.0, as it is there: subcommands, and some flags.
+    fn add_unsaid(&mut self) -> Result<(), String> {
+        let release = Release::with_subcommands().ok_or("no table is built in")?;
+        for row in release.rows() {
+            match self.canonical(row.name).filter(|_| !row.name.contains('|')) {
+                Some(id) => {
+                    let entry = &mut self.entries[usize::from(id)];
+                    entry.flags = entry.flags.with_those_of(row.flags, &UNSAID);
+                    entry.base = self.policy.base(row.name, entry.flags);
+                }
+                None if row.name.contains('|') => self.take_row(&row)?,
+                // It has come since.
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How the upstream words the errors that the broker answers in its place.
+    pub fn wording(&self) -> Wording {
+        if self.is_before_7 { Wording::Before7 } else { Wording::Since7 }
     }
 
     /// Takes what other settings say about commands.
@@ -248,6 +303,10 @@ impl Table {
         0..self.entries.len() as CommandId
     }
 
+    pub(super) fn is_before_7(&self) -> bool {
+        self.is_before_7
+    }
+
     pub(super) fn find(&self, typed: &[u8]) -> Option<(CommandId, &Entry)> {
         self.find_in(&self.names, typed)
     }
@@ -282,7 +341,7 @@ impl Table {
     }
 
     fn add(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
-        let id = self.push(raw)?;
+        let id = self.push(&raw.name, raw.arity, raw.flags)?;
         if raw.subcommands.is_empty() {
             return Ok(id);
         }
@@ -291,22 +350,22 @@ impl Table {
             let mut sub = RawEntry::read(item)?;
             let own = sub.name.rsplit('|').next().unwrap_or_default().to_owned();
             sub.name = format!("{}|{own}", raw.name);
-            subcommands.insert(own.as_bytes(), self.push(&sub)?);
+            subcommands.insert(own.as_bytes(), self.push(&sub.name, sub.arity, sub.flags)?);
         }
         self.entries[usize::from(id)].subcommands = Some(subcommands);
         Ok(id)
     }
 
-    fn push(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
+    fn push(&mut self, name: &str, arity: i64, flags: Flags) -> Result<CommandId, String> {
         let id = CommandId::try_from(self.entries.len()).ok().filter(|id| *id != NO_COMMAND);
         let id = id.ok_or("too many commands")?;
-        let facts = Facts::of_name(&raw.name);
+        let facts = Facts::of_name(name);
         self.entries.push(Entry {
-            name: raw.name.as_str().into(),
-            arity: raw.arity,
-            write: facts.writes || raw.flags.has(Flag::Write) || raw.flags.has(Flag::MayReplicate),
-            flags: raw.flags,
-            base: self.policy.base(&raw.name, raw.flags),
+            name: name.into(),
+            arity,
+            write: facts.writes || flags.has(Flag::Write) || flags.has(Flag::MayReplicate),
+            flags,
+            base: self.policy.base(name, flags),
             runs: facts.runs,
             subcommands: None,
         });
@@ -320,14 +379,14 @@ struct RawEntry<'v> {
     arity: i64,
     flags: Flags,
     subcommands: &'v [Value],
+    is_before_7: bool,
 }
 
 impl<'v> RawEntry<'v> {
     fn read(value: &'v Value) -> Result<RawEntry<'v>, String> {
         let fields = items(value).ok_or("an entry of COMMAND is not an array")?;
-        if fields.len() < ENTRY_FIELDS {
-            // Without subcommands CLIENT REPLY cannot be told from CLIENT ID.
-            return Err("COMMAND does not list subcommands: Redis older than 7.0?".to_owned());
+        if fields.len() < ENTRY_FIELDS_BEFORE_7 {
+            return Err("an entry of COMMAND is too short".to_owned());
         }
         // What is no UTF-8 is read with this in its place.
         let name = text(&fields[0]).filter(|name| !name.contains(char::REPLACEMENT_CHARACTER));
@@ -337,7 +396,8 @@ impl<'v> RawEntry<'v> {
         };
         let flags = items(&fields[2]).ok_or_else(|| format!("COMMAND gives no flags for {name}"))?;
         let flags = Flags::from_names(flags.iter().filter_map(text));
-        Ok(RawEntry { name, arity, flags, subcommands: items(&fields[9]).unwrap_or_default() })
+        let subcommands = fields.get(ENTRY_FIELDS - 1).and_then(items).unwrap_or_default();
+        Ok(RawEntry { name, arity, flags, subcommands, is_before_7: fields.len() < ENTRY_FIELDS })
     }
 }
 
@@ -464,6 +524,6 @@ mod tests {
             assert!(Table::from_command_reply(&reply, Policy::default()).is_err());
         }
         let old = Value::Array(vec![Value::Array(vec![Value::SimpleString("get".into()), Value::Int(2)])]);
-        assert!(Table::from_command_reply(&old, Policy::default()).unwrap_err().contains("7.0"));
+        assert!(Table::from_command_reply(&old, Policy::default()).unwrap_err().contains("too short"));
     }
 }

@@ -61,25 +61,48 @@ pub const CACHING_WITHOUT_TRACKING: &str = "ERR CLIENT CACHING can be called onl
 /// ASKING, READONLY and READWRITE on a server that is not in a cluster.
 pub const CLUSTER_DISABLED: &str = "ERR This instance has cluster support disabled";
 
+/// How a server words what it says of commands that it does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wording {
+    /// Redis older than 7.0.
+    Before7,
+    /// Redis 7.0 and what came after it.
+    Since7,
+}
+
+/// Whether this is a refusal for want of the command itself: the user has no right to it, or the server no such command, or
+/// none of that name.
+pub fn is_lack(frame: &[u8]) -> bool {
+    frame.starts_with(b"-NOPERM ") || frame.starts_with(b"-ERR unknown command")
+}
+
 /// The name is in no table.
-pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
+pub fn unknown_command(request: &Request<'_>, wording: Wording) -> Vec<u8> {
+    let (open, close, between): (&[u8], &[u8], &[u8]) = match wording {
+        Wording::Before7 => (b"`", b"`", b", "),
+        Wording::Since7 => (b"'", b"'", b" "),
+    };
     let mut args = Vec::new();
     for arg in request.args().skip(1) {
         if args.len() >= CUT {
             break;
         }
         let room = CUT - args.len();
-        args.push(b'\'');
-        args.extend_from_slice(c_string(arg, room));
-        args.extend_from_slice(b"' ");
+        args.extend([open, c_string(arg, room), close, between].concat());
     }
-    let name = c_string(request.arg(0), CUT);
-    one_line([b"ERR unknown command '", name, b"', with args beginning with: ", &args].concat())
+    let cut = if wording == Wording::Before7 { usize::MAX } else { CUT };
+    let name = c_string(request.arg(0), cut);
+    one_line([b"ERR unknown command ", open, name, close, b", with args beginning with: ", &args].concat())
 }
 
 /// The container has no such subcommand. Names the container as typed.
-pub fn unknown_subcommand(request: &Request<'_>) -> Vec<u8> {
-    about_subcommand(request, b"ERR unknown subcommand '")
+pub fn unknown_subcommand(request: &Request<'_>, wording: Wording) -> Vec<u8> {
+    match wording {
+        Wording::Before7 => {
+            about_subcommand(request, b"ERR Unknown subcommand or wrong number of arguments for '")
+        }
+        Wording::Since7 => about_subcommand(request, b"ERR unknown subcommand '"),
+    }
 }
 
 /// The container has the subcommand, and the server noticed only later that something is wrong with it.
@@ -112,10 +135,11 @@ pub fn script_refused(name: &str, denied: &str) -> String {
 }
 
 /// A command that a RESP2 connection with subscriptions may not send. `name` is the full canonical name.
-pub fn subscriber_context(name: &str) -> String {
+pub fn subscriber_context(name: &str, wording: Wording) -> String {
+    let letters = if wording == Wording::Before7 { "P" } else { "P|S" };
     format!(
-        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
-         in this context"
+        "ERR Can't execute '{name}': only ({letters})SUBSCRIBE / ({letters})UNSUBSCRIBE / PING / QUIT / RESET \
+         are allowed in this context"
     )
 }
 
@@ -182,7 +206,10 @@ mod tests {
 
     #[test]
     fn unknown_commands_are_cut_as_redis_cuts_them() {
-        let text = |args: &[&[u8]]| String::from_utf8(with_request(args, unknown_command)).unwrap();
+        let text = |args: &[&[u8]]| {
+            let text = with_request(args, |request| unknown_command(request, Wording::Since7));
+            String::from_utf8(text).unwrap()
+        };
         assert_eq!(text(&[b"foo"]), "ERR unknown command 'foo', with args beginning with: ");
         assert_eq!(
             text(&[b"f\0oo", b"a\r\nb", b"c\0d"]),
@@ -195,7 +222,10 @@ mod tests {
 
     #[test]
     fn unknown_subcommands_name_the_container_as_typed() {
-        let text = |args: &[&[u8]]| String::from_utf8(with_request(args, unknown_subcommand)).unwrap();
+        let text = |args: &[&[u8]]| {
+            let text = with_request(args, |request| unknown_subcommand(request, Wording::Since7));
+            String::from_utf8(text).unwrap()
+        };
         assert_eq!(text(&[b"cLi2", b"fo\no\0x"]), "ERR unknown subcommand 'fo o'. Try CLI2 HELP.");
         assert_eq!(text(&[b"client"]), "ERR unknown subcommand ''. Try CLIENT HELP.");
     }

@@ -188,6 +188,7 @@ impl Broker {
         if self.shared.env.upstream != upstream {
             self.shared.move_to(upstream);
         }
+        self.shared.refuse_without_canaries();
         self.shared.connections.mark_surplus_lanes(self.shared.env.settings.lanes);
         self.shared.remove_surplus_lanes();
         self.shared.close_surplus_leases(&previous);

@@ -1,6 +1,7 @@
 //! What goes wrong in rare orders of events, played through on the simulation.
 
 mod armed;
+mod barred;
 mod busy;
 mod fan_in;
 mod lanes;

@@ -6,12 +6,7 @@
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::connection::lane::Lane;
-use crate::core::connection::role::LaneRole;
-use crate::core::connection::{Connections, LastRefusal};
-use crate::core::env::Env;
 use crate::core::keys::LaneKey;
-use crate::core::timers::Timer;
 use crate::resp::reply;
 
 /// Codes of refusals that stay as they are until somebody changes something: what else a server says to a greeting, that
@@ -26,6 +21,15 @@ pub(crate) fn is_lasting(frame: &[u8]) -> bool {
 /// Whether this is what a server with too many connections says to the next one, whatever that has asked.
 pub(crate) fn is_too_many(frame: &[u8]) -> bool {
     frame.starts_with(b"-ERR max number of clients")
+}
+
+/// Why an attempt to connect has failed.
+#[derive(Debug, Clone)]
+pub(super) struct LastRefusal {
+    pub(super) text: String,
+    pub(super) at: Millis,
+    /// It was told in the log.
+    pub(super) is_told: bool,
 }
 
 #[derive(Debug)]
@@ -47,89 +51,72 @@ impl Default for Bar {
     }
 }
 
-impl Connections {
-    fn somebody_tries(&self) -> bool {
-        self.lanes.get(self.bar.trying).is_some_and(Lane::is_connecting)
+impl Bar {
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
     }
 
-    /// Whether a lane may dial now: always, unless the upstream has sent one away.
-    pub(crate) fn may_dial(&self, now: Millis) -> bool {
-        !self.bar.is_up || (now >= self.bar.due && !self.somebody_tries())
+    pub(super) fn trying(&self) -> LaneKey {
+        self.trying
     }
 
-    /// The same of one of this role. A probe is let in before it has said anything, so it cannot try for the others.
-    pub(super) fn may_dial_as(&self, role: LaneRole, now: Millis) -> bool {
-        self.may_dial(now) && !(self.bar.is_up && role == LaneRole::Probe)
+    pub(super) fn is_due(&self, now: Millis) -> bool {
+        now >= self.due
     }
 
-    pub(super) fn is_barred(&self) -> bool {
-        self.bar.is_up
+    /// Why everybody is sent away, while that is so.
+    pub(super) fn refusal(&self) -> Option<&LastRefusal> {
+        self.last.as_ref().filter(|_| self.is_up)
+    }
+
+    /// Whether that was said before, and not long ago.
+    pub(super) fn remembers(&self, text: &str, now: Millis) -> bool {
+        let last = self.last.as_ref();
+        last.is_some_and(|last| last.text == text && last.at + limits::BAR_MEMORY > now)
     }
 
     /// A lane dials: while the bar is up it tries for all.
     pub(super) fn begins_to_dial(&mut self, key: LaneKey) {
-        if self.bar.is_up {
-            self.bar.trying = key;
+        if self.is_up {
+            self.trying = key;
         }
     }
 
-    /// Why the upstream sends everybody away, while it does.
-    pub(super) fn bar_refusal(&self) -> Option<&LastRefusal> {
-        self.bar.last.as_ref().filter(|_| self.bar.is_up)
-    }
-
-    /// Whether that was said before, and not long ago.
-    pub(super) fn is_old_refusal(&self, text: &str, now: Millis) -> bool {
-        let last = self.bar.last.as_ref();
-        last.is_some_and(|last| last.text == text && last.at + limits::BAR_MEMORY > now)
-    }
-
-    /// The upstream has sent a lane away for good, for the time being. Lanes that had dialled before hear the same.
-    pub(super) fn raise_bar(&mut self, env: &mut Env, key: LaneKey, failures: u32, refusal: LastRefusal) {
-        let bar = &mut self.bar;
-        let before = bar.last.replace(refusal).filter(|last| last.at + limits::BAR_MEMORY > env.now);
+    /// The upstream has sent a lane away. Lanes that had dialled before hear the same. Returns how many have been in a row.
+    pub(super) fn note(&mut self, key: LaneKey, refusal: LastRefusal, now: Millis) -> u32 {
+        let before = self.last.replace(refusal).filter(|last| last.at + limits::BAR_MEMORY > now);
         if before.is_none() {
-            bar.refusals = 0;
+            self.refusals = 0;
         }
-        if !bar.is_up || bar.trying == key {
-            bar.refusals = bar.refusals.saturating_add(1);
+        if !self.is_up || self.trying == key {
+            self.refusals = self.refusals.saturating_add(1);
         }
-        let pause = env.pause(bar.refusals.max(failures), limits::BAR_PAUSE_MAX);
-        bar.due = bar.due.max(env.now + pause);
-        (bar.is_up, bar.trying) = (true, Key::NONE);
-        env.timers.arm(bar.due, Timer::Bar);
+        self.refusals
     }
 
-    /// A lane has been let in: the next one may try.
-    pub(super) fn let_in(&mut self, key: LaneKey, now: Millis) {
-        if self.bar.is_up && self.bar.trying == key {
-            (self.bar.trying, self.bar.due) = (Key::NONE, now);
-            self.capacity.changed = true;
+    /// Nobody tries before then; returns when somebody may.
+    pub(super) fn raise(&mut self, due: Millis) -> Millis {
+        (self.is_up, self.trying) = (true, Key::NONE);
+        self.due = self.due.max(due);
+        self.due
+    }
+
+    /// The lane has been let in: the next one may try. False if it did not try for the others.
+    pub(super) fn let_in(&mut self, key: LaneKey, now: Millis) -> bool {
+        let tried = self.is_up && self.trying == key;
+        if tried {
+            (self.trying, self.due) = (Key::NONE, now);
         }
+        tried
     }
 
-    /// A lane could not even reach the upstream, which has gone or moved: what it said before may not be so any more.
-    pub(super) fn not_reached(&mut self, key: LaneKey) {
-        if self.bar.is_up && self.bar.trying == key {
-            self.lower_bar();
-        }
+    pub(super) fn lower(&mut self) {
+        (self.is_up, self.trying, self.due) = (false, Key::NONE, 0);
     }
 
-    /// What was said holds no more: other settings, another upstream.
-    pub(crate) fn forget_bar(&mut self) {
-        (self.bar.refusals, self.bar.last) = (0, None);
-        self.lower_bar();
-    }
-
-    /// Whoever may dial and wants to has had its turn: if nobody tries, nobody waits.
-    pub(crate) fn lower_bar_if_unused(&mut self, now: Millis) {
-        if self.bar.is_up && self.may_dial(now) {
-            self.lower_bar();
-        }
-    }
-
-    fn lower_bar(&mut self) {
-        (self.bar.is_up, self.bar.trying, self.bar.due) = (false, Key::NONE, 0);
-        self.capacity.changed = true;
+    /// What was said holds no more.
+    pub(super) fn forget(&mut self) {
+        (self.refusals, self.last) = (0, None);
+        self.lower();
     }
 }

@@ -7,6 +7,9 @@ use crate::core::connection::slot::Slot;
 /// `*2 ECHO <word>` around the word.
 const HEAD: &[u8] = b"*2\r\n$4\r\nECHO\r\n$32\r\n";
 
+/// Where in it the command stands. PING is another one of as many letters that answers with its argument.
+const NAME: std::ops::Range<usize> = 8..12;
+
 /// Bytes of a word: two numbers in hexadecimal.
 const WORD: usize = 32;
 
@@ -22,6 +25,8 @@ pub(crate) struct Withheld {
 pub(super) struct Canaries {
     /// Makes the words this lane's own; zero until there is one.
     secret: u64,
+    /// By which command the last one was asked for.
+    name: [u8; 4],
     /// Requests put on the lane since the last canary, a unit counting as one.
     units: u32,
     /// Replies that have come and wait for their canary, oldest first.
@@ -37,11 +42,12 @@ impl Canaries {
     }
 
     /// The request whose last byte is at this offset of the lane.
-    pub(super) fn request(&mut self, end: u64, rng: &mut fastrand::Rng) -> [u8; CANARY] {
+    pub(super) fn request(&mut self, end: u64, rng: &mut fastrand::Rng, name: &[u8; 4]) -> [u8; CANARY] {
         self.units = 0;
         if self.secret == 0 {
             self.secret = rng.u64(1..);
         }
+        self.name = *name;
         self.request_at(end)
     }
 
@@ -49,6 +55,7 @@ impl Canaries {
     pub(super) fn request_at(&self, end: u64) -> [u8; CANARY] {
         let mut request = [0; CANARY];
         request[..HEAD.len()].copy_from_slice(HEAD);
+        request[NAME].copy_from_slice(&self.name);
         request[HEAD.len()..HEAD.len() + WORD].copy_from_slice(&word(self.secret, end));
         request[CANARY - 2..].copy_from_slice(b"\r\n");
         request

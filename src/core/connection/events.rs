@@ -3,7 +3,7 @@
 
 use crate::base::secured::Secured;
 use crate::core::broker::Broker;
-use crate::core::connection::handshake::{Handshake, Refusal};
+use crate::core::connection::handshake::{GreetingRefusal, Handshake};
 use crate::core::connection::lane::{Lane, LaneState};
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
@@ -47,7 +47,7 @@ impl Shared {
         let (Some(link), Some(handshake)) = (lane.link(), lane.handshake_mut()) else { return };
         match handshake.reply(frame) {
             Ok(None) => {}
-            Err(Refusal { why, lasts }) => {
+            Err(GreetingRefusal { why, lasts }) => {
                 let step = handshake.step();
                 if !self.greeting_refused(key, step, frame) {
                     self.attempt_failed(key, &why, lasts);

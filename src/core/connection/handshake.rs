@@ -35,7 +35,7 @@ pub(crate) struct CommandNames<'a> {
 
 /// Why an upstream could not be greeted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct GreetingRefusal {
     /// In its own words, without credentials.
     pub why: String,
     /// It will say the same next time.
@@ -112,7 +112,7 @@ impl Handshake {
     }
 
     /// The greeting, once every reply has come; or why there will be none.
-    pub(crate) fn reply(&mut self, frame: &[u8]) -> Result<Option<Greeting>, Refusal> {
+    pub(crate) fn reply(&mut self, frame: &[u8]) -> Result<Option<Greeting>, GreetingRefusal> {
         let step = self.steps.get(self.answered).map_or("", |(name, _)| *name);
         // The name only helps those who read CLIENT LIST: a user may lack the right to it, a server the command.
         let is_needless = step == "CLIENT SETNAME" && reply::is_error(frame);
@@ -121,14 +121,14 @@ impl Handshake {
             let too_old = step == "HELLO" && text.starts_with("ERR unknown command");
             let hint = if too_old { " (Redis 6 or later is needed)" } else { "" };
             let why = format!("{step} was answered with: {}{hint}", text.trim_end());
-            return Err(Refusal { why, lasts: is_lasting(frame) });
+            return Err(GreetingRefusal { why, lasts: is_lasting(frame) });
         }
-        let violation = |why: String| Refusal { why, lasts: false };
+        let violation = |why: String| GreetingRefusal { why, lasts: false };
         if self.answered == 0 {
             let greeting = parse_greeting(frame);
             self.greeting = greeting.ok_or_else(|| violation("HELLO was not answered with a map".into()))?;
             if let Some(why) = not_served(&self.greeting) {
-                return Err(Refusal { why, lasts: true });
+                return Err(GreetingRefusal { why, lasts: true });
             }
         } else if !is_needless && frame != b"+OK\r\n" {
             return Err(violation(format!("{step} was not answered with OK")));
@@ -142,7 +142,9 @@ impl Handshake {
 /// sentinel none.
 fn not_served(greeting: &Greeting) -> Option<String> {
     match greeting.text("mode")?.as_str() {
-        "cluster" => Some("it is a node of a Redis Cluster, which is not supported: name a server of its own".into()),
+        "cluster" => {
+            Some("it is a node of a Redis Cluster, which is not supported: name a server of its own".into())
+        }
         "sentinel" => Some("it is a sentinel, which has no keys: name the server that it watches".into()),
         _ => None,
     }

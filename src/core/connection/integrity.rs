@@ -4,7 +4,7 @@
 
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::command::NO_COMMAND;
+use crate::command::{NO_COMMAND, texts};
 use crate::config::value::Integrity;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
@@ -13,6 +13,7 @@ use crate::core::connection::canary::{Withheld, is_like_answer};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
+use crate::core::questions::own_rights::OwnRight;
 use crate::core::shared::Shared;
 use crate::resp::reply;
 
@@ -131,7 +132,11 @@ impl Broker {
         }
         self.shared.env.counters.integrity_failures += 1;
         let refused = reply::is_error(frame);
-        let why = if refused { "ECHO was refused" } else { "a canary did not come home" };
+        if texts::is_lack(frame) {
+            self.shared.doubt_right(OwnRight::Echo);
+            self.shared.doubt_right(OwnRight::Ping);
+        }
+        let why = if refused { "a canary was refused" } else { "a canary did not come home" };
         self.shared.desync(key, &format!("integrity: {why}"));
     }
 

@@ -271,10 +271,16 @@ impl Connections {
         self.lanes.iter().filter(|(_, lane)| lane.is_kept_from_others()).count()
     }
 
+    /// By which command canaries are asked for from now on.
+    pub(crate) fn set_canary(&mut self, name: &'static [u8; 4]) {
+        self.canary = name;
+    }
+
     pub(crate) fn send_canary(&mut self, env: &mut Env, key: LaneKey) {
+        let name = self.canary;
         let Some(lane) = self.known_mut(key) else { return };
         let end = lane.out().bytes().appended() + CANARY as u64;
-        let canary = lane.canaries_mut().request(end, &mut env.rng);
+        let canary = lane.canaries_mut().request(end, &mut env.rng, name);
         env.counters.canaries += 1;
         self.send(env, key, &canary, Slot::own(SlotKind::Canary));
     }

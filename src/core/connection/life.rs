@@ -54,7 +54,7 @@ impl Connections {
 
     pub(crate) fn dial(&mut self, env: &mut Env, key: LaneKey) {
         self.change_state(key, LaneState::Connecting);
-        self.begins_to_dial(key);
+        self.bar.begins_to_dial(key);
         debug_assert!(self.counted(&env.settings) <= env.settings.upstream_connections_max);
         self.arm(env, key, env.now + env.settings.connect_timeout);
         env.counters.upstream_connects += 1;

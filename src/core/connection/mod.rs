@@ -2,6 +2,7 @@
 //! lanes; never what a request means, nor who is told what when a connection fails. A state of a lane, the line it stands
 //! in and the counts change in one function, `Connections::change_state`.
 
+pub(crate) mod admission;
 pub(crate) mod bar;
 pub(crate) mod canary;
 pub(crate) mod capacity;
@@ -24,7 +25,7 @@ use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
 use crate::command::{CommandId, NO_COMMAND};
-use crate::core::connection::bar::Bar;
+use crate::core::connection::bar::{Bar, LastRefusal};
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::standing::StandingLanes;
@@ -49,6 +50,8 @@ pub(crate) struct Connections {
     window: usize,
     /// Children with `Hold::WriteLane`.
     lane_waiters: Vec<ChildKey>,
+    /// ECHO, or PING where the upstream's user may not ECHO.
+    canary: &'static [u8; 4],
     /// Finds the replies of all lanes, but for those of which half a reply has come.
     scanner: SharedScanner<ReplyScanner>,
 }
@@ -67,6 +70,7 @@ impl Default for Connections {
             standing: StandingLanes::default(),
             window: limits::LANE_WINDOW,
             lane_waiters: Vec::new(),
+            canary: b"ECHO",
             scanner: None,
         }
     }
@@ -102,15 +106,6 @@ struct Heavy {
 
 impl Heavy {
     const NONE: Heavy = Heavy { command: NO_COMMAND, until: 0, is_certain: false };
-}
-
-/// Why an attempt to connect has failed.
-#[derive(Debug, Clone)]
-struct LastRefusal {
-    text: String,
-    at: Millis,
-    /// It was told in the log.
-    is_told: bool,
 }
 
 impl Pool {

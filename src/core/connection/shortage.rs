@@ -7,7 +7,7 @@ use crate::base::failure::{Down, Failure, Limit, Shortage};
 use crate::core::child::Child;
 use crate::core::child::hold::Wait;
 use crate::core::child::origin::{Origin, describe};
-use crate::core::connection::LastRefusal;
+use crate::core::connection::bar::LastRefusal;
 use crate::core::host::processes::Process;
 use crate::core::keys::{LaneKey, LeaseKind, PoolId, UserId};
 use crate::core::lease::state::Tenant;
@@ -20,7 +20,7 @@ impl Shared {
     /// An attempt to connect has come to nothing. Said in the log when it is news.
     pub(crate) fn note_refusal(&mut self, pool: PoolId, text: &str) {
         let text: String = text.chars().take(REFUSAL_MAX).collect();
-        let is_old = self.connections.is_old_refusal(&text, self.env.now);
+        let is_old = self.connections.bar().remembers(&text, self.env.now);
         let refusal = &mut self.connections.pool_mut(pool).refusal;
         let before = refusal.take();
         let is_same = before.as_ref().is_some_and(|before| before.text == text);
@@ -32,7 +32,7 @@ impl Shared {
     }
 
     /// What has just been noted does not pass by itself: the others wait for one that tries.
-    pub(super) fn bar_others(&mut self, key: LaneKey, pool: PoolId, failures: u32) {
+    pub(crate) fn bar_others(&mut self, key: LaneKey, pool: PoolId, failures: u32) {
         if let Some(refusal) = self.connections.pool(pool).refusal.clone() {
             self.connections.raise_bar(&mut self.env, key, failures, refusal);
         }
@@ -40,7 +40,7 @@ impl Shared {
 
     /// Why this pool has no connection: what was said to one of its own, or to the one that tries for all.
     fn refusal_of(&self, pool: PoolId) -> Option<&LastRefusal> {
-        self.connections.pool(pool).refusal.as_ref().or(self.connections.bar_refusal())
+        self.connections.pool(pool).refusal.as_ref().or(self.connections.bar().refusal())
     }
 
     /// A connection of the pool stands.
@@ -70,7 +70,7 @@ impl Shared {
     pub(super) fn down_on(&self, key: LaneKey) -> Failure {
         let connections_max = self.env.settings.upstream_connections_max;
         match self.connections.known(key) {
-            Some(lane) if !lane.is_waiting() || self.connections.is_barred() => self.down(lane.pool()),
+            Some(lane) if !lane.is_waiting() || self.connections.bar().is_up() => self.down(lane.pool()),
             Some(_) => Failure::Down(Down::AllInUse { connections_max }),
             None => Failure::Down(Down::Unreachable(None)),
         }

@@ -43,7 +43,7 @@ impl Shared {
             return self.reject(child, "ERR BROKER is not allowed in transactions");
         }
         if child.session().proto == 2 && child.is_subscribed() {
-            return self.reject(child, texts::subscriber_context(NAME));
+            return self.reject(child, texts::subscriber_context(NAME, self.commands.wording()));
         }
         if is_errors(request) {
             child.session_mut().takes_errors = true;

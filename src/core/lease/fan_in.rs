@@ -47,11 +47,16 @@ impl Shared {
         self.tend(key);
     }
 
-    /// Puts the group's command on one of its lanes, with the longest time that any of its waiters has left.
+    /// Puts the group's command on one of its lanes, with the longest time that any of its waiters has left; the shortest
+    /// where the broker may not CLIENT UNBLOCK.
     fn write_to(&mut self, key: GroupKey, lane: LaneKey) {
         let now = self.env.now;
         let Some(group) = self.groups.get_mut(key) else { return };
-        let last = group.last_expiry();
+        // What nobody can end has to end by itself as soon as anybody's time is over.
+        let last = match self.control.may_unblock() {
+            true => group.last_expiry(),
+            false => group.first_expiry().unwrap_or(NEVER),
+        };
         // Redis looks before it gives up, however short the time: what is there is delivered.
         let left = (last != NEVER).then(|| last.saturating_sub(now).max(1));
         let until = left.map_or(NEVER, |left| now + left);
@@ -270,6 +275,9 @@ impl Shared {
     /// More lanes wait than children: the youngest ones are asked to end. What they answer is read.
     fn end_surplus(&mut self, key: GroupKey) {
         let (now, max) = (self.env.now, self.env.settings.leases_per_group_max);
+        if self.control_is_ready() && !self.control.may_unblock() {
+            return self.close_surplus(key);
+        }
         let Some(group) = self.groups.get(key) else { return };
         let surplus = group.surplus(max);
         if surplus == 0 || now < group.next_unblock() {
@@ -280,6 +288,14 @@ impl Shared {
         let ending: Vec<LaneKey> = lasting.take(surplus).map(|(lane, _)| lane).collect();
         for lane in ending {
             self.unblock_lane(key, lane);
+        }
+    }
+
+    /// A waiter has died, and the broker may not CLIENT UNBLOCK: its command ends with its connection, as it would have
+    /// without a broker.
+    fn close_surplus(&mut self, key: GroupKey) {
+        while let Some(lane) = self.groups.get(key).and_then(Group::spare_command) {
+            self.part(key, lane);
         }
     }
 

@@ -1,8 +1,9 @@
 //! The control connection at work: what is asked on it when, and what each answer changes. Children wait here for an
 //! upstream that answers. Children's requests go on the connection only for SCRIPT KILL and FUNCTION KILL.
 
-use crate::command::{Policy, Route, Transaction as TransactionCommand, Verdict};
+use crate::command::{Policy, Route, Transaction as TransactionCommand, Verdict, texts};
 use crate::config::Settings;
+use crate::config::value::Integrity;
 use crate::core::child::Child;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::connection::handshake::Greeting;
@@ -13,6 +14,7 @@ use crate::core::keys::{ChildKey, PoolId, PoolKey, UserId};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::commands::Loaded;
 use crate::core::questions::control::{Needed, Question, Said};
+use crate::core::questions::own_rights::OwnRight;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::core::sweeps::Sweep;
@@ -55,7 +57,35 @@ impl Shared {
             self.try_multi();
         }
         self.ask_fresh(Needed::Limits);
+        for right in OwnRight::ASKED {
+            self.ask(Question::MayUse(right));
+        }
         self.ask(Question::Commands);
+    }
+
+    /// Asks about a right again that has been refused where it was used.
+    pub(crate) fn doubt_right(&mut self, right: OwnRight) {
+        if self.control_is_ready() {
+            self.ask(Question::MayUse(right));
+        }
+    }
+
+    fn may_use_answered(&mut self, right: OwnRight, said: Said<'_>) {
+        if let Said::Reply(frame) | Said::Refused(frame) = said {
+            self.control.own_rights_mut().set(right, texts::is_lack(frame));
+            self.connections.set_canary(self.control.own_rights().canary());
+            self.refuse_without_canaries();
+        }
+    }
+
+    /// What the settings promise of replies cannot be had: the upstream is not used.
+    pub(crate) fn refuse_without_canaries(&mut self) {
+        let integrity = self.env.settings.integrity;
+        if integrity != Integrity::Off && self.control.own_rights().lacks_canaries() {
+            // No request is judged, so none is sent.
+            self.commands.forget();
+            self.control_barred("its user lacks ECHO and PING, one of which integrity needs");
+        }
     }
 
     pub(crate) fn try_multi(&mut self) {
@@ -151,7 +181,7 @@ impl Shared {
             Question::Unblock { lane, .. } => {
                 if let Some(text) = said.refusal().and_then(reply::error_text) {
                     log::warn!("no lease can be taken back, CLIENT UNBLOCK was refused: {text}");
-                    self.control.refuse_unblock();
+                    self.control.own_rights_mut().set(OwnRight::Unblock, true);
                 }
                 self.unblock_answered(lane, said.frame());
             }
@@ -169,10 +199,8 @@ impl Shared {
             }
             Question::Fresh(Needed::Greeting) => self.greeting_answered(said),
             Question::Fresh(Needed::Limits) => self.upstream_limits_answered(said),
-            Question::Probe => {
-                self.note_readiness(said);
-                self.probe_answered(said);
-            }
+            Question::Probe(right) => self.probe_answered_with(right, said),
+            Question::MayUse(right) => self.may_use_answered(right, said),
             Question::MayCall { asked, .. } => self.may_call_answered(&asked, said),
         }
     }
@@ -181,11 +209,23 @@ impl Shared {
         match said {
             Said::Nothing => {}
             Said::Busy(_) => self.table_is_put_off(said),
+            Said::Refused(frame) if texts::is_lack(frame) => self.assume_commands(),
             Said::Refused(frame) => self.control_refused(&answered_with("COMMAND", frame)),
             Said::Reply(frame) => {
                 self.commands.load(frame, policy_of(&self.env.settings));
                 self.env.sweeps.begin(Sweep::CommandTable);
             }
+        }
+    }
+
+    /// The user has no right to COMMAND: a table is built in for each of some releases.
+    fn assume_commands(&mut self) {
+        self.control.own_rights_mut().set(OwnRight::Command, true);
+        let text = |field: &str| self.control.greeting().and_then(|greeting| greeting.text(field));
+        let (server, version) = (text("server").unwrap_or_default(), text("version").unwrap_or_default());
+        match self.commands.assume(&server, &version, policy_of(&self.env.settings)) {
+            Ok(()) => self.env.sweeps.begin(Sweep::CommandTable),
+            Err(why) => self.control_refused(&why),
         }
     }
 
@@ -195,6 +235,11 @@ impl Shared {
             Said::Busy(_) => {
                 self.commands.stop_loading();
                 return self.table_is_put_off(said);
+            }
+            Said::Refused(frame) if texts::is_lack(frame) => {
+                self.control.own_rights_mut().set(OwnRight::CommandInfo, true);
+                self.commands.confirm_none();
+                Ok(())
             }
             Said::Refused(frame) => Err(answered_with("COMMAND INFO", frame)),
             Said::Reply(frame) => self.commands.confirm(frame),
@@ -227,6 +272,7 @@ impl Shared {
 
     fn table_changed(&mut self) {
         log::info!("upstream {} is up", self.env.upstream);
+        self.tell_missing_rights();
         self.forget_refusal_of_control();
         self.env.notify(Notice::TableChanged);
         if let Some(table) = self.commands.table() {
@@ -234,6 +280,21 @@ impl Shared {
         }
         self.forget_script_rights();
         self.env.sweeps.begin(Sweep::UpstreamAnswers);
+    }
+
+    /// Once for each change: a user is given its rights once.
+    fn tell_missing_rights(&mut self) {
+        let (upstream, release) = (&self.env.upstream, self.commands.release());
+        let Some(missing) = self.control.own_rights_mut().news() else { return };
+        let assumed = release
+            .map_or_else(String::new, |release| format!("; its commands are taken for those of {release}"));
+        if missing.is_empty() {
+            log::info!("upstream {upstream}: the user has all rights that the broker needs");
+        } else {
+            log::warn!(
+                "upstream {upstream}: the user has no right to {missing}; docs/operations.md says what is lost{assumed}"
+            );
+        }
     }
 
     /// A script is busy. The connection is kept, since SCRIPT KILL goes on it; a table from before still holds.
@@ -254,6 +315,14 @@ impl Shared {
         let pool = self.control_pool();
         self.note_refusal(pool, why);
         self.lane_lost(self.control.lane(), why);
+    }
+
+    /// The same for a reason that does not pass by itself.
+    fn control_barred(&mut self, why: &str) {
+        let (lane, pool) = (self.control.lane(), self.control_pool());
+        self.note_refusal(pool, why);
+        self.bar_others(lane, pool, 0);
+        self.lane_lost(lane, why);
     }
 
     /// An answer has come on a control connection that stays only for those under way.

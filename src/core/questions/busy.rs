@@ -5,7 +5,7 @@
 use crate::base::clock::Millis;
 use crate::base::failure::Failure;
 use crate::base::limits;
-use crate::command::Route;
+use crate::command::{Route, texts};
 use crate::core::child::Child;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
@@ -13,6 +13,7 @@ use crate::core::connection::slot::Slot;
 use crate::core::keys::LaneKey;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::questions::control::{Question, Said};
+use crate::core::questions::own_rights::OwnRight;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -90,9 +91,32 @@ impl Shared {
         let known = self.work.is_busy() || self.commands.is_due();
         let asks = || known || self.connections.lanes().any(|(_, lane)| stalled(lane));
         if self.work.is_due(self.env.now) && self.control_is_ready() && asks() {
-            self.work.asks(self.env.now);
-            self.ask(Question::Probe);
+            self.ask_probe();
         }
+    }
+
+    /// Asks whether the upstream works. Without any right that could tell, the answer shows only that it lives.
+    pub(super) fn ask_probe(&mut self) {
+        self.work.asks(self.env.now);
+        let right = self.control.own_rights().to_probe().unwrap_or(OwnRight::Ping);
+        self.ask(Question::Probe(right));
+    }
+
+    /// It was answered, or its connection was lost before. Redis looks at rights first: that one is missing says nothing of
+    /// scripts.
+    pub(super) fn probe_answered_with(&mut self, right: OwnRight, said: Said<'_>) {
+        if let Said::Refused(frame) = said
+            && texts::is_lack(frame)
+        {
+            self.control.own_rights_mut().set(right, true);
+            if self.control.own_rights().to_probe().is_some() {
+                return self.ask_probe();
+            }
+            self.note_readiness(said);
+            return self.work.forget();
+        }
+        self.note_readiness(said);
+        self.probe_answered(said);
     }
 
     pub(crate) fn is_upstream_dead(&self, patience: Millis) -> bool {

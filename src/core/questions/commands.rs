@@ -2,6 +2,7 @@
 //! commands the broker sends itself. Owns the table, and the one that is being loaded. Asks nothing itself.
 
 use crate::base::clock::Millis;
+use crate::command::texts::Wording;
 use crate::command::{CommandId, Policy, Table};
 use crate::core::connection::handshake::CommandNames;
 use crate::core::latency::{Timed, family_of};
@@ -17,6 +18,7 @@ const SENT: [&str; 4] = ["SELECT", "CLIENT", "MULTI", "DISCARD"];
 #[derive(Debug)]
 struct Loading {
     table: Table,
+    release: Option<&'static str>,
     /// The answer, and what of it has not been taken.
     frame: Vec<u8>,
     items: std::vec::IntoIter<Range<usize>>,
@@ -37,6 +39,8 @@ pub(super) enum Loaded {
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     table: Option<Table>,
+    /// The release whose commands the table has, where the upstream does not tell its own.
+    release: Option<&'static str>,
     /// Loaded in part, or not yet confirmed.
     loading: Option<Loading>,
     /// The table has come on the present control connection.
@@ -130,7 +134,34 @@ impl Commands {
     pub(crate) fn load(&mut self, frame: &[u8], policy: Policy) {
         let items: Vec<_> = reply::elements(frame).collect();
         let (table, items) = (Table::empty(policy), items.into_iter());
-        self.loading = Some(Loading { table, frame: frame.to_vec(), items, confirms: None });
+        self.loading = Some(Loading { table, release: None, frame: frame.to_vec(), items, confirms: None });
+    }
+
+    /// COMMAND was refused: the commands of the nearest release are taken for the upstream's.
+    pub(super) fn assume(&mut self, server: &str, version: &str, policy: Policy) -> Result<(), String> {
+        let (table, release) = Table::builtin(server, version, policy)?;
+        let items = Vec::new().into_iter();
+        self.loading =
+            Some(Loading { table, release: Some(release), frame: Vec::new(), items, confirms: None });
+        Ok(())
+    }
+
+    /// COMMAND INFO was refused: each command goes by its own name, as far as is known.
+    pub(super) fn confirm_none(&mut self) {
+        if let Some(loading) = &mut self.loading {
+            (loading.frame, loading.items) = (Vec::new(), Vec::new().into_iter());
+            loading.confirms = Some(Vec::new().into_iter());
+        }
+    }
+
+    /// The release whose commands are assumed.
+    pub(crate) fn release(&self) -> Option<&'static str> {
+        self.release
+    }
+
+    /// How the upstream words its errors.
+    pub(crate) fn wording(&self) -> Wording {
+        self.table.as_ref().map_or(Wording::Since7, Table::wording)
     }
 
     pub(super) fn loading_names(&self) -> impl Iterator<Item = &str> {
@@ -162,7 +193,9 @@ impl Commands {
                 return Some(Ok(Loaded::Commands));
             }
             self.keep_calls();
-            self.table = self.loading.take().map(|loading| loading.table);
+            let loaded = self.loading.take();
+            self.release = loaded.as_ref().and_then(|loading| loading.release);
+            self.table = loaded.map(|loading| loading.table);
             self.number_calls();
             self.confirmed = true;
             self.learn_names();
@@ -226,7 +259,7 @@ impl Commands {
 
     pub(crate) fn forget(&mut self) {
         self.keep_calls();
-        (self.table, self.loading) = (None, None);
+        (self.table, self.loading, self.release) = (None, None, None);
         self.renamed.clear();
     }
 

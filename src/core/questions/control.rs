@@ -3,10 +3,12 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::command::texts;
 use crate::core::connection::handshake::Greeting;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::questions::commands::Commands;
 use crate::core::questions::known::{BULK_SETTING, Fresh, QUERY_SETTING, UpstreamLimits};
+use crate::core::questions::own_rights::{OwnRight, OwnRights};
 use crate::core::questions::rights::MayCall;
 use crate::resp::{encode, reply};
 use std::collections::{HashSet, VecDeque};
@@ -36,8 +38,10 @@ pub(crate) enum Question {
     Fresh(Needed),
     /// ACL DRYRUN: may the user of this name run what is refused to a child?
     MayCall { asked: MayCall, user: Vec<u8> },
-    /// PING: does the upstream live?
-    Probe,
+    /// PING, or what does as well: does the upstream live? With what is asked for.
+    Probe(OwnRight),
+    /// Has our user this right?
+    MayUse(OwnRight),
 }
 
 impl Question {
@@ -67,7 +71,7 @@ impl Question {
             }
             Question::TryMulti => put(&[commands.name_of("MULTI")]),
             Question::LeaveMulti => put(&[commands.name_of("DISCARD")]),
-            Question::Fresh(Needed::Greeting) => put(&[b"HELLO"]),
+            Question::Fresh(Needed::Greeting) => put(&[b"HELLO", b"3"]),
             Question::Fresh(Needed::Limits) => {
                 put(&[b"CONFIG", b"GET", BULK_SETTING.as_bytes(), QUERY_SETTING.as_bytes()]);
             }
@@ -77,7 +81,13 @@ impl Question {
                 argv.extend(words.iter().map(AsRef::<[u8]>::as_ref));
                 put(&argv);
             }
-            Question::Probe => put(&[b"PING"]),
+            Question::Probe(right) | Question::MayUse(right) => match right {
+                OwnRight::Echo => put(&[b"ECHO", b"broker"]),
+                OwnRight::Dbsize => put(&[b"DBSIZE"]),
+                // Of nobody: no connection has this number.
+                OwnRight::Unblock => put(&[commands.name_of("CLIENT"), b"UNBLOCK", b"0"]),
+                _ => put(&[b"PING"]),
+            },
         }
         out
     }
@@ -161,8 +171,7 @@ pub(crate) struct Control {
     fresh: [Fresh; 2],
     valid_dbs: HashSet<u32>,
     multi: MultiRight,
-    /// Our user may not CLIENT UNBLOCK: no lease is taken back.
-    unblock_refused: bool,
+    own_rights: OwnRights,
     /// The number of the present connection's greeting among the questions.
     hello: u64,
     up: bool,
@@ -192,7 +201,7 @@ impl Control {
         self.greeting = Some(greeting);
         self.fresh[Needed::Greeting as usize].came(self.hello);
         self.up = true;
-        self.unblock_refused = false;
+        self.own_rights.ask_anew();
         self.valid_dbs = HashSet::from([0, own_db]);
     }
 
@@ -274,12 +283,16 @@ impl Control {
         self.limits.take(frame);
     }
 
-    pub(super) fn refuse_unblock(&mut self) {
-        self.unblock_refused = true;
+    pub(crate) fn own_rights(&self) -> &OwnRights {
+        &self.own_rights
+    }
+
+    pub(super) fn own_rights_mut(&mut self) -> &mut OwnRights {
+        &mut self.own_rights
     }
 
     pub(crate) fn may_unblock(&self) -> bool {
-        !self.unblock_refused
+        !self.own_rights.lacks(OwnRight::Unblock)
     }
 
     /// Why our user may not MULTI, in the upstream's words.
@@ -316,7 +329,7 @@ impl Control {
     /// follows it run one by one. Returns who has waited for this.
     pub(super) fn tried_multi(&mut self, frame: Option<&[u8]>, now: Millis) -> Vec<ChildKey> {
         self.multi.open = frame == Some(b"+OK\r\n");
-        let refusal = frame.filter(|frame| reply::error_code(frame) == Some(b"NOPERM"));
+        let refusal = frame.filter(|frame| texts::is_lack(frame));
         if self.multi.open || refusal.is_some() {
             self.multi.refusal = refusal.map(<[u8]>::to_vec);
         }

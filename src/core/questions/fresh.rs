@@ -2,12 +2,14 @@
 //! and how long an argument it takes (a longer one closes the lane, and loses what other children have on it).
 //! One question serves all whose requests came before it. Where CONFIG GET is refused the server itself refuses.
 
+use crate::command::texts;
 use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::parse_greeting;
 use crate::core::questions::control::{Needed, Question, Said};
 use crate::core::questions::known::BULK_SETTING;
+use crate::core::questions::own_rights::OwnRight;
 use crate::core::request::flow::Flow;
 use crate::core::shared::Shared;
 use crate::resp::{ProtocolError, Request, encode, value};
@@ -77,6 +79,7 @@ impl Shared {
         // A busy upstream says nothing of them: what was known still holds.
         if let Said::Reply(frame) | Said::Refused(frame) = said {
             self.control.set_limits(frame);
+            self.control.own_rights_mut().set(OwnRight::ConfigGet, texts::is_lack(frame));
         }
         self.fresh_answered(Needed::Limits, said.frame().is_some(), Said::Nothing);
     }

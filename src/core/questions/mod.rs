@@ -1,5 +1,5 @@
 //! The broker's own conversation with the upstream: what it asks and what it knows. The state is in `commands`, `control`,
-//! `known`, `probe`, `rights` and `work`; what asks and is answered in `ask`, `busy`, `fresh`, `ready`, `scripts` and
+//! `known`, `own_rights`, `probe`, `rights` and `work`; what asks and is answered in `ask`, `busy`, `fresh`, `ready`, `scripts` and
 //! `user::proof`.
 
 pub(crate) mod ask;
@@ -8,6 +8,7 @@ pub(crate) mod commands;
 pub(crate) mod control;
 pub(crate) mod fresh;
 mod known;
+pub(crate) mod own_rights;
 pub(crate) mod probe;
 pub(crate) mod ready;
 pub(crate) mod rights;

@@ -82,6 +82,10 @@ pub(crate) struct Probe {
     default_told_at: Millis,
     /// The answer is still to come.
     default_asking: bool,
+    /// The upstream has no RESET (Redis 6.0): one question for each connection.
+    no_reset: bool,
+    /// One has been asked on the present connection.
+    is_used: bool,
     /// The answer to `As`, if it was a refusal.
     denied: Option<Vec<u8>>,
     /// Questions of children so far.
@@ -100,6 +104,36 @@ impl Probe {
     /// The connection is gone. Each question that it had not answered is told so on its own.
     pub(crate) fn lost(&mut self) {
         (self.default_open, self.default_asking, self.denied) = (None, false, None);
+        self.is_used = false;
+    }
+
+    /// The connection is closed behind a question, where it cannot be reset: what is known of the default user still holds.
+    pub(crate) fn used_up(&mut self) {
+        self.denied = None;
+        self.is_used = false;
+    }
+
+    pub(crate) fn has_reset(&self) -> bool {
+        !self.no_reset
+    }
+
+    pub(crate) fn set_reset(&mut self, has_reset: bool) {
+        self.no_reset = !has_reset;
+    }
+
+    /// Whether a question may be asked on the present connection.
+    pub(crate) fn is_free(&self) -> bool {
+        !(self.no_reset && self.is_used)
+    }
+
+    /// A question is asked, and all that belongs to it.
+    pub(crate) fn uses(&mut self) {
+        self.is_used = true;
+    }
+
+    /// Whether all that was asked is answered.
+    pub(crate) fn is_done(&self) -> bool {
+        self.proofs.is_empty()
     }
 
     pub(crate) fn sent(&mut self, proof: Proof) {

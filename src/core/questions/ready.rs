@@ -4,7 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::broker::Broker;
-use crate::core::questions::control::{Question, Said};
+use crate::core::questions::control::Said;
 use crate::core::shared::Shared;
 use crate::resp::reply;
 
@@ -56,8 +56,7 @@ impl Broker {
         }
         let now = shared.env.now;
         let asked = shared.work.unanswered_since().unwrap_or_else(|| {
-            shared.work.asks(now);
-            shared.ask(Question::Probe);
+            shared.ask_probe();
             now
         });
         let until = asked + limits::READY_PATIENCE;

@@ -31,7 +31,7 @@ pub(crate) const NOT_DEBUGGED: &str = "ERR SCRIPT DEBUG was refused, and without
 impl Shared {
     pub(crate) fn dispatch(&mut self, child: &mut Child, request: &Request<'_>, rest: &[u8]) -> Flow {
         match child.take_answer() {
-            Some(Answer::UnknownCommand) => return self.reject(child, texts::unknown_command(request)),
+            Some(Answer::UnknownCommand) => return self.reject(child, self.unknown_command(request)),
             Some(Answer::Frame(frame)) => {
                 if reply::is_error(&frame) {
                     child.session_mut().transaction.spoil();
@@ -58,7 +58,9 @@ impl Shared {
             }
             Verdict::Unknown if is_console(request) => self.console(child, request),
             Verdict::Unknown => self.look_up(child, request),
-            Verdict::UnknownSubcommand => self.reject(child, texts::unknown_subcommand(request)),
+            Verdict::UnknownSubcommand => {
+                self.reject(child, texts::unknown_subcommand(request, self.commands.wording()))
+            }
             Verdict::Known(known) => {
                 let decided = Decided { request, id: known.id, no_multi: known.no_multi, route: known.route };
                 if known.arity_ok {
@@ -243,7 +245,7 @@ impl Shared {
 
     fn reject_listener(&mut self, child: &mut Child, id: CommandId, is_exec: bool) -> Flow {
         let name = self.commands.name(id);
-        let mut text = texts::subscriber_context(name);
+        let mut text = texts::subscriber_context(name, self.commands.wording());
         if is_exec {
             // An EXEC that is rejected forgets the watched keys all the same.
             if child.is_under_way() {
@@ -271,12 +273,16 @@ impl Shared {
         self.reject(child, text)
     }
 
+    fn unknown_command(&self, request: &Request<'_>) -> Vec<u8> {
+        texts::unknown_command(request, self.commands.wording())
+    }
+
     /// A name the table does not have: it may be a renamed SELECT, so the upstream is asked what it means
     /// before it goes anywhere.
     fn look_up(&mut self, child: &mut Child, request: &Request<'_>) -> Flow {
         let name = request.arg(0);
         if name.len() > limits::COMMAND_NAME_MAX || name.contains(&0) || name.is_empty() {
-            return self.reject(child, texts::unknown_command(request));
+            return self.reject(child, self.unknown_command(request));
         }
         if !self.control_is_ready() {
             return self.wait_for_upstream(child);

@@ -331,6 +331,16 @@ impl Sim {
         self.redis.lock(true);
     }
 
+    /// No further connection is let in.
+    pub(super) fn take_no_more(&mut self) {
+        self.redis.weather.full = true;
+    }
+
+    /// Whatever stood in the way is gone.
+    pub(super) fn clear_up(&mut self) {
+        self.redis.clear_up();
+    }
+
     /// A script that has run for so long is said to be busy.
     pub(super) fn say_busy_after(&mut self, patience: Millis) {
         self.redis.weather.patience = patience;

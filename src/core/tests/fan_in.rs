@@ -62,7 +62,7 @@ fn a_null_for_one_leaves_the_others_waiting() {
     assert_eq!(sim.received(b), "");
     sim.pass(2);
     assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), ("", "*-1"));
-    assert_eq!(sim.ran("CLIENT UNBLOCK").len(), 1);
+    assert_eq!(sim.ran("CLIENT UNBLOCK 1").len(), 1);
     sim.ask(c, "RPUSH q e");
     assert_eq!(sim.received(a), "*2 $1 q $1 e");
 }
@@ -91,7 +91,7 @@ fn those_whose_time_is_over_together_are_told_together() {
     sim.pass(200);
     assert!(crowd.iter().all(|child| sim.received(*child) == "*-1"));
     assert_eq!(sim.received(patient), "");
-    assert!(sim.ran("CLIENT UNBLOCK").len() < 6, "{:?}", sim.ran("CLIENT UNBLOCK"));
+    assert!(sim.ran("CLIENT UNBLOCK 1").len() < 6, "{:?}", sim.ran("CLIENT UNBLOCK 1"));
 }
 
 /// It is kept until it is whole, since it is nobody's before; what cannot be kept is an error, and never null.
@@ -341,6 +341,6 @@ fn a_lane_that_stands_still_is_not_asked_to_end_all_the_time() {
     *sim.early_unblocks() = 1000;
     crowd[1..].iter().for_each(|child| sim.kill(*child));
     sim.pass(100);
-    let asked = sim.ran("CLIENT UNBLOCK").len();
+    let asked = sim.ran("CLIENT UNBLOCK 1").len();
     assert!((2..30).contains(&asked), "{asked} times");
 }

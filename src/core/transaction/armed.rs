@@ -92,5 +92,5 @@ impl Shared {
 }
 
 fn is_refusal(frame: &[u8]) -> bool {
-    reply::error_code(frame) == Some(b"NOPERM")
+    texts::is_lack(frame)
 }

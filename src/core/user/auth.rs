@@ -188,7 +188,9 @@ impl Shared {
             {
                 let name = if local == Local::Auth { "auth" } else { "hello" };
                 if child.session().proto == 2 && child.is_subscribed() {
-                    return Some(self.reject(child, texts::subscriber_context(name)));
+                    return Some(
+                        self.reject(child, texts::subscriber_context(name, self.commands.wording())),
+                    );
                 }
                 // It has a connection of its own, which would stay the previous user's.
                 let claims = name == "auth" || request.args().any(|arg| arg.eq_ignore_ascii_case(b"AUTH"));

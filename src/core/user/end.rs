@@ -2,6 +2,7 @@
 //! and pools, and tells who waits for them what the upstream has said. Never decides that a user is refused.
 
 use crate::base::failure::Failure;
+use crate::command::texts;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::handshake::GreetingStep;
@@ -56,7 +57,7 @@ impl Shared {
     pub(crate) fn greeting_refused(&mut self, key: LaneKey, step: GreetingStep, frame: &[u8]) -> bool {
         let Some(lane) = self.connections.known(key) else { return true };
         if step == GreetingStep::Multi {
-            let refused = reply::error_code(frame) == Some(b"NOPERM");
+            let refused = texts::is_lack(frame);
             if refused {
                 self.multi_refused(key, frame);
             }

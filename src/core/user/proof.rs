@@ -5,6 +5,7 @@ use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
+use crate::core::connection::bar::is_too_many;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::RoleData;
 use crate::core::connection::slot::{Slot, SlotKind};
@@ -32,7 +33,8 @@ impl Shared {
     }
 
     fn probe_is_ready(&self) -> bool {
-        self.probe.lane().is_some_and(|lane| self.connections.known(lane).is_some_and(Lane::is_ready))
+        let ready = |lane| self.connections.known(lane).is_some_and(Lane::is_ready);
+        self.probe.is_free() && self.probe.lane().is_some_and(ready)
     }
 
     /// Asks now and then whether the default user needs a password: that may change without notice.
@@ -47,8 +49,11 @@ impl Shared {
         if asks && self.probe_is_ready() {
             self.probe.asks_default(self.env.now);
             // A connection that is authenticated stays so, even if the user has a password by now.
-            self.prove(&[b"RESET"], Proof::Reset);
+            if self.probe.has_reset() {
+                self.prove(&[b"RESET"], Proof::Reset);
+            }
             self.prove(&[b"PING"], Proof::Default);
+            self.probe.uses();
         }
     }
 
@@ -64,7 +69,7 @@ impl Shared {
         self.users.set_suspect(user, !ready);
         if ready {
             self.prove_user(user, Proof::Recheck(user));
-            self.prove(&[b"RESET"], Proof::Reset);
+            self.end_question();
         }
     }
 
@@ -73,7 +78,9 @@ impl Shared {
         let word = format!("{:032x}", self.env.rng.u128(..)).into_bytes();
         let proof = Proof::AnyPassword(name.into(), Password::new(&word));
         self.prove(&[b"HELLO", b"2", b"AUTH", name, &word], proof);
-        self.prove(&[b"RESET"], Proof::Reset);
+        if self.probe.has_reset() {
+            self.prove(&[b"RESET"], Proof::Reset);
+        }
     }
 
     /// A child's SELECT: whether its user may, and whether the db exists.
@@ -121,8 +128,26 @@ impl Shared {
         if opens_multi {
             self.prove(&[b"DISCARD"], Proof::Ignore);
         }
-        self.prove(&[b"RESET"], Proof::Reset);
+        self.end_question();
         Flow::Hold(Hold::Question)
+    }
+
+    /// Who the connection was for this question means nothing to the next one.
+    fn end_question(&mut self) {
+        if self.probe.has_reset() {
+            self.prove(&[b"RESET"], Proof::Reset);
+        }
+        self.probe.uses();
+    }
+
+    /// The connection cannot be reset, and all that was asked on it is answered: the next question has another one.
+    fn renew_probe(&mut self) {
+        let Some(lane) = self.probe.lane().filter(|_| self.probe.is_done() && !self.probe.is_free()) else {
+            return;
+        };
+        self.probe.used_up();
+        self.connections.drop_connection(&mut self.env, lane);
+        self.connections.want(&mut self.env, lane);
     }
 
     /// Becomes this user, as lanes are greeted: AUTH may be renamed.
@@ -151,7 +176,10 @@ impl Shared {
     }
 
     pub(crate) fn probe_ready(&mut self) {
-        self.ask_default();
+        // One that was made for the next question must not be used up at once.
+        if self.probe.has_reset() || self.probe.default_is_due(self.env.now) {
+            self.ask_default();
+        }
         for user in self.users.suspects() {
             self.recheck(user);
         }
@@ -161,6 +189,25 @@ impl Shared {
     /// The answer to the oldest request; `None` when the connection was lost before it came.
     pub(crate) fn proof_answered(&mut self, frame: Option<&[u8]>) {
         let Some(proof) = self.probe.answered() else { return };
+        if frame.is_some_and(is_too_many) {
+            return self.probe_barred(frame.unwrap_or_default());
+        }
+        self.take_proof(proof, frame);
+        if frame.is_some() {
+            self.renew_probe();
+        }
+    }
+
+    /// The upstream has more connections than it may, and says so to whatever is asked first.
+    fn probe_barred(&mut self, frame: &[u8]) {
+        let Some(lane) = self.probe.lane() else { return };
+        let (pool, why) = (self.control_pool(), reply::error_text(frame).unwrap_or_default());
+        self.note_refusal(pool, &why);
+        self.bar_others(lane, pool, 0);
+        self.lane_lost(lane, &why);
+    }
+
+    fn take_proof(&mut self, proof: Proof, frame: Option<&[u8]>) {
         match (proof, frame) {
             (Proof::Child(asker, about), frame) => {
                 let verdict = self.probe.verdict(frame);
@@ -190,7 +237,9 @@ impl Shared {
             }
             (Proof::Reset, Some(frame)) => {
                 self.probe.authenticated(None);
-                if let (Some(lane), false) = (self.probe.lane(), frame == b"+RESET\r\n") {
+                if frame.starts_with(b"-ERR unknown command") {
+                    self.probe.set_reset(false);
+                } else if let (Some(lane), false) = (self.probe.lane(), frame == b"+RESET\r\n") {
                     self.lane_lost(lane, "RESET was refused on the connection that proves users");
                 }
             }

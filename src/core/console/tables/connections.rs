@@ -285,6 +285,8 @@ pub(crate) const UPSTREAM: ShowTable = ShowTable {
         down_ms: 8, "Since when it is down; of one that hung before it was given up, since it last said something.";
         refusal: 40, "Why the last attempt of the control connection failed.";
         tls: 32, "Protocol and cipher suite of the control connection's TLS, if it has one.";
+        commands: 12, "Whose commands are taken for its own, where its user has no right to COMMAND.";
+        lacks: 40, "What its user has no right to of what the broker asks for itself.";
     },
     rows: TableRows::Each { keys: |_| numbers(1), row: upstream_row },
 };
@@ -317,6 +319,8 @@ fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
         shared.control.away_since().map(|since| shared.env.now.saturating_sub(since)).into(),
         Cell::words(refusal.filter(|_| state == "down").unwrap_or_default()),
         control.and_then(|lane| lane.record().secured).map(|secured| secured.to_string()).into(),
+        Cell::words(shared.commands.release().unwrap_or_default()),
+        Cell::words(&shared.control.own_rights().missing()),
     ])
 }
 
