@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::redis::server_program;
 use crate::support::wait_until;
 
 /// Everything the server lists that is not in one of these goes on a shared lane.
@@ -53,7 +54,7 @@ struct Server {
 impl Server {
     fn start(options: &[&str]) -> Server {
         let dir = tempfile::tempdir().unwrap();
-        let process = Command::new("redis-server")
+        let process = Command::new(server_program())
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(dir.path().join("s"))
             .arg("--dir")

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::redis::server_program;
 use crate::support::wait_until;
 
 /// A redis-server of the test's own, gone with it.
@@ -21,7 +22,7 @@ struct Redis {
 impl Redis {
     fn start(options: &[&str]) -> Redis {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let process = Command::new("redis-server")
+        let process = Command::new(server_program())
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
             .args(options)
             .current_dir(dir.path())

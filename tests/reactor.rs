@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::support::redis::server_program;
 use crate::support::{Raw, wait_until};
 
 /// No reply takes this long unless something is stuck.
@@ -29,7 +30,7 @@ impl Redis {
     /// Listens at `dir/redis.sock`, and at a port unless that is zero.
     fn start(dir: &Path, port: u16) -> Redis {
         let socket = dir.join("redis.sock");
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(server_program());
         command.args(["--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"]);
         command.arg(dir).arg("--unixsocket").arg(&socket).stdout(Stdio::null());
         let redis = Redis(command.spawn().expect("redis-server is installed"));

@@ -47,6 +47,7 @@ mod name_lookups;
 mod pace;
 mod policy;
 mod reasons;
+mod rights;
 mod roles;
 mod roster;
 mod status_page;

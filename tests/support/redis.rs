@@ -14,6 +14,11 @@ use super::{signal, wait_until};
 /// The name under which the tests' own connections to Redis stand in CLIENT LIST.
 const OWN_NAME: &str = "test-direct";
 
+/// The server that the tests run: `BROKER_TEST_REDIS_SERVER`, else the redis-server in PATH.
+pub(crate) fn server_program() -> PathBuf {
+    std::env::var_os("BROKER_TEST_REDIS_SERVER").map_or_else(|| PathBuf::from("redis-server"), PathBuf::from)
+}
+
 /// A running redis-server.
 pub(crate) struct Redis {
     directory: TempDir,
@@ -55,7 +60,7 @@ impl Redis {
 
     fn launch_with(&self, more: &[&str]) {
         let output = File::create(self.directory.path().join("log")).expect("a log file");
-        let child = Command::new("redis-server")
+        let child = Command::new(server_program())
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--slowlog-log-slower-than", "-1"])
             .arg("--unixsocket")
             .arg(self.socket())

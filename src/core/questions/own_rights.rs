@@ -38,15 +38,16 @@ impl OwnRight {
         OwnRight::ConfigGet,
     ];
 
+    /// As in a rule of an ACL.
     fn name(self) -> &'static str {
         match self {
-            OwnRight::Command => "COMMAND",
-            OwnRight::CommandInfo => "COMMAND INFO",
-            OwnRight::Ping => "PING",
-            OwnRight::Echo => "ECHO",
-            OwnRight::Dbsize => "DBSIZE",
-            OwnRight::Unblock => "CLIENT UNBLOCK",
-            OwnRight::ConfigGet => "CONFIG GET",
+            OwnRight::Command => "command",
+            OwnRight::CommandInfo => "command|info",
+            OwnRight::Ping => "ping",
+            OwnRight::Echo => "echo",
+            OwnRight::Dbsize => "dbsize",
+            OwnRight::Unblock => "client|unblock",
+            OwnRight::ConfigGet => "config|get",
         }
     }
 }
@@ -90,10 +91,10 @@ impl OwnRights {
         usable.into_iter().find(|right| !self.lacks(*right))
     }
 
-    /// The names of what is missing.
+    /// The names of what is missing, with a comma between.
     pub(crate) fn missing(&self) -> String {
         let missing = OwnRight::ALL.into_iter().filter(|right| self.lacks(*right));
-        missing.map(OwnRight::name).collect::<Vec<_>>().join(", ")
+        missing.map(OwnRight::name).collect::<Vec<_>>().join(",")
     }
 
     /// The same, if it is another than was last told.

@@ -283,10 +283,10 @@ pub(crate) const UPSTREAM: ShowTable = ShowTable {
         losses: 6, "Connections that were lost so far.";
         switches: 8, "Times that all connections have left a server which is the master no more.";
         down_ms: 8, "Since when it is down; of one that hung before it was given up, since it last said something.";
-        refusal: 40, "Why the last attempt of the control connection failed.";
+        commands: 12, "The release whose commands are taken for its own: its user has no right to COMMAND.";
+        lacks: 16, "What its user has no right to, of what the broker asks for itself.";
         tls: 32, "Protocol and cipher suite of the control connection's TLS, if it has one.";
-        commands: 12, "Whose commands are taken for its own, where its user has no right to COMMAND.";
-        lacks: 40, "What its user has no right to of what the broker asks for itself.";
+        refusal: 40, "Why the last attempt of the control connection failed.";
     },
     rows: TableRows::Each { keys: |_| numbers(1), row: upstream_row },
 };
@@ -317,10 +317,10 @@ fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
         counters.upstream_losses.into(),
         counters.upstream_switches.into(),
         shared.control.away_since().map(|since| shared.env.now.saturating_sub(since)).into(),
-        Cell::words(refusal.filter(|_| state == "down").unwrap_or_default()),
+        shared.commands.release().unwrap_or_default().replace(' ', "-").into(),
+        shared.control.own_rights().missing().into(),
         control.and_then(|lane| lane.record().secured).map(|secured| secured.to_string()).into(),
-        Cell::words(shared.commands.release().unwrap_or_default()),
-        Cell::words(&shared.control.own_rights().missing()),
+        Cell::words(refusal.filter(|_| state == "down").unwrap_or_default()),
     ])
 }
 
