@@ -286,7 +286,10 @@ fn renamed_commands_are_learned_and_old_names_forgotten() {
 fn local_error(table: &Table, args: &[Vec<u8>]) -> Option<Vec<u8>> {
     let text = with_request(args, |request| match table.classify(request) {
         Verdict::Unknown => Some(texts::unknown_command(request, table.wording())),
-        Verdict::UnknownSubcommand => Some(texts::unknown_subcommand(request, table.wording())),
+        Verdict::UnknownSubcommand => Some(texts::unknown_subcommand(request)),
+        Verdict::Known(known) if known.route == Route::Local(Local::NoSubcommand) => {
+            Some(texts::no_subcommand(request.arg(0), request.arg(1)))
+        }
         Verdict::Known(known) if !known.arity_ok => {
             let text = texts::wrong_arity(known.name);
             let exec = known.route == Route::Transaction(Transaction::Exec);

@@ -34,6 +34,7 @@ use generator::{Sequence, Settings, Speaker, value_of};
 use grammar::Grammar;
 use normalise::Sharing;
 use play::{Difference, Outcome, Rig};
+use support::redis::is_before_7;
 use support::{Twin, run};
 use waivers::Waivers;
 
@@ -49,6 +50,8 @@ const SHOWN: usize = 12;
 /// Order in a skiplist is by chance where the scores do not make it, in a listpack it is not.
 const REDIS: &[&str] =
     &["--hz", "100", "--enable-debug-command", "yes", "--zset-max-listpack-value", "100000"];
+/// The same before Redis 7.0.
+const REDIS_BEFORE_7: &[&str] = &["--hz", "100", "--zset-max-ziplist-value", "100000"];
 
 /// What all workers have done together.
 #[derive(Default)]
@@ -103,7 +106,8 @@ fn replay(run: &Run) {
 
 /// Servers under settings by which what may be done in more than one way must look the same in each.
 fn rig(ways: &Settings) -> Rig {
-    Rig::new(Twin::start_with(REDIS, ways), Sharing { pubsub: value_of(ways, "pubsub") == "shared" })
+    let redis = if is_before_7() { REDIS_BEFORE_7 } else { REDIS };
+    Rig::new(Twin::start_with(redis, ways), Sharing { pubsub: value_of(ways, "pubsub") == "shared" })
 }
 
 /// The sequences of one protocol, on servers of their own.

@@ -84,6 +84,12 @@ fn numbers(version: &str) -> [u32; 3] {
 /// What COMMAND does not say of a command before 7.0, though it was so.
 pub(super) const UNSAID: [Flag; 2] = [Flag::Blocking, Flag::AllowBusy];
 
+/// Which command it does not list then.
+pub(super) const UNLISTED: &str = "quit";
+
+/// Which subcommand has come with 7.0 to a container whose subcommands are answered or judged here.
+pub(super) const NEW_SUBCOMMAND: &str = "client|no-evict";
+
 #[cfg(test)]
 mod tests {
     use super::*;

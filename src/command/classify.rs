@@ -125,6 +125,8 @@ pub enum Local {
     Readwrite,
     /// ACL WHOAMI of a user that only the broker knows.
     Whoami,
+    /// A subcommand that a server older than Redis 7.0 does not have, or not with these arguments: it says so when it is run.
+    NoSubcommand,
 }
 
 /// Commands that open, fill or end a transaction.
@@ -236,9 +238,10 @@ impl Table {
     }
 }
 
-/// Containers of which no subcommand, whichever an old release has, does anything to its connection or to others.
-const HARMLESS: [&str; 8] =
-    ["command", "latency", "memory", "object", "pubsub", "slowlog", "xgroup", "xinfo"];
+/// Containers of which no subcommand, whichever an old release has, does anything to its connection or to others. CLUSTER does
+/// nothing at all where there is no cluster.
+const HARMLESS: [&str; 9] =
+    ["cluster", "command", "latency", "memory", "object", "pubsub", "slowlog", "xgroup", "xinfo"];
 
 /// Before Redis 7.0 a container itself says what is wrong with a subcommand, when it is run. So where that does no harm it is
 /// asked.
@@ -256,7 +259,13 @@ fn judge_before_7<'t>(
             no_multi: false,
             route: Route::Shared,
         }),
-        _ => Verdict::UnknownSubcommand,
+        _ => Verdict::Known(Known {
+            id,
+            name: &container.name,
+            arity_ok: true,
+            no_multi: false,
+            route: Route::Local(Local::NoSubcommand),
+        }),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The commands of one upstream as it told them itself: names, arities, flags, and the other names they
 //! were found under. Never decides a route on its own and never asks the server.
 
-use super::builtin::{BuiltinRow, Release, UNSAID};
+use super::builtin::{BuiltinRow, NEW_SUBCOMMAND, Release, UNLISTED, UNSAID};
 use super::classify::{Route, Runs};
 use super::facts::{Facts, TimeoutAt};
 use super::flags::{Flag, Flags};
@@ -133,7 +133,8 @@ impl Table {
                     entry.flags = entry.flags.with_those_of(row.flags, &UNSAID);
                     entry.base = self.policy.base(row.name, entry.flags);
                 }
-                None if row.name.contains('|') => self.take_row(&row)?,
+                None if row.name == NEW_SUBCOMMAND => {}
+                None if row.name.contains('|') || row.name == UNLISTED => self.take_row(&row)?,
                 // It has come since.
                 None => {}
             }
@@ -189,7 +190,9 @@ impl Table {
 
     pub(crate) fn confirm_name(&mut self, id: CommandId, name: &str, info: &Value) -> Result<(), String> {
         if matches!(info, Value::Nil) {
-            self.names.remove(name.as_bytes());
+            if !(self.is_before_7 && name == UNLISTED) {
+                self.names.remove(name.as_bytes());
+            }
             return Ok(());
         }
         let raw = RawEntry::read(info)?;

@@ -96,23 +96,25 @@ pub fn unknown_command(request: &Request<'_>, wording: Wording) -> Vec<u8> {
 }
 
 /// The container has no such subcommand. Names the container as typed.
-pub fn unknown_subcommand(request: &Request<'_>, wording: Wording) -> Vec<u8> {
-    match wording {
-        Wording::Before7 => {
-            about_subcommand(request, b"ERR Unknown subcommand or wrong number of arguments for '")
-        }
-        Wording::Since7 => about_subcommand(request, b"ERR unknown subcommand '"),
-    }
+pub fn unknown_subcommand(request: &Request<'_>) -> Vec<u8> {
+    about_subcommand(request.arg(0), request.arg(1), b"ERR unknown subcommand '", CUT)
+}
+
+/// The same before Redis 7.0, and of one with other arguments than it takes.
+pub fn no_subcommand(container: &[u8], subcommand: &[u8]) -> Vec<u8> {
+    let head = b"ERR Unknown subcommand or wrong number of arguments for '";
+    about_subcommand(container, subcommand, head, usize::MAX)
 }
 
 /// The container has the subcommand, and the server noticed only later that something is wrong with it.
 pub fn subcommand_syntax(request: &Request<'_>) -> Vec<u8> {
-    about_subcommand(request, b"ERR unknown subcommand or wrong number of arguments for '")
+    let head = b"ERR unknown subcommand or wrong number of arguments for '";
+    about_subcommand(request.arg(0), request.arg(1), head, CUT)
 }
 
-fn about_subcommand(request: &Request<'_>, head: &[u8]) -> Vec<u8> {
-    let container = c_string(request.arg(0), usize::MAX).to_ascii_uppercase();
-    let subcommand = c_string(request.arg(1), CUT);
+fn about_subcommand(container: &[u8], subcommand: &[u8], head: &[u8], cut: usize) -> Vec<u8> {
+    let container = c_string(container, usize::MAX).to_ascii_uppercase();
+    let subcommand = c_string(subcommand, cut);
     one_line([head, subcommand, b"'. Try ", &container, b" HELP."].concat())
 }
 
@@ -136,7 +138,10 @@ pub fn script_refused(name: &str, denied: &str) -> String {
 
 /// A command that a RESP2 connection with subscriptions may not send. `name` is the full canonical name.
 pub fn subscriber_context(name: &str, wording: Wording) -> String {
-    let letters = if wording == Wording::Before7 { "P" } else { "P|S" };
+    let (letters, name) = match wording {
+        Wording::Before7 => ("P", name.split('|').next().unwrap_or(name)),
+        Wording::Since7 => ("P|S", name),
+    };
     format!(
         "ERR Can't execute '{name}': only ({letters})SUBSCRIBE / ({letters})UNSUBSCRIBE / PING / QUIT / RESET \
          are allowed in this context"
@@ -223,7 +228,7 @@ mod tests {
     #[test]
     fn unknown_subcommands_name_the_container_as_typed() {
         let text = |args: &[&[u8]]| {
-            let text = with_request(args, |request| unknown_subcommand(request, Wording::Since7));
+            let text = with_request(args, unknown_subcommand);
             String::from_utf8(text).unwrap()
         };
         assert_eq!(text(&[b"cLi2", b"fo\no\0x"]), "ERR unknown subcommand 'fo o'. Try CLI2 HELP.");

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -17,6 +17,21 @@ const OWN_NAME: &str = "test-direct";
 /// The server that the tests run: `BROKER_TEST_REDIS_SERVER`, else the redis-server in PATH.
 pub(crate) fn server_program() -> PathBuf {
     std::env::var_os("BROKER_TEST_REDIS_SERVER").map_or_else(|| PathBuf::from("redis-server"), PathBuf::from)
+}
+
+/// Whether that server is older than Redis 7.0: what has come since cannot be tried with it.
+pub(crate) fn is_before_7() -> bool {
+    static MAJOR: OnceLock<u32> = OnceLock::new();
+    *MAJOR.get_or_init(major_version) < 7
+}
+
+fn major_version() -> u32 {
+    let output =
+        Command::new(server_program()).arg("--version").output().expect("a server that tells its version");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let version = text.split_whitespace().find_map(|word| word.strip_prefix("v=")).expect("v=");
+    let major = version.split('.').next().and_then(|part| part.parse::<u32>().ok());
+    major.expect("a number")
 }
 
 /// A running redis-server.

@@ -8,8 +8,12 @@ use fastrand::Rng;
 use super::frames::{Frame, Parsed, parse};
 use super::generator::{Command, ID, Speaker, Template, World, every_line, fill, read};
 use crate::support::Raw;
+use crate::support::redis::is_before_7;
 
 const TEMPLATES: &str = include_str!("templates.txt");
+
+/// Before Redis 7.0 an id of 0 is everybody's, the connections of this program included.
+const UNTRIED_BEFORE_7: &str = "CLIENT KILL ID ";
 
 const SCRIPTS: &[&str] = &[
     "return ARGV[1]",
@@ -136,7 +140,9 @@ impl Grammar {
             }
         }
         let mut family = "";
-        for line in TEMPLATES.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let is_tried =
+            |line: &&str| !line.is_empty() && !(is_before_7() && line.starts_with(UNTRIED_BEFORE_7));
+        for line in TEMPLATES.lines().map(str::trim).filter(is_tried) {
             if line.starts_with("# ") {
             } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 family = name;
@@ -404,9 +410,13 @@ fn samples(server: &mut Raw) -> Samples {
             samples.shas.push(bulk(&reply));
         }
     }
-    server.call(&["FUNCTION", "LOAD", FUNCTIONS[0]]);
-    samples.functions = bulk(&server.call(&["FUNCTION", "DUMP"]));
-    for line in ["FLUSHALL", "SCRIPT FLUSH", "FUNCTION FLUSH"] {
+    let mut lines = vec!["FLUSHALL", "SCRIPT FLUSH"];
+    // There are none before Redis 7.0.
+    if !server.call(&["FUNCTION", "LOAD", FUNCTIONS[0]]).starts_with(b"-") {
+        samples.functions = bulk(&server.call(&["FUNCTION", "DUMP"]));
+        lines.push("FUNCTION FLUSH");
+    }
+    for line in lines {
         server.expect(line, "+OK\r\n");
     }
     samples

@@ -147,7 +147,9 @@ impl Rig {
         }
         for server in [&mut self.direct, &mut self.behind] {
             for _ in 0..if scripts { 3 } else { 1 } {
-                assert_eq!(server.read_text(), "+OK\r\n");
+                let told = server.read_text();
+                // There are no functions before Redis 7.0.
+                assert!(told == "+OK\r\n" || told.contains("unknown command `FUNCTION`"), "{told}");
             }
         }
     }

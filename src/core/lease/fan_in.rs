@@ -6,7 +6,7 @@
 use crate::base::clock::Millis;
 use crate::base::failure::Failure;
 use crate::base::limits;
-use crate::command::texts;
+use crate::command::texts::{self, Wording};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::{GroupKey, LaneKey, LeaseKind, PoolId};
@@ -57,8 +57,10 @@ impl Shared {
             true => group.last_expiry(),
             false => group.first_expiry().unwrap_or(NEVER),
         };
+        // Before Redis 7.0 less than a millisecond, which 0.001 is when it is multiplied, is for ever.
+        let least = if self.commands.wording() == Wording::Before7 { 2 } else { 1 };
         // Redis looks before it gives up, however short the time: what is there is delivered.
-        let left = (last != NEVER).then(|| last.saturating_sub(now).max(1));
+        let left = (last != NEVER).then(|| last.saturating_sub(now).max(least));
         let until = left.map_or(NEVER, |left| now + left);
         let ahead = group.look_depth();
         group.begin(lane, LaneWork::Waits { since: now, until, asked: None, pending: false, ahead });

@@ -1,6 +1,7 @@
 //! The control connection at work: what is asked on it when, and what each answer changes. Children wait here for an
 //! upstream that answers. Children's requests go on the connection only for SCRIPT KILL and FUNCTION KILL.
 
+use crate::command::texts::Wording;
 use crate::command::{Policy, Route, Transaction as TransactionCommand, Verdict, texts};
 use crate::config::Settings;
 use crate::config::value::Integrity;
@@ -273,6 +274,8 @@ impl Shared {
     fn table_changed(&mut self) {
         log::info!("upstream {} is up", self.env.upstream);
         self.tell_missing_rights();
+        let is_before_7 = self.commands.wording() == Wording::Before7;
+        self.control.limits_mut().set_before_7(is_before_7);
         self.forget_refusal_of_control();
         self.env.notify(Notice::TableChanged);
         if let Some(table) = self.commands.table() {

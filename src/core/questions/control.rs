@@ -279,6 +279,10 @@ impl Control {
         &self.limits
     }
 
+    pub(super) fn limits_mut(&mut self) -> &mut UpstreamLimits {
+        &mut self.limits
+    }
+
     pub(super) fn set_limits(&mut self, frame: &[u8]) {
         self.limits.take(frame);
     }

@@ -86,13 +86,18 @@ impl Shared {
 
     /// Whether a request has to be looked at for the length of its arguments.
     pub(crate) fn may_be_too_long(&self, request: &Request<'_>) -> bool {
-        request.bytes.len() as u64 > self.control.limits().argument_max()
+        request.bytes.len() as u64 > self.control.limits().harmless_max()
     }
 
     /// Answers a request with too long an argument as the server would answer it. None: it may go on.
     pub(crate) fn refuse_too_long(&mut self, child: &mut Child, request: &Request<'_>) -> Option<Flow> {
         if !self.may_be_too_long(request) {
             return None;
+        }
+        if !self.control.limits().takes(request.argc()) {
+            self.answer(child, &ProtocolError::InvalidMultibulkLength.reply());
+            self.finish_at_request(child);
+            return Some(Flow::Done);
         }
         let limit = self.control.limits().argument_max();
         let longest = request.args().map(|arg| arg.len() as u64).max().unwrap_or(0);

@@ -59,18 +59,39 @@ pub(crate) struct UpstreamLimits {
     query_bytes: u64,
     /// The lesser, as a bound on one argument.
     argument_bytes: u64,
+    /// How many arguments a request may have; without a bound where the server has none that a request can reach.
+    arguments: usize,
 }
+
+/// Redis older than 7.0 takes no more arguments than this.
+const ARGUMENTS_BEFORE_7: usize = 1 << 20;
+/// Bytes of the shortest argument, with what stands around it.
+const ARGUMENT_LEAST: u64 = 6;
 
 impl Default for UpstreamLimits {
     fn default() -> Self {
         let most = u64::MAX;
-        UpstreamLimits { bulk_bytes: most, query_bytes: most, argument_bytes: most }
+        UpstreamLimits { bulk_bytes: most, query_bytes: most, argument_bytes: most, arguments: usize::MAX }
     }
 }
 
 impl UpstreamLimits {
-    /// Bytes of one argument.
+    /// Bytes from which on a request may break a bound.
     #[inline]
+    pub(super) fn harmless_max(&self) -> u64 {
+        self.argument_bytes.min((self.arguments as u64).saturating_mul(ARGUMENT_LEAST))
+    }
+
+    /// Whether a request may have so many arguments.
+    pub(super) fn takes(&self, arguments: usize) -> bool {
+        arguments <= self.arguments
+    }
+
+    pub(crate) fn set_before_7(&mut self, is_before_7: bool) {
+        self.arguments = if is_before_7 { ARGUMENTS_BEFORE_7 } else { usize::MAX };
+    }
+
+    /// Bytes of one argument.
     pub(super) fn argument_max(&self) -> u64 {
         self.argument_bytes
     }

@@ -58,9 +58,7 @@ impl Shared {
             }
             Verdict::Unknown if is_console(request) => self.console(child, request),
             Verdict::Unknown => self.look_up(child, request),
-            Verdict::UnknownSubcommand => {
-                self.reject(child, texts::unknown_subcommand(request, self.commands.wording()))
-            }
+            Verdict::UnknownSubcommand => self.reject(child, texts::unknown_subcommand(request)),
             Verdict::Known(known) => {
                 let decided = Decided { request, id: known.id, no_multi: known.no_multi, route: known.route };
                 if known.arity_ok {

@@ -1,7 +1,8 @@
 //! Commands that the broker answers itself, from the child's session; no shared lane carries them. Texts and the order of
 //! checks are those of Redis 7.0.15.
 
-use crate::command::{Local, texts};
+use crate::command::Local;
+use crate::command::texts::{self, Wording};
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::child::outbox::Frame;
@@ -80,6 +81,11 @@ impl Shared {
                 encode::verbatim_txt(&mut out, line.as_bytes(), proto);
             }
             Local::Whoami => encode::bulk(&mut out, self.user_name(child).as_bytes()),
+            Local::NoSubcommand => encode::error(&mut out, texts::no_subcommand(arg(0), arg(1))),
+            // Before Redis 7.0 this is no question of clusters.
+            Local::Readwrite if self.commands.wording() == Wording::Before7 => {
+                out.extend_from_slice(b"+OK\r\n")
+            }
             Local::Asking | Local::Readonly | Local::Readwrite => {
                 encode::error(&mut out, texts::CLUSTER_DISABLED);
             }

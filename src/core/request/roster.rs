@@ -3,7 +3,7 @@
 
 use crate::base::failure::{Failure, Limit};
 use crate::base::limits;
-use crate::command::texts;
+use crate::command::texts::{self, Wording};
 use crate::core::broker::Broker;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::front::{Killing, Progress};
@@ -38,6 +38,7 @@ impl<'r> Filter<'r> {
         if request.argc() == 3 {
             return Ok(Filter { addr: Some(request.arg(2)), ..Filter::default() });
         }
+        let is_before_7 = shared.commands.wording() == Wording::Before7;
         let mut filter = Filter { skip_me: true, ..Filter::default() };
         for index in (2..request.argc()).step_by(2) {
             if index + 1 == request.argc() {
@@ -48,7 +49,9 @@ impl<'r> Filter<'r> {
             let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
             match value {
                 _ if is("id") => match canonical_int(value) {
-                    Some(id) if id > 0 => filter.id = Some(id),
+                    // There 0 is everybody's: nobody means that.
+                    Some(id) if id > 0 || is_before_7 && id < 0 => filter.id = Some(id),
+                    None if is_before_7 => return Err(texts::NOT_AN_INTEGER.into()),
                     _ => return Err(texts::CLIENT_ID_NOT_POSITIVE.into()),
                 },
                 _ if is("type") => filter.of_type = Some(client_type(value)?),
