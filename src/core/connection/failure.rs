@@ -110,7 +110,7 @@ impl Shared {
                 if role == LaneRole::Control {
                     self.control_lost();
                 } else {
-                    self.probe.lost();
+                    self.probe_lost();
                 }
                 self.fail_slots(key, lost, Failure::LOST);
                 // Questions that never left were asked of an incarnation that is gone.

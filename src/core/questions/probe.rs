@@ -5,7 +5,9 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::core::keys::{ChildKey, LaneKey, UserId};
 use crate::core::user::credentials::Password;
+use crate::resp::reply;
 use std::collections::VecDeque;
+use zeroize::Zeroizing;
 
 /// Who waits for an answer. A child that has given up asks under another number.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +28,8 @@ pub(crate) struct Claim {
 }
 
 /// What one request on the probe is for. Answers come in the order of the requests.
+///
+/// Its `is_answered_by` tells a reply from that to another request, should one be missing.
 #[derive(Debug)]
 pub(crate) enum Proof {
     Child(Asker, ProofAbout),
@@ -40,6 +44,21 @@ pub(crate) enum Proof {
     /// The answer changes nothing.
     Ignore,
     Reset,
+}
+
+impl Proof {
+    /// Whether this can be the answer.
+    pub(crate) fn is_answered_by(&self, frame: &[u8]) -> bool {
+        let is_greeting = || matches!(frame.first(), Some(b'%' | b'*'));
+        match self {
+            _ if reply::is_error(frame) => true,
+            Proof::AnyPassword(..) | Proof::Recheck(_) | Proof::As(_) => is_greeting(),
+            Proof::Child(_, ProofAbout::Claim(_)) => frame == b"+OK\r\n" || is_greeting(),
+            Proof::Child(_, ProofAbout::Select(_) | ProofAbout::Multi(_)) => frame == b"+OK\r\n",
+            Proof::Child(..) | Proof::Default | Proof::Ignore => frame != b"+RESET\r\n",
+            Proof::Reset => frame == b"+RESET\r\n",
+        }
+    }
 }
 
 /// What a child's question is about. All but the first are asked as its user.
@@ -82,6 +101,10 @@ pub(crate) struct Probe {
     default_told_at: Millis,
     /// The answer is still to come.
     default_asking: bool,
+    /// An answer was missing: from then on each request waits for the answer to the one before.
+    one_by_one: bool,
+    /// Requests that wait so, and what for.
+    queued: VecDeque<(Zeroizing<Vec<u8>>, Proof)>,
     /// The upstream has no RESET (Redis 6.0): one question for each connection.
     no_reset: bool,
     /// One has been asked on the present connection.
@@ -133,7 +156,30 @@ impl Probe {
 
     /// Whether all that was asked is answered.
     pub(crate) fn is_done(&self) -> bool {
-        self.proofs.is_empty()
+        self.proofs.is_empty() && self.queued.is_empty()
+    }
+
+    /// Redis 8.2 answers nothing to an AUTH that it refuses and has read together with what came before it.
+    pub(crate) fn go_one_by_one(&mut self) {
+        self.one_by_one = true;
+    }
+
+    /// Whether a request has to wait for the answers to those before.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.one_by_one && !(self.proofs.is_empty() && self.queued.is_empty())
+    }
+
+    pub(crate) fn queue(&mut self, request: Zeroizing<Vec<u8>>, proof: Proof) {
+        self.queued.push_back((request, proof));
+    }
+
+    /// The next request, once nothing else is under way.
+    pub(crate) fn next_queued(&mut self) -> Option<(Zeroizing<Vec<u8>>, Proof)> {
+        if self.proofs.is_empty() { self.queued.pop_front() } else { None }
+    }
+
+    pub(crate) fn take_queued(&mut self) -> Vec<Proof> {
+        self.queued.drain(..).map(|(_, proof)| proof).collect()
     }
 
     pub(crate) fn sent(&mut self, proof: Proof) {

@@ -59,3 +59,22 @@ fn a_default_user_that_is_told_of_trouble_needs_no_password() {
         assert_eq!(sim.received(child), "$1 a", "{trouble}");
     }
 }
+
+/// Redis 8.2 does not answer an AUTH that it refuses and has read together with what came before.
+#[test]
+fn a_password_that_is_not_answered_is_not_accepted() {
+    let (mut sim, [a, b]) = Sim::with(&[("auth", "passthrough")]);
+    let probe = sim.link(LaneRole::Probe);
+    sim.silent.push(probe);
+    sim.send(a, "AUTH ann wrong");
+    sim.send(b, "AUTH bob wrong");
+    // The answer to the first is missing, and what is behind it comes in its place.
+    sim.answer_next(probe, b"+RESET\r\n");
+    assert_eq!((sim.received(a), sim.received(b)), (String::new(), String::new()));
+    sim.thaw();
+    sim.pass(1000);
+    let refused = "-WRONGPASS invalid username-password pair or user is disabled.";
+    assert_eq!((sim.received(a).as_str(), sim.received(b).as_str()), (refused, refused));
+    assert_eq!(sim.ask(a, "AUTH ann pa"), "+OK");
+    assert_eq!(sim.ask(b, "AUTH bob pb\nGET x"), "+OK $1 x");
+}

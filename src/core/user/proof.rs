@@ -155,14 +155,21 @@ impl Shared {
         let said = self.users.get(user, &self.env.upstream);
         let (name, password) = (said.name.unwrap_or(b"default"), said.password.unwrap_or_default());
         let request = request_of(&[b"HELLO", b"2", b"AUTH", name, password]);
-        self.send_proof(&request, proof);
+        self.send_proof(request, proof);
     }
 
     fn prove(&mut self, request: &[&[u8]], proof: Proof) {
-        self.send_proof(&request_of(request), proof);
+        self.send_proof(request_of(request), proof);
     }
 
-    fn send_proof(&mut self, request: &[u8], proof: Proof) {
+    fn send_proof(&mut self, request: Zeroizing<Vec<u8>>, proof: Proof) {
+        if self.probe.is_at_work() {
+            return self.probe.queue(request, proof);
+        }
+        self.put_proof(&request, proof);
+    }
+
+    fn put_proof(&mut self, request: &[u8], proof: Proof) {
         let Some(lane) = self.probe.lane() else { return };
         self.probe.sent(proof);
         self.connections.send(&mut self.env, lane, request, Slot::own(SlotKind::Proof));
@@ -192,9 +199,32 @@ impl Shared {
         if frame.is_some_and(is_too_many) {
             return self.probe_barred(frame.unwrap_or_default());
         }
+        if frame.is_some_and(|frame| !proof.is_answered_by(frame)) {
+            return self.probe_out_of_step(proof);
+        }
         self.take_proof(proof, frame);
         if frame.is_some() {
+            if let Some((request, proof)) = self.probe.next_queued() {
+                self.put_proof(&request, proof);
+            }
             self.renew_probe();
+        }
+    }
+
+    /// An answer has not come, and this one is of another request: nobody may be taken for somebody by it.
+    fn probe_out_of_step(&mut self, proof: Proof) {
+        self.probe.go_one_by_one();
+        self.take_proof(proof, None);
+        if let Some(lane) = self.probe.lane() {
+            self.lane_lost(lane, "an answer is missing on the connection that proves users");
+        }
+    }
+
+    /// The connection is gone, and with it what waited for it. What had been sent is told so with its slots.
+    pub(crate) fn probe_lost(&mut self) {
+        self.probe.lost();
+        for proof in self.probe.take_queued() {
+            self.take_proof(proof, None);
         }
     }
 
