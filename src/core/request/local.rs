@@ -82,7 +82,10 @@ impl Shared {
             }
             Local::Whoami => encode::bulk(&mut out, self.user_name(child).as_bytes()),
             Local::NoSubcommand => encode::error(&mut out, texts::no_subcommand(arg(0), arg(1))),
-            // Before Redis 7.0 this is no question of clusters.
+            // Valkey takes both for a client's own affair, and Redis before 7.0 one of them.
+            Local::Readonly | Local::Readwrite if self.control.is_valkey() => {
+                out.extend_from_slice(b"+OK\r\n")
+            }
             Local::Readwrite if self.commands.wording() == Wording::Before7 => {
                 out.extend_from_slice(b"+OK\r\n")
             }
