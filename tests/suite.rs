@@ -50,6 +50,7 @@ mod reasons;
 mod rights;
 mod roles;
 mod roster;
+mod sentinel;
 mod status_page;
 mod tls;
 mod upkeep;

@@ -147,6 +147,29 @@ pub const LANE_HOLD_MIN: u64 = 20;
 pub const LEAVE_MAX: u64 = 1000;
 /// First delay before the next attempt to connect, in milliseconds; doubles up to `reconnect_backoff_max`.
 pub const BACKOFF_FIRST: u64 = 10;
+/// Sentinels of one master that are known at a time.
+pub const SENTINELS_MAX: usize = 16;
+/// Bytes of one reply of a sentinel: what it says of as many others has a tenth.
+pub const SENTINEL_REPLY: usize = 256 * 1024;
+/// Characters that are kept of what a sentinel says: a refusal, a host name.
+pub const SENTINEL_WORDS: usize = 256;
+/// Each sentinel is asked for the master every so many milliseconds, some a little later than others: one that was cut off
+/// tells no events.
+pub const SENTINEL_POLL: u64 = 10_000;
+/// See [`SENTINEL_POLL`].
+pub const SENTINEL_POLL_STEP: u64 = 150;
+/// The same while it is in doubt who the master is, and for how long that is after the last sign of it.
+pub const SENTINEL_DOUBT_POLL: u64 = 1_000;
+/// See [`SENTINEL_DOUBT_POLL`].
+pub const SENTINEL_DOUBT: u64 = 5_000;
+/// However many signs there are, a sentinel is asked again after so many milliseconds at the earliest.
+pub const SENTINEL_ASK_MIN: u64 = 20;
+/// A sentinel that says nothing for so long is connected to afresh.
+pub const SENTINEL_PATIENCE: u64 = 3_000;
+/// The longest pause before a sentinel is connected to again.
+pub const SENTINEL_BACKOFF_MAX: u64 = 2_000;
+/// A sentinel that is not in the URL, cannot be reached and was named by no other for so long is forgotten.
+pub const SENTINEL_FORGET: u64 = 60_000;
 /// Where a master has become a replica and its name may lead to another server, that is looked for for so many milliseconds
 /// before the replica is served: less than `queue_timeout`, and enough for a name server to answer.
 pub const DEMOTED_PATIENCE: u64 = 500;

@@ -4,7 +4,8 @@
 use crate::base::clock::Millis;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::config::{
-    Address, ClientSettings, ListenUrl, Upstream, parse_listen, parse_tls_endpoint, parse_upstream,
+    Address, ClientSettings, ListenUrl, Upstream, UpstreamPlace, parse_listen, parse_tls_endpoint,
+    parse_upstream,
 };
 use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
@@ -102,7 +103,7 @@ impl Target {
         let mut by_tls = scheme == Some("tls");
         let upstream = if direct { Some(parse_upstream(text)?) } else { None };
         by_tls |= upstream.as_ref().is_some_and(|upstream| upstream.tls);
-        let upstream = upstream.map(|upstream| redis(upstream, settings));
+        let upstream = upstream.map(|upstream| redis(upstream, settings)).transpose()?;
         if settings.client_username.is_some() && settings.client_password.is_none() {
             // Left out, the client would be somebody else.
             return Err(Unusable::Other(Error::config("a username without a password")));
@@ -157,12 +158,15 @@ fn tls_files(settings: &ClientSettings) -> ClientTlsFiles<'_> {
     }
 }
 
-/// Where it is; the rest of what the URL says goes into `settings`.
-fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Address {
+/// Where it is; the rest of what the URL says goes into `settings`. A broker follows a master, a client does not.
+fn redis(upstream: Upstream, settings: &mut ClientSettings) -> Result<Address> {
+    let UpstreamPlace::Server(address) = upstream.place else {
+        return Err(Error::config("a client follows no sentinels: name a broker that does"));
+    };
     settings.client_username = settings.client_username.take().or(upstream.username);
     settings.client_password = settings.client_password.take().or(upstream.password);
     settings.client_db = settings.client_db.or(Some(upstream.db).filter(|db| *db > 0));
-    upstream.address
+    Ok(address)
 }
 
 impl Endpoint {
@@ -173,7 +177,7 @@ impl Endpoint {
 
     /// The TLS of one more connection, if it is to have any.
     pub(super) fn session(&self) -> Option<io::Result<TlsSession>> {
-        self.place.as_ref()?.tls.as_ref().map(TlsSession::client)
+        self.place.as_ref()?.tls.as_ref().map(|tls| TlsSession::client(tls, None))
     }
 
     pub(super) fn is_lasting(&self) -> bool {

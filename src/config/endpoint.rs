@@ -10,11 +10,16 @@ use redis::IntoConnectionInfo;
 
 use super::value::{ParseResult, show};
 use crate::base::error::{Error, Result};
+use crate::base::limits::SENTINELS_MAX;
 
 /// Bytes of a path that fit a Unix socket's address on Linux, without the closing NUL.
 pub const SUN_PATH_MAX: usize = 107;
 /// Permissions of a Unix socket when its URL has no `mode=`: the owner and the group may connect.
 pub const SOCKET_MODE: u32 = 0o660;
+/// Where sentinels listen if their URL does not say.
+pub const SENTINEL_PORT: u16 = 26379;
+/// Bytes of the name of a master.
+const MASTER_NAME_MAX: usize = 128;
 /// Bytes of a listener's label.
 const LABEL_MAX: usize = 64;
 /// What a URL with TLS is refused with where the program was built without it.
@@ -71,11 +76,42 @@ impl Address {
     }
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp { host, port } => write!(f, "{}:{port}", Host(host)),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A master that sentinels name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchedMaster {
+    /// Sentinels to begin with; they name the others.
+    pub seeds: Vec<Address>,
+    /// Its name.
+    pub name: String,
+    /// ACL user at the sentinels; their default user when `None`.
+    pub username: Option<String>,
+    /// Sent to sentinels, and to nobody else.
+    pub password: Option<Secret>,
+}
+
+/// Where an upstream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamPlace {
+    /// At this address.
+    Server(Address),
+    /// Where its sentinels say.
+    Watched(WatchedMaster),
+}
+
 /// The Redis server a broker serves. `Display` is the URL without credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Where it is.
-    pub address: Address,
+    pub place: UpstreamPlace,
     /// By TLS, as a `rediss://` URL says.
     pub tls: bool,
     /// ACL user; the default user when `None`.
@@ -97,9 +133,17 @@ pub fn parse_upstream(url: &str) -> Result<Upstream> {
 }
 
 impl Upstream {
+    /// What sentinels are asked for.
+    pub fn watched(&self) -> Option<&WatchedMaster> {
+        if let UpstreamPlace::Watched(watched) = &self.place { Some(watched) } else { None }
+    }
+
     /// Parses a URL; the error gives the reason and never contains the URL.
     pub(super) fn parse(text: &str) -> ParseResult<Self> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+        if let Some((plain, "sentinel")) = scheme.split_once('+') {
+            return parse_watched(plain, text);
+        }
         supported_scheme(&scheme)?;
         let tls = scheme == "rediss";
         // The crate takes this scheme only together with its own TLS.
@@ -124,12 +168,54 @@ impl Upstream {
             _ => return Err("not a supported kind of address".to_owned()),
         };
         Ok(Upstream {
-            address,
+            place: UpstreamPlace::Server(address),
             tls,
             username: redis.username().map(str::to_owned),
             password: redis.password().map(Secret::new),
             db: u32::try_from(redis.db()).map_err(|_| "not a database number")?,
         })
+    }
+}
+
+/// `redis+sentinel://[user:password@]host[:port],host[:port]/name[/db]`. Each part is parsed as it is in a URL with one host.
+fn parse_watched(scheme: &str, text: &str) -> ParseResult<Upstream> {
+    let plain = match scheme {
+        "redis" | "valkey" => "redis",
+        "rediss" | "valkeys" => "rediss",
+        _ => return Err("not a redis+sentinel:// URL".to_owned()),
+    };
+    let rest = text.split_once("://").map(|(_, rest)| rest).ok_or("not a URL")?;
+    if rest.contains(['?', '#']) {
+        return Err("has options or a '#'; inside a password they are written %3F and %23".to_owned());
+    }
+    let (authority, path) = rest.split_once('/').ok_or("no name of a master: redis+sentinel://host/name")?;
+    let (user, hosts) =
+        authority.rsplit_once('@').map_or((None, authority), |(user, hosts)| (Some(user), hosts));
+    let (name, db) = path.split_once('/').unwrap_or((path, "0"));
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.len() > MASTER_NAME_MAX || !name.bytes().all(is_name) {
+        return Err(format!(
+            "the name of the master is not 1 to {MASTER_NAME_MAX} of letters, digits, '-', '_' and '.'"
+        ));
+    }
+    let seeds = hosts.split(',').map(parse_sentinel).collect::<ParseResult<Vec<Address>>>()?;
+    if seeds.len() > SENTINELS_MAX {
+        return Err(format!("more than {SENTINELS_MAX} sentinels"));
+    }
+    let user = user.map_or_else(String::new, |user| format!("{user}@"));
+    let data = Upstream::parse(&format!("{plain}://{user}h/{db}"))?;
+    let watched = WatchedMaster { seeds, name: name.to_owned(), username: None, password: None };
+    Ok(Upstream { place: UpstreamPlace::Watched(watched), ..data })
+}
+
+fn parse_sentinel(text: &str) -> ParseResult<Address> {
+    let url = redis::parse_redis_url(&format!("redis://{text}")).ok_or("a sentinel is not host[:port]")?;
+    let host = url.host_str().unwrap_or_default();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match url.port().unwrap_or(SENTINEL_PORT) {
+        _ if host.is_empty() => Err("a sentinel without a host".to_owned()),
+        0 => Err("port 0".to_owned()),
+        port => Ok(Address::Tcp { host: host.to_owned(), port }),
     }
 }
 
@@ -139,7 +225,6 @@ fn supported_scheme(scheme: &str) -> ParseResult<()> {
         "redis" | "unix" | "redis+unix" => Ok(()),
         "rediss" if cfg!(feature = "tls") => Ok(()),
         "rediss" => Err(WITHOUT_TLS.to_owned()),
-        _ if scheme.contains("sentinel") => later("Sentinel"),
         _ if scheme.contains("cluster") => later("Cluster"),
         _ => Err("not a redis://, rediss:// or unix:// URL".to_owned()),
     }
@@ -147,12 +232,18 @@ fn supported_scheme(scheme: &str) -> ParseResult<()> {
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.address {
-            Address::Tcp { host, port } => {
-                let scheme = if self.tls { "rediss" } else { "redis" };
-                write!(f, "{scheme}://{}:{port}/{}", Host(host), self.db)
+        let scheme = if self.tls { "rediss" } else { "redis" };
+        match &self.place {
+            UpstreamPlace::Server(address @ Address::Tcp { .. }) => {
+                write!(f, "{scheme}://{address}/{}", self.db)
             }
-            Address::Unix(path) => write!(f, "unix://{}?db={}", UrlPath(path), self.db),
+            UpstreamPlace::Server(Address::Unix(path)) => {
+                write!(f, "unix://{}?db={}", UrlPath(path), self.db)
+            }
+            UpstreamPlace::Watched(WatchedMaster { seeds, name, .. }) => {
+                let seeds: Vec<String> = seeds.iter().map(Address::to_string).collect();
+                write!(f, "{scheme}+sentinel://{}/{name}/{}", seeds.join(","), self.db)
+            }
         }
     }
 }
@@ -510,11 +601,17 @@ mod tests {
         assert_eq!(full.password.as_ref().map(Secret::expose), Some("p@ss"));
         assert_eq!(full.db, 3);
         assert_eq!(upstream("redis://:pw@h").username, None);
-        assert_eq!(upstream("redis://h").address, Address::Tcp { host: "h".into(), port: 6379 });
-        assert_eq!(upstream("redis://[::1]:7").address, Address::Tcp { host: "::1".into(), port: 7 });
+        assert_eq!(
+            upstream("redis://h").place,
+            UpstreamPlace::Server(Address::Tcp { host: "h".into(), port: 6379 })
+        );
+        assert_eq!(
+            upstream("redis://[::1]:7").place,
+            UpstreamPlace::Server(Address::Tcp { host: "::1".into(), port: 7 })
+        );
         for scheme in ["unix", "redis+unix"] {
             let unix = upstream(&format!("{scheme}:///r%20un/r.sock?db=2&user=u&pass=p"));
-            assert_eq!(unix.address, Address::Unix("/r un/r.sock".into()));
+            assert_eq!(unix.place, UpstreamPlace::Server(Address::Unix("/r un/r.sock".into())));
             assert_eq!((unix.db, unix.username.as_deref()), (2, Some("u")));
             assert_eq!(unix.password.as_ref().map(Secret::expose), Some("p"));
         }

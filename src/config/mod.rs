@@ -17,7 +17,9 @@ use crate::base::error::{Error, Result};
 use crate::command::is_never_allowed;
 pub use client::{ClientSettings, client_rows};
 use endpoint::Secret;
-pub use endpoint::{Address, ListenUrl, Upstream, parse_listen, parse_tls_endpoint, parse_upstream};
+pub use endpoint::{
+    Address, ListenUrl, Upstream, UpstreamPlace, parse_listen, parse_tls_endpoint, parse_upstream,
+};
 pub use load::load_toml;
 pub use table::{Row, Settings, rows};
 
@@ -46,6 +48,11 @@ impl Settings {
         if self.upstream_password.is_some() && self.upstream_password_file.is_some() {
             return Err(Error::config(
                 "upstream_password and upstream_password_file are both set; allowed is one of them",
+            ));
+        }
+        if self.sentinel_password.is_some() && self.sentinel_password_file.is_some() {
+            return Err(Error::config(
+                "sentinel_password and sentinel_password_file are both set; allowed is one of them",
             ));
         }
         if let Some(name) = self.commands_allow.iter().find(|name| is_never_allowed(name)) {
@@ -95,7 +102,8 @@ impl Settings {
     /// them, when set, overrides the URL. Reads the file, blocking.
     pub fn upstream_resolved(&self) -> Result<Option<Upstream>> {
         let Some(mut upstream) = self.upstream.clone() else { return Ok(None) };
-        let in_file = self.upstream_password_file.as_deref().map(read_password).transpose()?;
+        let file = self.upstream_password_file.as_deref();
+        let in_file = file.map(|path| read_password("upstream_password_file", path)).transpose()?;
         upstream.username = self.upstream_username.clone().or(upstream.username);
         upstream.password = in_file.or(self.upstream_password.clone()).or(upstream.password);
         if upstream.username.is_some() && upstream.password.is_none() {
@@ -104,6 +112,17 @@ impl Settings {
                  set upstream_password or upstream_password_file"
             )));
         }
+        if let UpstreamPlace::Watched(watched) = &mut upstream.place {
+            let file = self.sentinel_password_file.as_deref();
+            let in_file = file.map(|path| read_password("sentinel_password_file", path)).transpose()?;
+            watched.username = self.sentinel_username.clone();
+            watched.password = in_file.or(self.sentinel_password.clone());
+            if watched.username.is_some() && watched.password.is_none() {
+                return Err(Error::config(
+                    "sentinel_username without a password; set sentinel_password or sentinel_password_file",
+                ));
+            }
+        }
         Ok(Some(upstream))
     }
 
@@ -111,6 +130,7 @@ impl Settings {
     pub fn warn_of_files(&self) {
         let users = self.auth_file.as_ref().filter(|_| self.auth == value::Auth::Users);
         self.upstream_password_file.iter().for_each(|path| warn_of_mode("upstream_password_file", path));
+        self.sentinel_password_file.iter().for_each(|path| warn_of_mode("sentinel_password_file", path));
         users.iter().for_each(|path| warn_of_mode("auth_file", path));
     }
 }
@@ -144,8 +164,8 @@ fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 }
 
 /// The first line of a file, without its line end.
-fn read_password(path: &Path) -> Result<Secret> {
-    let refuse = |why: &str| Error::config(format!("upstream_password_file = {path:?}: {why}"));
+fn read_password(key: &str, path: &Path) -> Result<Secret> {
+    let refuse = |why: &str| Error::config(format!("{key} = {path:?}: {why}"));
     let bytes =
         read_up_to(path, PASSWORD_FILE_MAX).map_err(|error| refuse(&format!("cannot be read: {error}")))?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();

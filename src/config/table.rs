@@ -219,7 +219,7 @@ const MONTH: u64 = 30 * DAY;
 settings! {
     /// Every setting of a broker, typed and each within its bounds. Times are milliseconds.
     Settings
-    /// The Redis server this broker serves: a redis://, rediss:// (TLS) or unix:// URL.
+    /// The Redis server this broker serves: a redis://, rediss:// (TLS) or unix:// URL; or the master that sentinels name: redis+sentinel://host:port,host:port/name.
     upstream: Option<Upstream> = "", Url(0, 4096), RELOAD;
     /// User name for the upstream, if not in its URL.
     upstream_username: Option<String> = "", Text(0, 4096), RELOAD;
@@ -237,6 +237,12 @@ settings! {
     tls_server_name: Option<String> = "", Text(0, 255), RELOAD;
     /// true: the upstream's certificate is not checked at all. Whoever stands in between reads everything.
     tls_insecure: bool = "false", Choice(0, 0), RELOAD;
+    /// User name at the sentinels, if they have one; that of the upstream is never sent to them.
+    sentinel_username: Option<String> = "", Text(0, 4096), RELOAD;
+    /// Password at the sentinels; it is sent to nobody else.
+    sentinel_password: Option<Secret> = "", Password(0, 64 * KIB), RELOAD;
+    /// File whose first line is the password at the sentinels.
+    sentinel_password_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
     /// Where children connect: a list of unix://, tcp:// and tls:// URLs.
     listen: Vec<ListenUrl> = "", Listen(0, 64), RELOAD;
     /// Shared lanes per (user, db, protocol).

@@ -10,7 +10,7 @@ use crate::base::peer_certificate::PeerCertificate;
 use crate::base::process::UnixCredentials;
 use crate::base::secured::Secured;
 use crate::command::texts;
-use crate::config::{Settings, Upstream};
+use crate::config::{Address, Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::child::children::Children;
 use crate::core::child::closing::CloseReason;
@@ -21,6 +21,7 @@ use crate::core::counters::Counters;
 use crate::core::host::leaks::LeakEnd;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::memory::Trim;
+use crate::core::nodes::sentinels::Sentinels;
 use crate::core::request::flow::Roster;
 use crate::core::request::run::ForBroker;
 use crate::core::shared::Shared;
@@ -97,6 +98,8 @@ impl Broker {
         self.shared.env.now = self.shared.env.now.max(now);
         self.tell_micros(self.shared.env.now * 1000);
         self.shared.env.timers.advance();
+        let connect_timeout = self.shared.env.settings.connect_timeout;
+        self.shared.sentinels.advance(self.shared.env.now, connect_timeout);
         self.fire_timers();
     }
 
@@ -141,7 +144,8 @@ impl Broker {
         if env.has_deferred() || connections.is_changed() || connections.is_any_unread() || delivering {
             return Some(0);
         }
-        env.timers.next_at().map(|at| at.saturating_sub(env.now))
+        let timer = env.timers.next_at().map(|at| at.saturating_sub(env.now));
+        [timer, self.shared.sentinels.timeout(env.now)].into_iter().flatten().min()
     }
 
     /// Whether anything was left that `run` or the driver has to do.
@@ -168,6 +172,10 @@ impl Broker {
     /// it after the events of a turn and before flushing, again and again while it returns true.
     pub fn run(&mut self) -> bool {
         if self.shared.env.has_notices() {
+            self.deliver_notices();
+            return true;
+        }
+        if self.shared.follow_master() {
             self.deliver_notices();
             return true;
         }
@@ -370,6 +378,11 @@ impl Broker {
         into.extend(self.shared.env.actions.drain(..));
     }
 
+    /// Whether the core has given up the attempt to connect this lane, though the driver has not been told yet.
+    pub fn has_given_up(&self, lane: LaneKey) -> bool {
+        self.shared.env.actions.contains(&Action::CloseLane { lane, link: None })
+    }
+
     /// Moves the keys of children with something to write into `into`.
     pub fn take_dirty_children(&mut self, into: &mut impl Extend<ChildKey>) {
         into.extend(self.shared.env.dirty_children.drain(..));
@@ -418,6 +431,16 @@ impl Broker {
     /// How many children there are.
     pub fn children_len(&self) -> usize {
         self.children.len()
+    }
+
+    /// Where lanes are connected to now; none as long as no sentinel has named a master.
+    pub fn upstream_address(&self) -> Option<&Address> {
+        self.shared.address()
+    }
+
+    /// The sentinels that name the master, for the driver of their connections.
+    pub fn sentinels(&mut self) -> &mut Sentinels {
+        &mut self.shared.sentinels
     }
 
     /// The upstream that is dialled now.

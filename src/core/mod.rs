@@ -53,6 +53,7 @@ pub(crate) use console::cell::Cell;
 pub use console::console_tables;
 pub use counters::Counters;
 pub use keys::{ChildKey, LaneKey, LeaseKind, ProcessKey};
+pub use nodes::sentinels::{SentinelAction, SentinelId, Sentinels};
 pub use questions::ready::Readiness;
 pub use standing::LaneReading;
 pub use stats::RequestTimes;

@@ -86,6 +86,7 @@ impl Shared {
             // Another server knows other commands.
             self.control.forget_upstream();
             self.master.forget();
+            self.sentinels.watch(self.env.upstream.watched(), self.env.now);
             self.commands.forget();
             self.leases.upstream_replaced(self.env.now);
             for key in self.connections.keys() {

@@ -13,6 +13,7 @@ use crate::core::latency::Latency;
 use crate::core::lease::groups::Groups;
 use crate::core::lease::leases::Leases;
 use crate::core::nodes::master::Master;
+use crate::core::nodes::sentinels::Sentinels;
 use crate::core::pubsub::hubs::Hubs;
 use crate::core::questions::commands::Commands;
 use crate::core::questions::control::Control;
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) intake: Intake,
     pub(crate) work: Work,
     pub(crate) master: Master,
+    pub(crate) sentinels: Sentinels,
     pub(crate) processes: Processes,
     pub(crate) leaks: Leaks,
     pub(crate) latency: Latency,
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
+        let mut sentinels = Sentinels::default();
+        sentinels.watch(upstream.watched(), now);
         Shared {
             users: Users::new(settings.auth),
             env: Env::new(settings, upstream, rng, now),
@@ -59,6 +63,7 @@ impl Shared {
             intake: Intake::default(),
             work: Work::default(),
             master: Master::default(),
+            sentinels,
             processes: Processes::default(),
             leaks: Leaks::default(),
             latency: Latency::default(),

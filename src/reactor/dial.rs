@@ -1,10 +1,11 @@
-//! Connections to the upstream while they are being established. The core sees a lane connected or failed, and
-//! nothing in between; a lane has at most one attempt at a time.
+//! Connections to the upstream and to its sentinels while they are being established. The core sees one connected or
+//! failed, and nothing in between; each lane, and each sentinel, has at most one attempt at a time.
 
 use super::{Link, Loop, Owner, link_of};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::core::LaneKey;
+use crate::config::Address;
+use crate::core::{Action, LaneKey, SentinelId};
 use crate::transport::resolver::{Destination, Found, Resolver};
 use crate::transport::stream::Stream;
 use crate::transport::tls::{ClientTls, TlsSession};
@@ -22,31 +23,39 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The upstream's address, and the attempts to connect lanes.
-#[derive(Debug)]
+/// For whom a connection is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Caller {
+    Lane(LaneKey),
+    Sentinel(SentinelId),
+}
+
+/// Names that are looked up, and the attempts to connect.
+#[derive(Debug, Default)]
 pub(super) struct Dialler {
     resolver: Resolver,
-    target: Destination,
+    /// Where lanes were connected to last.
+    server: Option<Destination>,
     /// How connections are secured, if they are.
     tls: Option<ClientTls>,
-    dials: HashMap<LaneKey, Dial>,
-    /// Lanes that wait for the address, and until when; the longest first.
-    waiting: VecDeque<(LaneKey, Millis)>,
+    dials: HashMap<Caller, Dial>,
+    /// Those that wait for an address, and until when; the longest first.
+    waiting: VecDeque<(Caller, Millis)>,
 }
 
 /// A connection being made.
 #[derive(Debug)]
 struct Dial {
     link: Key<Link>,
+    target: Destination,
     address: SocketAddr,
     /// Addresses to try if this one fails.
     others: VecDeque<SocketAddr>,
 }
 
 impl Dialler {
-    pub(super) fn new(target: Destination, tls: Option<ClientTls>) -> Self {
-        let (resolver, dials, waiting) = (Resolver::default(), HashMap::new(), VecDeque::new());
-        Dialler { resolver, target, tls, dials, waiting }
+    pub(super) fn new(tls: Option<ClientTls>) -> Self {
+        Dialler { tls, ..Dialler::default() }
     }
 
     /// From now on connections are secured so. Sessions stay if nothing else has changed.
@@ -63,37 +72,81 @@ impl Dialler {
 }
 
 impl Loop {
-    /// From now on lanes are connected to `target`, which may be the same: then its name is looked up again. The core gives
-    /// up attempts in progress.
-    pub(super) fn redirect(&mut self, target: Destination, tls: Option<ClientTls>) {
+    /// From now on connections are secured so, and the upstream's name is looked up again. The core gives up attempts in
+    /// progress.
+    pub(super) fn redirect(&mut self, tls: Option<ClientTls>) {
         self.dialler.secure(tls);
-        let dialler = &mut self.dialler;
-        if dialler.target == target {
-            dialler.resolver.doubt(&target);
-        } else {
-            dialler.resolver.forget(&dialler.target, self.poll.registry());
-            dialler.target = target;
+        if let Dialler { resolver, server: Some(server), .. } = &mut self.dialler {
+            resolver.doubt(server);
         }
     }
 
-    pub(super) fn dial(&mut self, lane: LaneKey) {
+    /// Where a connection leads, and the host as it is named; or why that is not known.
+    fn destination(&mut self, caller: Caller) -> Result<(Destination, Option<String>), String> {
+        let address = match caller {
+            Caller::Lane(_) => self.core.upstream_address().cloned(),
+            Caller::Sentinel(id) => self.core.sentinels().address_of(id).cloned(),
+        };
+        match address {
+            Some(address) => {
+                let host = if let Address::Tcp { host, .. } = &address { Some(host.clone()) } else { None };
+                Ok((Destination::from(&address), host))
+            }
+            None => Err(self.core.sentinels().trouble()),
+        }
+    }
+
+    pub(super) fn dial(&mut self, caller: Caller) {
         if self.closed {
             return;
         }
-        let Dialler { resolver, target, waiting, .. } = &mut self.dialler;
-        match resolver.find(target, self.told, self.poll.registry()) {
-            Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Lane(lane)) {
+        let target = match self.destination(caller) {
+            Ok((target, _)) => target,
+            Err(why) => return self.not_dialled(caller, &why),
+        };
+        self.leave_former(caller, &target);
+        let Dialler { resolver, waiting, .. } = &mut self.dialler;
+        match resolver.find(&target, self.told, self.poll.registry()) {
+            Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Dial(caller)) {
                 // It connects at once or fails.
-                Ok(link) => self.core.lane_connected(lane, link_of(link), None),
-                Err(error) => self.core.lane_failed(lane, &error.to_string()),
+                Ok(link) => self.dial_done(link, caller),
+                Err(error) => self.not_dialled(caller, &error.to_string()),
             },
-            Found::Tcp(addresses) => self.dial_one_of(lane, addresses, String::new()),
+            Found::Tcp(addresses) => self.dial_one_of(caller, &target, addresses, String::new()),
             Found::Later => {
                 // The other half is for the connection; and who waits no longer is told what for.
                 let patience = (self.core.settings().connect_timeout / 2).max(1);
-                waiting.push_back((lane, self.told + patience));
+                waiting.push_back((caller, self.told + patience));
             }
-            Found::Nowhere(why) => self.core.lane_failed(lane, &why),
+            Found::Nowhere(why) => self.not_dialled(caller, &why),
+        }
+    }
+
+    /// What is known of a name that lanes are connected to no more is forgotten.
+    fn leave_former(&mut self, caller: Caller, target: &Destination) {
+        let Caller::Lane(_) = caller else { return };
+        let former = self.dialler.server.replace(target.clone());
+        if let Some(former) = former.filter(|former| former != target) {
+            self.dialler.resolver.forget(&former, self.poll.registry());
+        }
+    }
+
+    fn not_dialled(&mut self, caller: Caller, why: &str) {
+        match caller {
+            Caller::Lane(lane) => self.core.lane_failed(lane, why),
+            Caller::Sentinel(id) => {
+                self.forget_sentinel(id);
+                self.core.sentinels().lost(id, why, self.told);
+            }
+        }
+    }
+
+    /// A sentinel's name is looked up for each connection.
+    fn forget_sentinel(&mut self, id: SentinelId) {
+        if let Ok((target, _)) = self.destination(Caller::Sentinel(id))
+            && self.dialler.server.as_ref() != Some(&target)
+        {
+            self.dialler.resolver.forget(&target, self.poll.registry());
         }
     }
 
@@ -103,92 +156,132 @@ impl Loop {
 
     /// Connects to the first that does not fail at once; `why` is said if there is none. The attempt has
     /// `connect_timeout` for all.
-    fn dial_one_of(&mut self, lane: LaneKey, mut addresses: VecDeque<SocketAddr>, mut why: String) {
+    fn dial_one_of(
+        &mut self,
+        caller: Caller,
+        target: &Destination,
+        mut addresses: VecDeque<SocketAddr>,
+        mut why: String,
+    ) {
         while let Some(address) = addresses.pop_front() {
-            match self.begin(connect_tcp(address), Owner::Dial(lane)) {
+            match self.begin(connect_tcp(address), Owner::Dial(caller)) {
                 Ok(link) => {
-                    self.dialler.dials.insert(lane, Dial { link, address, others: addresses });
+                    let dial = Dial { link, target: target.clone(), address, others: addresses };
+                    self.dialler.dials.insert(caller, dial);
                     return;
                 }
                 Err(error) => {
-                    self.blame(address);
+                    self.dialler.resolver.blame(target, address);
                     why = format!("{address}: {error}");
                 }
             }
         }
-        self.core.lane_failed(lane, &why);
-    }
-
-    fn blame(&mut self, address: SocketAddr) {
-        let Dialler { resolver, target, .. } = &mut self.dialler;
-        resolver.blame(target, address);
+        self.not_dialled(caller, &why);
     }
 
     /// The poll reports the end of an attempt, or a spurious event.
     pub(super) fn finish_dial(&mut self, key: Key<Link>) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        let Owner::Dial(lane) = link.owner else { return };
+        let Some(link) = self.links.get(key) else { return };
+        let Owner::Dial(caller) = link.owner else { return };
         match link.conn.stream().is_connected() {
             Ok(false) => {}
-            Ok(true) => match self.dialler.tls.as_ref().map(TlsSession::client) {
-                None => self.dial_done(key, lane),
+            Ok(true) => match self.session_for(caller) {
+                None => self.dial_done(key, caller),
                 Some(Ok(session)) => {
-                    link.conn.begin_tls(session);
+                    if let Some(link) = self.links.get_mut(key) {
+                        link.conn.begin_tls(session);
+                    }
                     self.list(key);
                 }
                 Some(Err(error)) => {
                     self.close_link(key);
-                    self.dial_broke(lane, &error.to_string());
+                    self.dial_broke(caller, &error.to_string());
                 }
             },
             Err(error) => {
                 self.close_link(key);
-                self.dial_broke(lane, &error.to_string());
+                self.dial_broke(caller, &error.to_string());
             }
         }
     }
 
-    /// The server that was reached is not what it must be: another address of the name may lead to one that is.
-    pub(super) fn try_others(&mut self) {
-        let Dialler { resolver, target, .. } = &mut self.dialler;
-        resolver.try_others(target);
+    /// The TLS of a connection, if it is to have any. Where sentinels name the server, its certificate must have that name.
+    fn session_for(&mut self, caller: Caller) -> Option<io::Result<TlsSession>> {
+        self.dialler.tls.as_ref()?;
+        let named = self.core.upstream().watched().is_some();
+        let host = if named { self.destination(caller).ok().and_then(|(_, host)| host) } else { None };
+        self.dialler.tls.as_ref().map(|tls| TlsSession::client(tls, host.as_deref()))
     }
 
-    /// The lane can be used.
-    pub(super) fn dial_done(&mut self, key: Key<Link>, lane: LaneKey) {
+    /// The server that was reached is not what it must be: another address of the name may lead to one that is.
+    pub(super) fn try_others(&mut self) {
+        if let Dialler { resolver, server: Some(server), .. } = &mut self.dialler {
+            resolver.try_others(server);
+        }
+    }
+
+    /// Whether the attempt was given up in this turn: the action that says so is still to come, and another one perhaps for
+    /// the next attempt.
+    fn is_given_up(&self, caller: Caller) -> bool {
+        let Caller::Lane(lane) = caller else { return false };
+        let given_up = Action::CloseLane { lane, link: None };
+        self.core.has_given_up(lane) || self.work.actions.contains(&given_up)
+    }
+
+    /// The connection can be used.
+    pub(super) fn dial_done(&mut self, key: Key<Link>, caller: Caller) {
+        self.dialler.dials.remove(&caller);
+        if self.is_given_up(caller) {
+            return self.close_link(key);
+        }
         let Some(link) = self.links.get_mut(key) else { return };
-        link.owner = Owner::Lane(lane);
+        link.owner = match caller {
+            Caller::Lane(lane) => Owner::Lane(lane),
+            Caller::Sentinel(id) => Owner::Sentinel(id),
+        };
         let secured = link.conn.session().map(TlsSession::secured);
         if let Some(secured) = secured {
             let resumed = if secured.resumed { ", resumed" } else { "" };
             log::debug!("connection to the upstream secured: {secured}{resumed}");
         }
-        self.dialler.dials.remove(&lane);
-        self.core.lane_connected(lane, link_of(key), secured);
+        match caller {
+            Caller::Lane(lane) => self.core.lane_connected(lane, link_of(key), secured),
+            Caller::Sentinel(id) => {
+                self.forget_sentinel(id);
+                self.core.sentinels().connected(id, link_of(key), self.told);
+            }
+        }
     }
 
     /// Its connection is gone before it could be used: the next address is tried.
-    pub(super) fn dial_broke(&mut self, lane: LaneKey, why: &str) {
-        if let Some(Dial { address, others, .. }) = self.dialler.dials.remove(&lane) {
-            self.blame(address);
-            self.dial_one_of(lane, others, format!("{address}: {why}"));
+    pub(super) fn dial_broke(&mut self, caller: Caller, why: &str) {
+        let dial = self.dialler.dials.remove(&caller);
+        if self.is_given_up(caller) {
+            return;
+        }
+        if let Some(Dial { target, address, others, .. }) = dial {
+            self.dialler.resolver.blame(&target, address);
+            self.dial_one_of(caller, &target, others, format!("{address}: {why}"));
         }
     }
 
     pub(super) fn lose_lane(&mut self, lane: LaneKey, why: &str) {
-        let Dialler { resolver, target, .. } = &mut self.dialler;
-        resolver.doubt(target);
+        if let Dialler { resolver, server: Some(server), .. } = &mut self.dialler {
+            resolver.doubt(server);
+        }
         self.core.lane_lost(lane, why);
     }
 
     /// The core has given up the attempt: too slow, or no longer needed.
-    pub(super) fn cancel_dial(&mut self, lane: LaneKey) {
-        self.dialler.waiting.retain(|(waiting, _)| *waiting != lane);
-        if let Some(Dial { link, address, .. }) = self.dialler.dials.remove(&lane) {
-            self.blame(address);
+    pub(super) fn cancel_dial(&mut self, caller: Caller) {
+        self.dialler.waiting.retain(|(waiting, _)| *waiting != caller);
+        if let Some(Dial { link, target, address, .. }) = self.dialler.dials.remove(&caller) {
+            self.dialler.resolver.blame(&target, address);
             self.close_link(link);
         }
-        self.core.connection_closed();
+        if let Caller::Lane(_) = caller {
+            self.core.connection_closed();
+        }
     }
 
     /// The poll reports a socket of a look-up.
@@ -197,10 +290,11 @@ impl Loop {
         self.take_resolved();
     }
 
-    /// Gives up what has waited long enough: name servers, and lanes that wait for them.
+    /// Gives up what has waited long enough: name servers, and those that wait for them.
     pub(super) fn look_up_due(&mut self) {
-        let Dialler { resolver, target, .. } = &mut self.dialler;
-        if resolver.take_moved(target) {
+        if let Dialler { resolver, server: Some(server), .. } = &mut self.dialler
+            && resolver.take_moved(server)
+        {
             self.core.upstream_moved();
         }
         if self.dialler.timeout(self.told) != Some(0) {
@@ -208,25 +302,27 @@ impl Loop {
         }
         self.dialler.resolver.advance(self.told, self.poll.registry());
         self.take_resolved();
-        while let Some((lane, until)) = self.dialler.waiting.front().copied()
+        while let Some((caller, until)) = self.dialler.waiting.front().copied()
             && until <= self.told
         {
             self.dialler.waiting.pop_front();
-            let why = self.dialler.resolver.why(&self.dialler.target);
-            self.core.lane_failed(lane, &why);
+            let why = match self.destination(caller) {
+                Ok((target, _)) => self.dialler.resolver.why(&target),
+                Err(why) => why,
+            };
+            self.not_dialled(caller, &why);
         }
     }
 
-    /// Look-ups have ended: connects the lanes that waited for them, or fails them.
+    /// Look-ups have ended: connects those that waited for them, or fails them.
     fn take_resolved(&mut self) {
         while let Some(ended) = self.dialler.resolver.take() {
-            if ended.target != self.dialler.target {
-                continue;
-            }
-            for (lane, _) in std::mem::take(&mut self.dialler.waiting) {
+            for (caller, until) in std::mem::take(&mut self.dialler.waiting) {
+                let waits_for_it = self.destination(caller).is_ok_and(|(target, _)| target == ended.target);
                 match &ended.outcome {
-                    Ok(()) => self.dial(lane),
-                    Err(why) => self.core.lane_failed(lane, why),
+                    _ if !waits_for_it => self.dialler.waiting.push_back((caller, until)),
+                    Ok(()) => self.dial(caller),
+                    Err(why) => self.not_dialled(caller, why),
                 }
             }
         }

@@ -6,12 +6,13 @@
 
 use super::accept::PolledListener;
 use super::adopt::NotAdmitted;
+use super::dial::Caller;
 use super::pace::StepKind;
 use super::{Link, Loop, Owner, link_of};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::core::{ChildKind, LaneKey, Newcomer};
+use crate::core::{ChildKind, Newcomer};
 use crate::transport::secure::HandshakeStep;
 use crate::transport::stream::Stream;
 use crate::transport::tls::{ServerTls, TlsSession};
@@ -138,11 +139,11 @@ impl Loop {
         match link.conn.shake(self.poll.registry(), &mut self.scratch) {
             HandshakeStep::UnderWay => {}
             HandshakeStep::Done => match owner {
-                Owner::Dial(lane) => self.dial_done(key, lane),
+                Owner::Dial(caller) => self.dial_done(key, caller),
                 _ => self.admit_guest(key),
             },
             HandshakeStep::Failed(why) => match owner {
-                Owner::Dial(lane) => return self.lane_not_secured(key, lane, &why),
+                Owner::Dial(caller) => return self.dial_not_secured(key, caller, &why),
                 _ => return self.guest_failed(key, &why),
             },
         }
@@ -151,10 +152,10 @@ impl Loop {
         }
     }
 
-    fn lane_not_secured(&mut self, key: Key<Link>, lane: LaneKey, why: &str) {
+    fn dial_not_secured(&mut self, key: Key<Link>, caller: Caller, why: &str) {
         self.handshakes.failed.1 += 1;
         self.close_link(key);
-        self.dial_broke(lane, &format!("TLS: {why}"));
+        self.dial_broke(caller, &format!("TLS: {why}"));
     }
 
     fn guest_failed(&mut self, key: Key<Link>, why: &str) {

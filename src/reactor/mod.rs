@@ -14,6 +14,7 @@ mod pace;
 mod quiet;
 mod reload;
 mod secrets;
+mod sentinels;
 mod stats;
 mod status;
 mod turn;
@@ -29,14 +30,13 @@ use crate::base::seed::seed;
 use crate::config::accounts::Account;
 use crate::config::value::AdminListen;
 use crate::config::{ListenUrl, Settings, Upstream};
-use crate::core::{Broker, ChildKey, LaneKey};
+use crate::core::{Broker, ChildKey, LaneKey, SentinelId};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
-use crate::transport::resolver::Destination;
 use crate::transport::wake::Wake;
 use accept::{Door, PolledListener};
 use adopt::Handed;
-use dial::Dialler;
+use dial::{Caller, Dialler};
 use drain::Draining;
 use handshakes::Handshakes;
 use history::History;
@@ -91,8 +91,10 @@ struct Link {
 enum Owner {
     Child(ChildKey),
     Lane(LaneKey),
-    /// A connection being made for this lane; the core does not know it yet.
-    Dial(LaneKey),
+    /// A connection being made; the core does not know it yet.
+    Dial(Caller),
+    /// Of a sentinel, which is no lane.
+    Sentinel(SentinelId),
     /// The connection of a lane that has given it up: only its end of file is awaited.
     Leaving,
     /// Of who reads metrics.
@@ -198,7 +200,6 @@ impl Loop {
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
         let waker = Wake::new(poll.registry(), TOKEN_WAKER);
         let waker = waker.map_err(Error::attempting("cannot create a waker"))?;
-        let target = Destination::from(&upstream.address);
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
         let mut open = |(number, (door, url))| {
@@ -230,7 +231,7 @@ impl Loop {
             history: History::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
-            dialler: Dialler::new(target, secrets.upstream),
+            dialler: Dialler::new(secrets.upstream),
             handshakes: Handshakes::default(),
             waker,
             pipe,

@@ -6,7 +6,6 @@ use super::secrets::{Secrets, is_guarded, warn_of_insecurity};
 use super::{Loop, doors};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
-use crate::transport::resolver::Destination;
 
 const ATTEMPT: &str = "cannot take new settings";
 
@@ -57,7 +56,7 @@ impl Loop {
         self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
         self.replace_listeners(&settings, &mut secrets)?;
-        self.redirect(Destination::from(&upstream.address), secrets.upstream);
+        self.redirect(secrets.upstream);
         settings.warn_of_files();
         warn_of_insecurity(&settings);
         self.pace.begin_turn();
@@ -126,6 +125,6 @@ impl Loop {
 }
 
 pub(super) fn required_upstream(settings: &Settings) -> Result<Upstream> {
-    let none = || Error::config("upstream = \"\": allowed is a redis:// or unix:// URL");
+    let none = || Error::config("upstream = \"\": allowed is a redis://, redis+sentinel:// or unix:// URL");
     settings.upstream_resolved()?.ok_or_else(none)
 }

@@ -3,7 +3,7 @@
 
 use crate::base::error::{Error, Result};
 use crate::config::value::Auth;
-use crate::config::{Address, ListenUrl, Settings, Upstream};
+use crate::config::{Address, ListenUrl, Settings, Upstream, UpstreamPlace};
 use crate::transport::tls::{ClientTls, ClientTlsFiles, ServerTls};
 
 /// The certificates and keys of a loop.
@@ -35,7 +35,11 @@ impl Secrets {
 }
 
 fn for_upstream(settings: &Settings, upstream: &Upstream) -> Result<ClientTls> {
-    let Address::Tcp { host, .. } = &upstream.address else {
+    let address = match &upstream.place {
+        UpstreamPlace::Server(address) => Some(address),
+        UpstreamPlace::Watched(watched) => watched.seeds.first(),
+    };
+    let Some(Address::Tcp { host, .. }) = address else {
         return Err(Error::config(format!("upstream = \"{upstream}\": TLS is for hosts alone")));
     };
     let files = ClientTlsFiles {

@@ -2,6 +2,7 @@
 //! All reads come before the first write, so that the requests of many children are sent in one write per lane. A turn that
 //! has lasted long enough leaves the rest of each list to the next, in order: what has just arrived is heard in between.
 
+use super::dial::Caller;
 use super::local::local_of;
 use super::pace::StepKind;
 use super::{Link, Loop, Owner, RESERVED, TOKEN_PIPE, TOKEN_WAKER, key_of, link_of};
@@ -28,7 +29,7 @@ pub(super) struct WorkLists {
     /// What is to be flushed and carried out in this settling, in order.
     lanes: VecDeque<LaneKey>,
     children: VecDeque<ChildKey>,
-    actions: VecDeque<Action>,
+    pub(super) actions: VecDeque<Action>,
     /// Those that used up their share of a turn's writes, or became writable: flushed in the next settling.
     late_lanes: Vec<LaneKey>,
     late_children: Vec<ChildKey>,
@@ -232,7 +233,9 @@ impl Loop {
                 Owner::Child(_) => self.work.ready.push_back(key),
                 Owner::Guest => self.handshakes.ready.push_back(key),
                 Owner::Dial(_) if link.conn.session().is_some() => self.handshakes.ready.push_back(key),
-                Owner::Lane(_) | Owner::Dial(_) | Owner::Leaving => self.work.ready_lanes.push_back(key),
+                Owner::Lane(_) | Owner::Dial(_) | Owner::Sentinel(_) | Owner::Leaving => {
+                    self.work.ready_lanes.push_back(key)
+                }
                 // These few are looked at in each turn.
                 Owner::Http | Owner::Parting => link.listed = false,
             }
@@ -277,6 +280,7 @@ impl Loop {
             // A connection that the core has just given up no longer belongs to its lane.
             Owner::Lane(lane) if self.core.lane_link(lane) != Some(link_of(key)) => {}
             Owner::Lane(lane) => self.lane_filled(lane, fill, hung_up),
+            Owner::Sentinel(id) => self.sentinel_filled(key, id, fill),
             Owner::Leaving if matches!(fill, Fill::End | Fill::Broken(_)) => self.left(key),
             Owner::Dial(_) | Owner::Leaving | Owner::Http | Owner::Guest | Owner::Parting => {}
         }
@@ -312,7 +316,11 @@ impl Loop {
         loop {
             self.run_core();
             self.list_resumed();
-            if !(self.carry_out_actions() | self.flush_lanes() | self.flush_children()) {
+            if !(self.serve_sentinels()
+                | self.carry_out_actions()
+                | self.flush_lanes()
+                | self.flush_children())
+            {
                 break;
             }
             if self.pace.has_lasted(limits::TURN_WRITES) {
@@ -413,8 +421,8 @@ impl Loop {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Connect(lane) => self.dial(lane),
-            Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
+            Action::Connect(lane) => self.dial(Caller::Lane(lane)),
+            Action::CloseLane { lane, link: None } => self.cancel_dial(Caller::Lane(lane)),
             Action::CloseLane { link: Some(link), .. } => self.leave(key_of(link)),
             Action::TryOthers => self.try_others(),
             Action::AskWriter { link } => {

@@ -25,6 +25,7 @@ pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod run;
+pub(crate) mod sentinel;
 pub(crate) mod tls;
 pub(crate) mod twin;
 

@@ -46,6 +46,7 @@ impl Shared {
         let (failures, role, pool) = (lane.count_failure(false), lane.role(), lane.pool());
         let is_reached = lane.link().is_some();
         self.env.counters.upstream_connect_failures += 1;
+        self.sentinels.doubt(self.env.now);
         self.note_refusal(pool, reason);
         if lasts {
             self.bar_others(key, pool, failures);
@@ -101,6 +102,7 @@ impl Shared {
         let level = if quiet { log::Level::Debug } else { log::Level::Warn };
         log::log!(level, "upstream connection lost ({role:?}, {} in flight): {reason}", lane.depth());
         self.env.counters.upstream_losses += 1;
+        self.sentinels.doubt(self.env.now);
         let (failures, pool) = (lane.count_failure(proven), lane.pool());
         let user = self.connections.pool(pool).key.user;
         let lost = self.take_lost(key);

@@ -5,6 +5,7 @@ mod children;
 mod connections;
 mod hosts;
 mod latency;
+mod sentinels;
 mod settings;
 mod troubles;
 
@@ -71,6 +72,7 @@ pub(crate) static TABLES: &[ShowTable] = &[
     latency::SLOWLOG,
     hosts::LEAKS,
     troubles::TROUBLES,
+    sentinels::SENTINELS,
     settings::MEMORY,
     settings::CONFIG,
     settings::VERSION,

@@ -2,12 +2,14 @@
 //! `failover_grace`; what was not written goes where requests go from now on. All of them change sides in one step. Never
 //! which server that is.
 
+use crate::config::endpoint::{Address, UpstreamPlace};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::lease::groups::Group;
 use crate::core::lease::state::LeaseState;
+use crate::core::nodes::sentinels::MasterChange;
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::shared::Shared;
 use crate::core::timers::Timer;
@@ -15,6 +17,30 @@ use crate::core::timers::Timer;
 const FORMER: &str = "it leads to a server that is the master no more";
 
 impl Shared {
+    /// Where lanes are connected to; none as long as no sentinel has named a master.
+    pub(crate) fn address(&self) -> Option<&Address> {
+        match &self.env.upstream.place {
+            UpstreamPlace::Server(address) => Some(address),
+            UpstreamPlace::Watched(_) => self.sentinels.master(),
+        }
+    }
+
+    /// Goes where the sentinels have said that the master is, if that is news. From then on not a byte more is written to the
+    /// former one.
+    pub(crate) fn follow_master(&mut self) -> bool {
+        let Some(change) = self.sentinels.take_change() else { return false };
+        let MasterChange { former, address, epoch, told_by, .. } = change;
+        self.master.forget();
+        match former {
+            Some(former) => {
+                log::warn!("the master is {address}, and was {former}: sentinel {told_by}, epoch {epoch}");
+            }
+            None => log::info!("the master is {address}: sentinel {told_by}, epoch {epoch}"),
+        }
+        self.leave_server(None);
+        true
+    }
+
     /// No request is written any more where the connections lead that there are, but for one.
     pub(crate) fn leave_server(&mut self, but: Option<LaneKey>) {
         self.control.forget_upstream();

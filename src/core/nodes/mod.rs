@@ -3,3 +3,5 @@
 pub(crate) mod leaving;
 pub(crate) mod master;
 pub(crate) mod roles;
+pub(crate) mod sentinel;
+pub(crate) mod sentinels;

@@ -3,6 +3,8 @@
 //! that is the driver's, by the name.
 
 use crate::base::limits;
+use crate::config::endpoint::UpstreamPlace;
+use crate::config::value::UpstreamRole;
 use crate::core::action::Action;
 use crate::core::broker::Broker;
 use crate::core::connection::handshake::Greeting;
@@ -46,13 +48,24 @@ impl Shared {
     }
 
     fn judge(&mut self, role: ServerRole) -> Judged {
-        let others = self.may_lead_elsewhere();
-        self.master.judge(role, self.env.settings.upstream_role, others, self.env.now)
+        let (others, wanted) = (self.may_lead_elsewhere(), self.wanted_role());
+        self.master.judge(role, wanted, others, self.env.now)
+    }
+
+    /// Sentinels name masters.
+    fn wanted_role(&self) -> UpstreamRole {
+        match self.env.settings.upstream_role {
+            UpstreamRole::Auto if self.sentinels.is_watching() => UpstreamRole::Master,
+            wanted => wanted,
+        }
     }
 
     /// Whether the upstream's address is a name, by which another server may be found.
     fn may_lead_elsewhere(&self) -> bool {
-        self.env.upstream.address.is_name()
+        match &self.env.upstream.place {
+            UpstreamPlace::Server(address) => address.is_name(),
+            UpstreamPlace::Watched(_) => true,
+        }
     }
 
     /// The control connection was asked who it leads to.
@@ -70,6 +83,7 @@ impl Shared {
     fn master_is_gone(&mut self, told_by: Option<LaneKey>) {
         log::warn!("upstream {} is a replica now, and was a master", self.env.upstream);
         self.env.actions.push(Action::TryOthers);
+        self.sentinels.doubt(self.env.now);
         self.env.timers.arm(self.env.now + limits::ROLE_RECHECK, Timer::Role);
         self.leave_server(told_by);
     }
@@ -103,7 +117,8 @@ impl Shared {
         if !is_meant || role.is_own() {
             return;
         }
-        if self.master.note_refused_write(self.env.settings.upstream_role, self.env.now) {
+        if self.master.note_refused_write(self.wanted_role(), self.env.now) {
+            self.sentinels.doubt(self.env.now);
             self.env.actions.push(Action::TryOthers);
             self.ask_fresh(Needed::Greeting);
         }

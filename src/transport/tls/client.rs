@@ -25,6 +25,8 @@ struct Material {
     trusted: Trusted,
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     name: ServerName<'static>,
+    /// The name is not that of the URL, but one that was set.
+    is_name_set: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -58,8 +60,13 @@ impl ClientTls {
         let name = files.server_name.unwrap_or(host);
         let no_name = |_| Error::config(format!("{name:?} is no name that a certificate can have"));
         let name = ServerName::try_from(name.to_owned()).map_err(no_name)?;
-        ClientTls::make(Arc::new(Material { trusted, identity, name }))
-            .map_err(|why| Error::config(format!("{cert} and {key}: {why}")))
+        ClientTls::make(Arc::new(Material {
+            trusted,
+            identity,
+            name,
+            is_name_set: files.server_name.is_some(),
+        }))
+        .map_err(|why| Error::config(format!("{cert} and {key}: {why}")))
     }
 
     /// The same with no session to resume, and nothing that another process could hold locked.
@@ -98,8 +105,12 @@ impl ClientTls {
         Ok(ClientTls { made_of, config: Arc::new(config) })
     }
 
-    pub(super) fn begin(&self) -> io::Result<UnbufferedClientConnection> {
-        let name = self.made_of.name.clone();
+    /// A connection to `host`, or else to the one of the URL. A name that was set stands above both.
+    pub(super) fn begin(&self, host: Option<&str>) -> io::Result<UnbufferedClientConnection> {
+        let name = match host.filter(|_| !self.made_of.is_name_set) {
+            Some(host) => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+            None => self.made_of.name.clone(),
+        };
         UnbufferedClientConnection::new(self.config.clone(), name).map_err(io::Error::other)
     }
 }

@@ -69,9 +69,10 @@ impl Records for UnbufferedServerConnection {
 }
 
 impl TlsSession {
-    /// A connection to a server, which has not sent anything yet.
-    pub fn client(to: &ClientTls) -> io::Result<TlsSession> {
-        to.begin().map(|side| TlsSession { side: Side::Client(side), failed: false })
+    /// A connection to a server, which has not sent anything yet. `host` is whom its certificate must name, if not the host
+    /// that the TLS was made for.
+    pub fn client(to: &ClientTls, host: Option<&str>) -> io::Result<TlsSession> {
+        to.begin(host).map(|side| TlsSession { side: Side::Client(side), failed: false })
     }
 
     /// A connection that a client has opened.
@@ -343,7 +344,7 @@ mod tests {
             insecure: false,
         };
         let to = ClientTls::load(&files, "localhost").unwrap();
-        (TlsSession::client(&to).unwrap(), ServerConnection::new(Arc::new(config)).unwrap())
+        (TlsSession::client(&to, None).unwrap(), ServerConnection::new(Arc::new(config)).unwrap())
     }
 
     fn tell(server: &mut ServerConnection, bytes: &mut Vec<u8>) {

@@ -58,7 +58,7 @@ impl NoServerTls {
 
 impl NoSession {
     /// Never called.
-    pub fn client(to: &NoClientTls) -> io::Result<NoSession> {
+    pub fn client(to: &NoClientTls, _host: Option<&str>) -> io::Result<NoSession> {
         match *to {}
     }
 

@@ -276,6 +276,9 @@ pub(crate) const UPSTREAM: ShowTable = ShowTable {
         server: 10, "What it calls itself.";
         version: 8, "Its version.";
         role: 8, "Its role when it greeted the broker.";
+        master: 24, "Where the master is, by its sentinels.";
+        epoch: 6, "The configuration epoch of that.";
+        master_ms: 9, "For how long it has been there.";
         connections: 11, "Connections held, as Redis counts them.";
         connections_max: 15, "upstream_connections_max.";
         connects: 8, "Attempts to connect so far.";
@@ -310,6 +313,9 @@ fn upstream_row(broker: &Broker, _key: RowKey) -> Option<Vec<Cell>> {
         greeting("server").unwrap_or(Cell::Nothing),
         greeting("version").unwrap_or(Cell::Nothing),
         greeting("role").unwrap_or(Cell::Nothing),
+        shared.sentinels.master().map(ToString::to_string).into(),
+        shared.sentinels.epoch().into(),
+        shared.sentinels.since().map(|since| shared.env.now.saturating_sub(since)).into(),
         shared.connections.capacity().held().into(),
         shared.env.settings.upstream_connections_max.into(),
         counters.upstream_connects.into(),

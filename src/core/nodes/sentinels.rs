@@ -1,0 +1,364 @@
+//! The sentinels of one master, and whom to believe. One voice is enough, since an epoch is only won by a vote: the highest
+//! one heard from any sentinel names the master, and neither an event nor the role of a server does. Owns the sentinels, the
+//! address in use and its epoch. No I/O and no clock: the driver connects what `take_actions` names.
+
+use crate::base::clock::Millis;
+use crate::base::limits;
+use crate::config::endpoint::{Address, WatchedMaster};
+use crate::core::nodes::sentinel::{Contact, MasterClaim, Sentinel, SentinelNews};
+use crate::resp::{ReplyScanner, SharedScanner};
+
+/// Names a sentinel to the driver. Never reused.
+pub type SentinelId = u32;
+
+/// What the driver does for the sentinels. Rare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentinelAction {
+    /// Connect to `address_of` it; answer with `connected` or `lost`.
+    Connect(SentinelId),
+    /// Give up the attempt.
+    Cancel(SentinelId),
+    /// Close this connection.
+    Close {
+        /// The driver's handle.
+        link: usize,
+    },
+}
+
+/// Another server is the master from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MasterChange {
+    pub(crate) former: Option<Address>,
+    pub(crate) address: Address,
+    pub(crate) epoch: u64,
+    /// Who has said so.
+    pub(crate) told_by: Address,
+    /// The sentinels have begun anew: the epoch is lower than before.
+    pub(crate) rebuilt: bool,
+}
+
+/// The sentinels of one master.
+#[derive(Debug, Default)]
+pub struct Sentinels {
+    /// None where the upstream is named by its own address.
+    watched: Option<WatchedMaster>,
+    list: Vec<(SentinelId, Sentinel)>,
+    next_id: SentinelId,
+    /// The claim in use, who has made it and since when it is.
+    current: Option<(MasterClaim, Address, Millis)>,
+    change: Option<MasterChange>,
+    /// Until when all are asked once a second.
+    doubt_until: Millis,
+    /// All are asked at once.
+    asks_all: bool,
+    actions: Vec<SentinelAction>,
+    scanner: SharedScanner<ReplyScanner>,
+}
+
+impl Sentinels {
+    /// From now on these are asked, or none. The same ones, of the same master, are kept.
+    pub(crate) fn watch(&mut self, watched: Option<&WatchedMaster>, now: Millis) {
+        if self.watched.as_ref() == watched {
+            return;
+        }
+        let ids: Vec<SentinelId> = self.list.iter().map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.remove(id));
+        (self.watched, self.current, self.change) = (watched.cloned(), None, None);
+        self.doubt_until = now + limits::SENTINEL_DOUBT;
+        for address in watched.map(|watched| watched.seeds.clone()).unwrap_or_default() {
+            self.add(address, true, now);
+        }
+    }
+
+    fn add(&mut self, address: Address, is_seed: bool, now: Millis) {
+        self.next_id += 1;
+        self.list.push((self.next_id, Sentinel::new(address, is_seed, now)));
+    }
+
+    fn remove(&mut self, id: SentinelId) {
+        if let Some(at) = self.list.iter().position(|(other, _)| *other == id) {
+            let (_, sentinel) = self.list.remove(at);
+            match sentinel.contact {
+                Contact::Up { link, .. } => self.actions.push(SentinelAction::Close { link }),
+                Contact::Dialling { .. } => self.actions.push(SentinelAction::Cancel(id)),
+                Contact::Resting { .. } => {}
+            }
+        }
+    }
+
+    fn find(&mut self, id: SentinelId) -> Option<&mut Sentinel> {
+        self.list.iter_mut().find(|(other, _)| *other == id).map(|(_, sentinel)| sentinel)
+    }
+
+    /// Whether sentinels name the master.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// Where the master is; none before one has been named.
+    pub(crate) fn master(&self) -> Option<&Address> {
+        self.current.as_ref().map(|(claim, ..)| &claim.address)
+    }
+
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        self.current.as_ref().map(|(claim, ..)| claim.epoch)
+    }
+
+    /// Since when this address has been the master's.
+    pub(crate) fn since(&self) -> Option<Millis> {
+        self.current.as_ref().map(|(.., since)| *since)
+    }
+
+    pub(crate) fn list(&self) -> impl Iterator<Item = (SentinelId, &Sentinel)> {
+        self.list.iter().map(|(id, sentinel)| (*id, sentinel))
+    }
+
+    /// Why no master is known, in words.
+    pub fn trouble(&self) -> String {
+        let name = self.watched.as_ref().map_or("", |watched| &watched.name);
+        let said =
+            self.list.iter().map(|(_, sentinel)| sentinel).find(|sentinel| !sentinel.trouble().is_empty());
+        match said {
+            Some(sentinel) => format!(
+                "no sentinel has named the master {name:?}: {}: {}",
+                sentinel.address,
+                sentinel.trouble()
+            ),
+            None => format!("no sentinel has named the master {name:?}"),
+        }
+    }
+
+    /// The master may not be what it was: a connection is lost, a dial was refused, a server says that it is a replica.
+    pub(crate) fn doubt(&mut self, now: Millis) {
+        if self.is_watching() {
+            self.doubt_until = now + limits::SENTINEL_DOUBT;
+            self.asks_all = true;
+        }
+    }
+
+    /// Takes the change that has been decided since the last call.
+    pub(crate) fn take_change(&mut self) -> Option<MasterChange> {
+        self.change.take()
+    }
+
+    // ---- the driver's side ------------------------------------------------------------------------------
+
+    /// Moves what the driver is to do into `into`.
+    pub fn take_actions(&mut self, into: &mut Vec<SentinelAction>) {
+        into.append(&mut self.actions);
+    }
+
+    /// Where a sentinel is.
+    pub fn address_of(&self, id: SentinelId) -> Option<&Address> {
+        self.list.iter().find(|(other, _)| *other == id).map(|(_, sentinel)| &sentinel.address)
+    }
+
+    /// The connection to a sentinel stands.
+    pub fn connected(&mut self, id: SentinelId, link: usize, now: Millis) {
+        let is_meant = |sentinel: &Sentinel| matches!(sentinel.contact, Contact::Dialling { .. });
+        let found = self.list.iter_mut().find(|(other, sentinel)| *other == id && is_meant(sentinel));
+        match (found, &self.watched) {
+            (Some((_, sentinel)), Some(watched)) => sentinel.connected(link, watched, now),
+            _ => self.actions.push(SentinelAction::Close { link }),
+        }
+    }
+
+    /// It could not be made, or has ended.
+    pub fn lost(&mut self, id: SentinelId, why: &str, now: Millis) {
+        let Some(sentinel) = self.find(id) else { return };
+        let is_news = sentinel.is_up() || sentinel.trouble() != why;
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "sentinel {}: {why}", sentinel.address);
+        sentinel.lost(why, now);
+    }
+
+    /// What may be written to it, and the driver's handle.
+    pub fn outgoing(&self, id: SentinelId) -> Option<(usize, &[u8])> {
+        self.list.iter().find(|(other, _)| *other == id).and_then(|(_, sentinel)| sentinel.outgoing())
+    }
+
+    /// So many bytes of that were written.
+    pub fn wrote(&mut self, id: SentinelId, count: usize) {
+        if let Some(sentinel) = self.find(id) {
+            sentinel.wrote(count);
+        }
+    }
+
+    /// Those with something to write.
+    pub fn writable(&self) -> impl Iterator<Item = SentinelId> {
+        let has_bytes = |sentinel: &Sentinel| sentinel.outgoing().is_some_and(|(_, bytes)| !bytes.is_empty());
+        self.list.iter().filter(move |(_, sentinel)| has_bytes(sentinel)).map(|(id, _)| *id)
+    }
+
+    /// Bytes have come from a sentinel.
+    pub fn input(&mut self, id: SentinelId, bytes: &[u8], now: Millis) {
+        let Some(watched) = &self.watched else { return };
+        let Some((_, sentinel)) = self.list.iter_mut().find(|(other, _)| *other == id) else { return };
+        match sentinel.input(bytes, &watched.name, &mut self.scanner, now) {
+            Err(why) => {
+                if let Some(link) = sentinel.link() {
+                    self.actions.push(SentinelAction::Close { link });
+                }
+                self.lost(id, &why, now);
+            }
+            Ok(news) => {
+                for one in news {
+                    match one {
+                        SentinelNews::MayHaveSwitched => self.doubt(now),
+                        SentinelNews::Others(others) => self.learn(others, now),
+                        SentinelNews::Master => self.judge(id, now),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sentinels that another one knows.
+    fn learn(&mut self, others: Vec<Address>, now: Millis) {
+        for address in others {
+            let known = self.list.iter_mut().find(|(_, sentinel)| sentinel.address == address);
+            if let Some((_, known)) = known {
+                known.named_at = now;
+            } else if self.list.len() < limits::SENTINELS_MAX {
+                self.add(address, false, now);
+            }
+        }
+    }
+
+    /// What is due: connections to make, questions to ask, those that say nothing.
+    pub(crate) fn advance(&mut self, now: Millis, connect_timeout: Millis) {
+        let Some(watched) = &self.watched else { return };
+        let asks_all = std::mem::take(&mut self.asks_all);
+        let doubts = now < self.doubt_until || self.current.is_none();
+        let mut silent = Vec::new();
+        for (id, sentinel) in &mut self.list {
+            match sentinel.contact {
+                Contact::Resting { until } if until <= now => {
+                    sentinel.contact = Contact::Dialling { until: now + connect_timeout };
+                    self.actions.push(SentinelAction::Connect(*id));
+                }
+                Contact::Dialling { until } if until <= now => {
+                    self.actions.push(SentinelAction::Cancel(*id));
+                    silent.push((*id, format!("no answer within {connect_timeout} ms")));
+                }
+                Contact::Up { link, .. } if sentinel.is_silent(now) => {
+                    self.actions.push(SentinelAction::Close { link });
+                    silent.push((*id, "it does not answer".to_owned()));
+                }
+                Contact::Up { greeted: true, .. } => {
+                    let pause = if doubts { limits::SENTINEL_DOUBT_POLL } else { poll_pause(*id) };
+                    let least = sentinel.asked_at + if asks_all { limits::SENTINEL_ASK_MIN } else { pause };
+                    if least <= now {
+                        sentinel.ask_master(&watched.name, now);
+                    } else if asks_all {
+                        // Asked just before: a moment later.
+                        self.asks_all = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        silent.iter().for_each(|(id, why)| self.lost(*id, why, now));
+        let is_gone = |sentinel: &Sentinel| {
+            !sentinel.is_seed && !sentinel.is_up() && sentinel.named_at + limits::SENTINEL_FORGET <= now
+        };
+        let gone: Vec<_> = self.list().filter(|(_, sentinel)| is_gone(sentinel)).map(|(id, _)| id).collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Milliseconds until `advance` has something to do.
+    pub(crate) fn timeout(&self, now: Millis) -> Option<Millis> {
+        self.watched.as_ref()?;
+        if !self.actions.is_empty() || self.change.is_some() {
+            return Some(0);
+        }
+        let doubts = now < self.doubt_until || self.current.is_none();
+        let due = self.list.iter().map(|(id, sentinel)| match sentinel.contact {
+            Contact::Resting { until } | Contact::Dialling { until } => until,
+            Contact::Up { greeted: false, .. } => now + limits::SENTINEL_DOUBT_POLL,
+            Contact::Up { .. } if self.asks_all => sentinel.asked_at + limits::SENTINEL_ASK_MIN,
+            Contact::Up { .. } if doubts => sentinel.asked_at + limits::SENTINEL_DOUBT_POLL,
+            Contact::Up { .. } => sentinel.asked_at + poll_pause(*id),
+        });
+        due.map(|at| at.saturating_sub(now)).min()
+    }
+
+    // ---- whom to believe --------------------------------------------------------------------------------
+
+    /// A sentinel has said who the master is.
+    fn judge(&mut self, id: SentinelId, now: Millis) {
+        let Some((_, teller)) = self.list.iter().find(|(other, _)| *other == id) else { return };
+        let (Some(claim), told_by) = (teller.claim.clone(), teller.address.clone()) else { return };
+        let Some((current, ..)) = &self.current else { return self.accept(claim, told_by, false, now) };
+        if claim.epoch == current.epoch && claim.address != current.address {
+            return self.settle_tie(claim, told_by, now);
+        }
+        if claim.epoch > current.epoch {
+            return self.accept(claim, told_by, false, now);
+        }
+        if claim.epoch < current.epoch && self.all_say(claim.epoch) {
+            log::warn!(
+                "sentinels of {} have begun anew: epoch {} follows {}",
+                self.watched.as_ref().map_or("", |watched| &watched.name),
+                claim.epoch,
+                current.epoch
+            );
+            self.accept(claim, told_by, true, now);
+        }
+    }
+
+    /// Every sentinel that answers, and at least half of those known, say this epoch.
+    fn all_say(&self, epoch: u64) -> bool {
+        let answering: Vec<_> =
+            self.list.iter().filter(|(_, one)| one.is_up() && one.claim.is_some()).collect();
+        let says = |one: &Sentinel| one.claim.as_ref().is_some_and(|claim| claim.epoch == epoch);
+        answering.iter().all(|(_, one)| says(one)) && answering.len() * 2 >= self.list.len()
+    }
+
+    /// Two addresses with the same epoch: sentinels that were each configured with another one. Most of those that answer
+    /// decide, else what is in use stays.
+    fn settle_tie(&mut self, claim: MasterClaim, told_by: Address, now: Millis) {
+        let votes = |wanted: &MasterClaim| {
+            let for_it = |one: &Sentinel| one.is_up() && one.claim.as_ref() == Some(wanted);
+            self.list.iter().filter(|(_, one)| for_it(one)).count()
+        };
+        let Some((current, ..)) = &self.current else { return };
+        let (other, kept) = (votes(&claim), votes(current));
+        log::warn!(
+            "sentinels disagree with epoch {}: {other} say {}, {kept} say {}",
+            claim.epoch,
+            claim.address,
+            current.address
+        );
+        if other > kept {
+            self.accept(claim, told_by, false, now);
+        }
+    }
+
+    fn accept(&mut self, claim: MasterClaim, told_by: Address, rebuilt: bool, now: Millis) {
+        let former = self.master().cloned();
+        if former.as_ref() == Some(&claim.address) {
+            if let Some((current, ..)) = &mut self.current {
+                current.epoch = claim.epoch;
+            }
+            return;
+        }
+        self.change = Some(MasterChange {
+            // Of two changes in a row the first has not been carried out.
+            former: self.change.take().map_or(former, |first| first.former),
+            address: claim.address.clone(),
+            epoch: claim.epoch,
+            told_by: told_by.clone(),
+            rebuilt,
+        });
+        self.current = Some((claim, told_by, now));
+    }
+}
+
+/// Not all at the same moment.
+fn poll_pause(id: SentinelId) -> Millis {
+    limits::SENTINEL_POLL + u64::from(id % 8) * limits::SENTINEL_POLL_STEP
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use super::*;
+
+fn at(port: u16) -> Address {
+    Address::Tcp { host: "h".into(), port }
+}
+
+/// So many sentinels of `m`, each greeted; those behind the first are named by it.
+fn greeted(count: u16) -> (Sentinels, Vec<SentinelId>) {
+    let mut sentinels = Sentinels::default();
+    let seeds = (0..count).map(|number| at(26379 + number)).collect();
+    sentinels.watch(Some(&WatchedMaster { seeds, name: "m".into(), username: None, password: None }), 0);
+    sentinels.advance(0, 1000);
+    let mut actions = Vec::new();
+    sentinels.take_actions(&mut actions);
+    let connects = actions.into_iter().map(|action| match action {
+        SentinelAction::Connect(id) => id,
+        other => panic!("{other:?}"),
+    });
+    let ids: Vec<SentinelId> = connects.collect();
+    for id in &ids {
+        connect(&mut sentinels, *id, 0);
+    }
+    (sentinels, ids)
+}
+
+fn connect(sentinels: &mut Sentinels, id: SentinelId, now: Millis) {
+    sentinels.connected(id, id as usize, now);
+    let greeting = b"%2\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n$5\r\nproto\r\n:3\r\n+OK\r\n";
+    sentinels.input(id, greeting, now);
+    let asked = written(sentinels, id);
+    assert!(asked.contains("SUBSCRIBE") && asked.contains("MASTER"), "{asked}");
+}
+
+fn written(sentinels: &mut Sentinels, id: SentinelId) -> String {
+    let text =
+        String::from_utf8_lossy(sentinels.outgoing(id).map_or(&[][..], |(_, bytes)| bytes)).into_owned();
+    sentinels.wrote(id, text.len());
+    text
+}
+
+fn claim(epoch: u64, port: u16) -> String {
+    let (epoch, port) = (epoch.to_string(), port.to_string());
+    let pairs = [("name", "m"), ("ip", "h"), ("port", &port), ("config-epoch", &epoch)];
+    let pair =
+        |(name, value): (&str, &str)| format!("${}\r\n{name}\r\n${}\r\n{value}\r\n", name.len(), value.len());
+    format!("%4\r\n{}", pairs.map(pair).concat())
+}
+
+/// The sentinel is asked, if it has not been, and says this.
+fn says(sentinels: &mut Sentinels, id: SentinelId, epoch: u64, port: u16, now: Millis) {
+    if !sentinels.find(id).expect("a sentinel").is_asked_for_master() {
+        sentinels.doubt(now);
+        sentinels.advance(now, 1000);
+        assert!(written(sentinels, id).contains("MASTER"), "it is asked");
+    }
+    sentinels.input(id, claim(epoch, port).as_bytes(), now);
+    if sentinels.find(id).expect("a sentinel").is_asked_for_others() {
+        sentinels.input(id, b"*0\r\n", now);
+    }
+}
+
+fn changed_to(sentinels: &mut Sentinels) -> Option<(Option<Address>, Address, u64)> {
+    sentinels.take_change().map(|change| (change.former, change.address, change.epoch))
+}
+
+#[test]
+fn the_highest_epoch_names_the_master_whoever_says_it() {
+    let (mut sentinels, ids) = greeted(3);
+    says(&mut sentinels, ids[0], 5, 1, 0);
+    assert_eq!(changed_to(&mut sentinels), Some((None, at(1), 5)));
+    says(&mut sentinels, ids[1], 5, 1, 0);
+    assert_eq!(changed_to(&mut sentinels), None);
+    says(&mut sentinels, ids[2], 6, 2, 100);
+    assert_eq!(changed_to(&mut sentinels), Some((Some(at(1)), at(2), 6)), "one voice is enough");
+    says(&mut sentinels, ids[0], 5, 1, 200);
+    assert_eq!(changed_to(&mut sentinels), None, "one that was cut off");
+    assert_eq!((sentinels.master(), sentinels.epoch()), (Some(&at(2)), Some(6)));
+    says(&mut sentinels, ids[0], 7, 2, 300);
+    assert_eq!((changed_to(&mut sentinels), sentinels.epoch()), (None, Some(7)), "the same address");
+}
+
+#[test]
+fn an_event_only_has_them_asked() {
+    let (mut sentinels, ids) = greeted(2);
+    ids.iter().for_each(|id| says(&mut sentinels, *id, 1, 1, 0));
+    changed_to(&mut sentinels);
+    let event =
+        |text: &str| format!(">3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n${}\r\n{text}\r\n", text.len());
+    sentinels.input(ids[0], event("other h 1 h 2").as_bytes(), 5_000);
+    sentinels.advance(5_000, 1000);
+    assert_eq!(written(&mut sentinels, ids[0]), "", "it is about another master");
+    sentinels.input(ids[0], event("m h 1 h 2").as_bytes(), 5_001);
+    assert_eq!(changed_to(&mut sentinels), None);
+    assert_eq!(sentinels.timeout(5_001), Some(0));
+    sentinels.advance(5_001, 1000);
+    assert!(ids.iter().all(|id| written(&mut sentinels, *id).contains("MASTER")));
+}
+
+#[test]
+fn of_two_addresses_with_one_epoch_most_decide() {
+    let (mut sentinels, ids) = greeted(3);
+    says(&mut sentinels, ids[0], 0, 1, 0);
+    changed_to(&mut sentinels);
+    says(&mut sentinels, ids[1], 0, 2, 0);
+    assert_eq!(changed_to(&mut sentinels), None, "one against one: what is in use stays");
+    says(&mut sentinels, ids[2], 0, 2, 0);
+    assert_eq!(changed_to(&mut sentinels), Some((Some(at(1)), at(2), 0)));
+}
+
+#[test]
+fn sentinels_that_begin_anew_are_believed_once_all_of_them_do() {
+    let (mut sentinels, ids) = greeted(3);
+    ids.iter().for_each(|id| says(&mut sentinels, *id, 9, 1, 0));
+    changed_to(&mut sentinels);
+    for (number, id) in ids.iter().enumerate() {
+        says(&mut sentinels, *id, 0, 2, 100 + number as u64);
+        let last = number == 2;
+        let change = sentinels.take_change();
+        assert_eq!(change.map(|change| (change.address, change.rebuilt)), last.then(|| (at(2), true)));
+    }
+}
+
+#[test]
+fn they_are_asked_seldom_unless_something_is_wrong() {
+    let (mut sentinels, ids) = greeted(1);
+    says(&mut sentinels, ids[0], 1, 1, 0);
+    let mut asked = 0;
+    for now in 0..60_000 {
+        sentinels.advance(now, 1000);
+        if written(&mut sentinels, ids[0]).contains("MASTER") {
+            asked += 1;
+            says(&mut sentinels, ids[0], 1, 1, now);
+        }
+    }
+    assert!(
+        (8..=12).contains(&asked),
+        "asked {asked} times in a minute: each second at first, then each ten"
+    );
+    sentinels.doubt(60_000);
+    assert_eq!(sentinels.timeout(60_000), Some(0));
+}
+
+#[test]
+fn what_does_not_answer_or_is_no_sentinel_is_left_and_tried_again() {
+    let (mut sentinels, ids) = greeted(1);
+    let mut actions = Vec::new();
+    sentinels.advance(limits::SENTINEL_PATIENCE, 1000);
+    sentinels.take_actions(&mut actions);
+    assert_eq!(actions, [SentinelAction::Close { link: ids[0] as usize }]);
+    actions.clear();
+    sentinels.advance(limits::SENTINEL_PATIENCE + 20, 1000);
+    sentinels.take_actions(&mut actions);
+    assert_eq!(actions, [SentinelAction::Connect(ids[0])]);
+    sentinels.connected(ids[0], 7, 4_000);
+    sentinels.input(ids[0], b"%1\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n", 4_000);
+    actions.clear();
+    sentinels.take_actions(&mut actions);
+    assert_eq!(actions, [SentinelAction::Close { link: 7 }]);
+    assert!(
+        sentinels.trouble().contains("it is no sentinel: its mode is standalone"),
+        "{}",
+        sentinels.trouble()
+    );
+}
+
+#[test]
+fn others_are_learnt_and_forgotten_and_seeds_are_not() {
+    let (mut sentinels, ids) = greeted(1);
+    sentinels.input(ids[0], claim(1, 1).as_bytes(), 0);
+    let other = |port: u16| format!("%2\r\n$2\r\nip\r\n$1\r\nh\r\n$4\r\nport\r\n$5\r\n{port}\r\n");
+    let many: String = (30_000..30_040).map(other).collect();
+    sentinels.input(ids[0], format!("*40\r\n{many}").as_bytes(), 0);
+    assert_eq!(sentinels.list().count(), limits::SENTINELS_MAX, "as many as may be");
+    let (mut now, mut actions) = (0, Vec::new());
+    while now < limits::SENTINEL_FORGET + 2_000 {
+        now += 500;
+        sentinels.advance(now, 100);
+        sentinels.take_actions(&mut actions);
+        let answered = written(&mut sentinels, ids[0]).contains("MASTER");
+        if answered {
+            sentinels.input(ids[0], claim(1, 1).as_bytes(), now);
+        }
+    }
+    assert_eq!(sentinels.list().count(), 1, "none of them could be reached");
+}

@@ -1,0 +1,192 @@
+//! A master that sentinels name: real sentinels, real failovers, children that go on.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::console::rows;
+use crate::support::native::free_port;
+use crate::support::sentinel::{MASTER, SentinelGroup};
+use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
+
+/// A master, a replica of it, their ports.
+struct Pair {
+    servers: [Redis; 2],
+    ports: [u16; 2],
+}
+
+impl Pair {
+    fn start(more: &[&str]) -> Pair {
+        let ports = [free_port(), free_port()];
+        let start = |port: u16| {
+            let port = port.to_string();
+            let own = ["--port", &port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"];
+            Redis::start_with(&[&own, more].concat())
+        };
+        let servers = ports.map(start);
+        assert_eq!(servers[1].ask(&format!("REPLICAOF 127.0.0.1 {}", ports[0])), "+OK\r\n");
+        wait_until("the replica is in step", || {
+            servers[1].ask("INFO replication").contains("master_link_status:up")
+        });
+        Pair { servers, ports }
+    }
+
+    fn at(&self, port: u16) -> &Redis {
+        let at = self.ports.iter().position(|one| *one == port).expect("one of the two");
+        &self.servers[at]
+    }
+}
+
+fn broker(sentinels: &SentinelGroup, settings: &[(&str, &str)]) -> Broker {
+    let url = format!("redis+sentinel://{}/{MASTER}", sentinels.hosts());
+    Broker::start_url(&url, std::path::Path::new("/nonexistent"), settings)
+}
+
+/// What the broker says of its upstream.
+fn upstream(console: &mut Raw, column: &str) -> String {
+    rows(console, "UPSTREAM")[0][column].clone()
+}
+
+/// Counts on a key of its own until it is stopped. What has been acknowledged, and when each was asked for.
+fn count(broker: &Broker, number: usize, stop: &AtomicBool) -> (u64, u64) {
+    let mut raw = broker.connect();
+    let (mut done, mut failed) = (0, 0);
+    while !stop.load(Ordering::SeqCst) {
+        let reply = raw.ask(&format!("INCR count:{number}"));
+        match reply.as_bytes()[0] {
+            b':' => done += 1,
+            _ => {
+                assert!(reply.starts_with("-BROKER") || reply.starts_with("-READONLY"), "{reply}");
+                failed += 1;
+            }
+        }
+    }
+    (done, failed)
+}
+
+/// The old master lives on, and acknowledges writes for as long as nobody tells it better: nobody writes to it.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_failover_is_followed_by_all_in_one_step() {
+    let pair = Pair::start(&[]);
+    let sentinels = SentinelGroup::start(pair.ports[0], 1, 3, None);
+    let broker = broker(&sentinels, &[]);
+    let (stop, counts, mut console) = (AtomicBool::new(false), Mutex::new(Vec::new()), broker.connect());
+    wait_until("it is served", || console.ask("SET k v") == "+OK\r\n");
+    assert_eq!(upstream(&mut console, "master"), format!("127.0.0.1:{}", pair.ports[0]));
+    let mut blocked = broker.connect();
+    blocked.send("BLPOP list 0");
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (broker, stop, counts) = (&broker, &stop, &counts);
+            scope.spawn(move || {
+                let count = count(broker, number, stop);
+                counts.lock().expect("counts").push((number, count));
+            });
+        }
+        let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 1..=2 {
+                let former = sentinels.master_port(0);
+                sentinels.fail_over();
+                wait_until("the broker has followed", || {
+                    upstream(&mut console, "master") != format!("127.0.0.1:{former}")
+                });
+                let now = sentinels.master_port(0);
+                assert_eq!(upstream(&mut console, "master"), format!("127.0.0.1:{now}"));
+                let (old, new) = (pair.at(former), pair.at(now));
+                let before = new.ask("GET count:0");
+                wait_until("writes go on at the new one", || new.ask("GET count:0") != before);
+                // All of them are there, and nobody else's.
+                let lanes = |redis: &Redis| {
+                    upstream_clients(redis).iter().filter(|client| client.name() == "broker-lane").count()
+                };
+                wait_until("nobody is left at the old one", || lanes(old) == 0);
+                assert!(lanes(new) > 0, "round {round}");
+                wait_until("the old one is a replica", || old.ask("ROLE").contains("slave"));
+                wait_until("it is in step", || old.ask("INFO replication").contains("master_link_status:up"));
+            }
+        }));
+        stop.store(true, Ordering::SeqCst);
+        judged.expect("each failover is followed");
+    });
+    let new = pair.at(sentinels.master_port(0));
+    for (number, (done, failed)) in counts.into_inner().expect("counts") {
+        let value = new.ask(&format!("GET count:{number}"));
+        let value: u64 = value.split("\r\n").nth(1).expect("a value").parse().expect("a number");
+        // Between the promotion and the word of the sentinels the old one takes writes, which are lost with it.
+        assert!(value > 0 && value <= done + failed, "child {number}: {value}, {done} done, {failed} failed");
+    }
+    console.expect("RPUSH list e", ":1\r\n");
+    assert_eq!(blocked.read_text(), "*2\r\n$4\r\nlist\r\n$1\r\ne\r\n", "it has waited all the time");
+    assert!(upstream(&mut console, "switches").parse::<u32>().expect("a number") >= 2);
+}
+
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_master_that_dies_is_followed() {
+    let pair = Pair::start(&[]);
+    let mut sentinels = SentinelGroup::start(pair.ports[0], 1, 3, None);
+    // Other sentinels are learnt from the one that the URL names, which is gone when they are needed.
+    let first = sentinels.hosts().split(',').next().expect("one").to_owned();
+    let url = format!("redis+sentinel://{first}/{MASTER}");
+    let settings = [("queue_timeout", "20s")];
+    let broker = Broker::start_url(&url, std::path::Path::new("/nonexistent"), &settings);
+    let mut raw = broker.connect();
+    raw.expect("SET k v", "+OK\r\n");
+    wait_until("all sentinels are known", || {
+        rows(&mut raw, "SENTINELS").iter().filter(|row| row["state"] == "up").count() == 3
+    });
+    wait_until("the replica has it", || pair.servers[1].ask("GET k") == "$1\r\nv\r\n");
+    sentinels.kill(0);
+    pair.servers[0].kill();
+    raw.expect("SET k w", "+OK\r\n");
+    assert_eq!(pair.servers[1].ask("GET k"), "$1\r\nw\r\n");
+    let trouble = rows(&mut raw, "SENTINELS");
+    assert!(trouble.iter().any(|row| row["state"] != "up" && row["sentinel"] == first), "{trouble:?}");
+    // It comes back with its old configuration, takes itself for a master, and is written to by nobody.
+    pair.servers[0].restart();
+    raw.expect("INCR n", ":1\r\n");
+    wait_until("it is a replica", || pair.servers[0].ask("ROLE").contains("slave"));
+    wait_until("it is in step", || pair.servers[0].ask("GET n") == "$1\r\n1\r\n");
+}
+
+/// Those of the data never go to a sentinel, nor the other way.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn sentinels_have_credentials_of_their_own() {
+    let pair = Pair::start(&[]);
+    let sentinels = SentinelGroup::start(pair.ports[0], 1, 1, Some("s3ntinel"));
+    let told = |settings: &[(&str, &str)]| {
+        let settings = [&[("queue_timeout", "300ms")], settings].concat();
+        let broker = broker(&sentinels, &settings);
+        let mut raw = broker.connect();
+        let mut reply = String::new();
+        wait_until("an answer with its reason", || {
+            reply = raw.ask("SET k v");
+            reply == "+OK\r\n" || reply.contains("sentinel 127.0.0.1") || reply.contains("127.0.0.1:")
+        });
+        reply
+    };
+    assert!(told(&[]).contains("HELLO was answered with: NOAUTH"), "{}", told(&[]));
+    assert!(told(&[("upstream_password", "s3ntinel")]).contains("NOAUTH"), "it is not for sentinels");
+    assert!(told(&[("sentinel_password", "wrong")]).contains("WRONGPASS"));
+    assert_eq!(told(&[("sentinel_password", "s3ntinel")]), "+OK\r\n");
+}
+
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn a_name_that_the_sentinels_do_not_know_is_asked_for_again() {
+    let pair = Pair::start(&[]);
+    let sentinels = SentinelGroup::start(pair.ports[0], 1, 1, None);
+    let url = format!("redis+sentinel://{}/other", sentinels.hosts());
+    let settings = [("queue_timeout", "300ms")];
+    let broker = Broker::start_url(&url, std::path::Path::new("/nonexistent"), &settings);
+    let mut raw = broker.connect();
+    let unknown = "no sentinel has named the master \"other\"";
+    wait_until("it is told why", || {
+        let told = raw.ask("GET k");
+        told.contains(unknown) && told.contains("No such master with that name")
+    });
+    let monitor = format!("SENTINEL MONITOR other 127.0.0.1 {} 1", pair.ports[0]);
+    assert_eq!(sentinels.ask(0, &monitor).as_deref(), Some("+OK\r\n"));
+    wait_until("it is found", || raw.ask("GET k") == "$-1\r\n");
+}
