@@ -66,10 +66,11 @@ dropped, and a line says how many as soon as there is room again.
 ## Host names
 
 The name in `upstream`, or in the endpoint of a client of the library, is looked up in `/etc/hosts`, then by DNS, at the
-servers of `/etc/resolv.conf`. `nsswitch.conf` and its modules (mDNS, LDAP, systemd's own) are not used; systemd-resolved is,
-where `/etc/resolv.conf` leads to it. Both files are read again when they change. Of resolv.conf count `nameserver`
-(three; none of one link, `%eth0`), `search` and `domain` (six), and the options `ndots`, `timeout`, `attempts`, `rotate`, `use-vc` and `no-aaaa`. Without `timeout` a server
-has half a second, and twice as long each time it is asked again, without `attempts` three times.
+servers of `/etc/resolv.conf`. `nsswitch.conf` and its modules (mDNS, LDAP, systemd's own) are not used; systemd-resolved
+is, where `/etc/resolv.conf` leads to it. Both files are read again when they change. Of resolv.conf count `nameserver`
+(three; none of one link, `%eth0`), `search` and `domain` (six), and the options `ndots`, `timeout`, `attempts`, `rotate`,
+`use-vc` and `no-aaaa`. Without `timeout` a server has half a second, and twice as long each time it is asked again;
+without `attempts` that is three times.
 
 The broker goes on meanwhile, whatever the name servers do. All addresses of a name, up to 32, are tried in turn, the one
 that worked last first. The name is looked up again when its answer is too old, and after a connection to it has failed or

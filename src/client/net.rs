@@ -307,7 +307,7 @@ impl Client {
             }
             Ok(Begun::Tcp(addresses)) => self.connect_one_of(key, addresses, String::new()),
             Ok(Begun::Later) => {
-                // The other half is for the connection; and who waits no longer is told what for.
+                // The other half is for the connection. The mux' own timer would not know the reason.
                 let patience = (self.mux.connect_timeout() / 2).max(1);
                 self.net.waiting.push_back((key, self.mux.now + patience));
             }

@@ -114,7 +114,7 @@ impl Loop {
             },
             Found::Tcp(addresses) => self.dial_one_of(caller, &target, addresses, String::new()),
             Found::Later => {
-                // The other half is for the connection; and who waits no longer is told what for.
+                // The other half is for the connection. The core's own timer would not know the reason.
                 let patience = (self.core.settings().connect_timeout / 2).max(1);
                 waiting.push_back((caller, self.told + patience));
             }
