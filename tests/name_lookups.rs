@@ -43,7 +43,7 @@ fn why_down(child: &mut Raw) -> String {
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn every_address_of_a_name_is_tried() {
     let (redis, port) = redis_at("127.0.0.2");
-    let names = NameServer::start("search else.test db.test");
+    let names = NameServer::start("search else.test db.test\noptions timeout:30");
     names.set("master.db.test", &["127.0.0.3", "127.0.0.4", "127.0.0.2"]);
     names.behave(Manner::Truncates);
     let settings = [("queue_timeout", "10s"), ("lanes", "4")];
@@ -121,7 +121,7 @@ fn requests_wait_for_a_late_answer() {
 fn a_name_that_moves_is_followed() {
     let (old, port) = redis_at("127.0.0.2");
     let new = redis_at_port("127.0.0.3", port);
-    let names = NameServer::start("");
+    let names = NameServer::start("options timeout:5");
     names.set("db.test", &["127.0.0.2"]);
     let broker = Broker::start_named(&names, &format!("redis://db.test:{port}"), &[]);
     let mut child = broker.connect();

@@ -234,7 +234,7 @@ static void hung_from_the_beginning(void)
     CHECK_INT(get(&names->asked), 1);
     close_client(client);
     start_over(1, 1);
-    client = open_client(endpoint, configure("client_connect_timeout", "100", "client_queue_timeout", "300", NULL));
+    client = open_client(endpoint, configure("client_connect_timeout", "2000", "client_queue_timeout", "5000", NULL));
     CHECK_INT(broker_client_call(client, ARGV("PING"), NULL, BROKER_FOREVER, NULL), BROKER_ECONN);
     CHECK(strstr(broker_client_error(client), "cannot look up moves.test: no answer from 127.0.0.1") != NULL);
     CHECK_INT(get(&names->asked), 1);
