@@ -19,6 +19,14 @@ pub(super) struct BuiltinRow {
     pub(super) flags: Flags,
 }
 
+impl BuiltinRow {
+    /// The same as it was before 7.0: CLIENT CACHING did not look at what stood behind its argument.
+    pub(super) fn before_7(self) -> BuiltinRow {
+        let arity = if self.name == "client|caching" { -self.arity } else { self.arity };
+        BuiltinRow { arity, ..self }
+    }
+}
+
 /// One of the releases.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Release {

@@ -97,7 +97,7 @@ impl Table {
             self.remember(row.name.as_bytes(), id);
             return Ok(());
         };
-        let Some(container) = self.canonical(container) else { return Ok(()) };
+        let Some(container) = self.names.get(container.as_bytes()) else { return Ok(()) };
         let id = self.push(row.name, row.arity, row.flags)?;
         let subcommands = self.entries[usize::from(container)].subcommands.get_or_insert_default();
         subcommands.insert(own.as_bytes(), id);
@@ -127,14 +127,17 @@ impl Table {
     fn add_unsaid(&mut self) -> Result<(), String> {
         let release = Release::with_subcommands().ok_or("no table is built in")?;
         for row in release.rows() {
-            match self.canonical(row.name).filter(|_| !row.name.contains('|')) {
+            // Nothing is renamed yet, as far as is known.
+            match self.names.get(row.name.as_bytes()).filter(|_| !row.name.contains('|')) {
                 Some(id) => {
                     let entry = &mut self.entries[usize::from(id)];
                     entry.flags = entry.flags.with_those_of(row.flags, &UNSAID);
                     entry.base = self.policy.base(row.name, entry.flags);
                 }
                 None if row.name == NEW_SUBCOMMAND => {}
-                None if row.name.contains('|') || row.name == UNLISTED => self.take_row(&row)?,
+                None if row.name.contains('|') || row.name == UNLISTED => {
+                    self.take_row(&row.before_7())?;
+                }
                 // It has come since.
                 None => {}
             }

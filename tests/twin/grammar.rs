@@ -141,7 +141,7 @@ impl Grammar {
         }
         let mut family = "";
         let is_tried =
-            |line: &&str| !line.is_empty() && !(is_before_7() && line.starts_with(UNTRIED_BEFORE_7));
+            |line: &&str| !(line.is_empty() || is_before_7() && line.starts_with(UNTRIED_BEFORE_7));
         for line in TEMPLATES.lines().map(str::trim).filter(is_tried) {
             if line.starts_with("# ") {
             } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {

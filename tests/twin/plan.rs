@@ -5,6 +5,7 @@ use fastrand::Rng;
 
 use super::generator::{self, Command, Form, Sequence, Situation, Step};
 use super::grammar::Grammar;
+use crate::support::redis::is_before_7;
 
 /// Commands on data of one's own: any number of connections may use them at once, each behind its prefix.
 const DATA: &[&str] =
@@ -407,7 +408,9 @@ impl Planner<'_> {
             let line = self.grammar.pick(&mut self.rng, "quit");
             step.commands.extend(self.grammar.expand(&mut self.rng, line, ""));
         } else {
-            let at = self.rng.usize(..ends.len());
+            // Before Redis 7.0 these are queued in a MULTI, and end it at EXEC.
+            let first = if is_before_7() { HANG_UP_SILENTLY } else { 0 };
+            let at = self.rng.usize(first..ends.len());
             if at < HANG_UP_SILENTLY {
                 // What had been answered and not yet written is lost with it: a matter of time.
                 step.commands.clear();

@@ -61,6 +61,8 @@ pub(crate) struct UpstreamLimits {
     argument_bytes: u64,
     /// How many arguments a request may have; without a bound where the server has none that a request can reach.
     arguments: usize,
+    /// A request of so many bytes breaks none of them.
+    harmless_bytes: u64,
 }
 
 /// Redis older than 7.0 takes no more arguments than this.
@@ -71,7 +73,13 @@ const ARGUMENT_LEAST: u64 = 6;
 impl Default for UpstreamLimits {
     fn default() -> Self {
         let most = u64::MAX;
-        UpstreamLimits { bulk_bytes: most, query_bytes: most, argument_bytes: most, arguments: usize::MAX }
+        UpstreamLimits {
+            bulk_bytes: most,
+            query_bytes: most,
+            argument_bytes: most,
+            arguments: usize::MAX,
+            harmless_bytes: most,
+        }
     }
 }
 
@@ -79,7 +87,11 @@ impl UpstreamLimits {
     /// Bytes from which on a request may break a bound.
     #[inline]
     pub(super) fn harmless_max(&self) -> u64 {
-        self.argument_bytes.min((self.arguments as u64).saturating_mul(ARGUMENT_LEAST))
+        self.harmless_bytes
+    }
+
+    fn find_harmless(&mut self) {
+        self.harmless_bytes = self.argument_bytes.min((self.arguments as u64).saturating_mul(ARGUMENT_LEAST));
     }
 
     /// Whether a request may have so many arguments.
@@ -89,6 +101,7 @@ impl UpstreamLimits {
 
     pub(crate) fn set_before_7(&mut self, is_before_7: bool) {
         self.arguments = if is_before_7 { ARGUMENTS_BEFORE_7 } else { usize::MAX };
+        self.find_harmless();
     }
 
     /// Bytes of one argument.
@@ -116,6 +129,7 @@ impl UpstreamLimits {
         };
         (self.bulk_bytes, self.query_bytes) = (number(BULK_SETTING), number(QUERY_SETTING));
         self.argument_bytes = self.bulk_bytes.min(self.query_bytes.saturating_sub(CRLF));
+        self.find_harmless();
     }
 }
 
@@ -136,5 +150,9 @@ mod tests {
             known.take(nothing);
             assert!(known.argument_bytes > u64::from(u32::MAX), "{nothing:?}");
         }
+        assert!(known.harmless_max() > u64::from(u32::MAX) && known.takes(1 << 30));
+        known.set_before_7(true);
+        assert!(known.takes(1 << 20) && !known.takes((1 << 20) + 1));
+        assert!(known.harmless_max() < 7 * (1 << 20), "the least that so many arguments take");
     }
 }

@@ -81,6 +81,10 @@ impl Shared {
                 encode::verbatim_txt(&mut out, line.as_bytes(), proto);
             }
             Local::Whoami => encode::bulk(&mut out, self.user_name(child).as_bytes()),
+            // Only CLIENT has such a one that takes more.
+            Local::NoSubcommand if argv.len() == 2 && arg(1).eq_ignore_ascii_case(b"kill") => {
+                encode::error(&mut out, texts::SYNTAX);
+            }
             Local::NoSubcommand => encode::error(&mut out, texts::no_subcommand(arg(0), arg(1))),
             // Valkey takes both for a client's own affair, and Redis before 7.0 one of them.
             Local::Readonly | Local::Readwrite if self.control.is_valkey() => {
