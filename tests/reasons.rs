@@ -1,8 +1,6 @@
 //! A child that is told BROKERDOWN or BROKERLIMIT, and whoever reads the log, learns the reason: the last real one, in
 //! the upstream's own words.
 
-use std::time::{Duration, Instant};
-
 use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 
 /// Short enough not to wait for.
@@ -19,13 +17,6 @@ fn short(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static s
 fn tells(raw: &mut Raw, line: &str, begins: &str, names: &str) {
     let reply = raw.ask(line);
     assert!(reply.starts_with(begins) && reply.contains(names), "{line}: {reply}");
-}
-
-/// How many connections Redis has accepted in all.
-fn accepted(direct: &mut Raw) -> u64 {
-    let stats = direct.ask("INFO stats");
-    let count = stats.split("total_connections_received:").nth(1).and_then(|rest| rest.split("\r\n").next());
-    count.and_then(|count| count.parse().ok()).expect("a count")
 }
 
 #[test]
@@ -76,28 +67,6 @@ fn a_wrong_password_is_named() {
     assert!(broker.log().contains("WRONGPASS"), "{}", broker.log());
     direct.expect("CONFIG SET requirepass right", "+OK\r\n");
     wait_until("it is right again", || raw.ask("WATCH l") == "+OK\r\n");
-}
-
-/// Without COMMAND nothing can run. That is said, and asked again less and less often.
-#[test]
-#[cfg_attr(direct, ignore = "about the broker itself")]
-fn a_server_that_refuses_command_is_named_and_not_pestered() {
-    let redis = Redis::start();
-    redis.ask("ACL SETUSER app on >pw ~* &* +@all -command");
-    let settings = short(&[("upstream_username", "app"), ("upstream_password", "pw")]);
-    let broker = Broker::start(&redis, &settings);
-    let mut raw = broker.connect();
-    tells(&mut raw, "GET k", "-BROKERDOWN", "COMMAND was answered with: NOPERM");
-    let mut direct = redis.connect();
-    let (before, began) = (accepted(&mut direct), Instant::now());
-    wait_until("eight more attempts", || accepted(&mut direct) >= before + 8);
-    // By now a quarter of a second to half of one lies between two.
-    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
-    let log = broker.log();
-    assert_eq!(log.matches("NOPERM").count(), 1, "{log}");
-    assert!(log.lines().count() < 10, "{log}");
-    redis.ask("ACL SETUSER app +command");
-    wait_until("it is allowed", || raw.ask("SET k v") == "+OK\r\n");
 }
 
 /// A name in CLIENT LIST is a help, and no connection fails for want of it.
