@@ -1,5 +1,6 @@
-//! Where a client connects: reads the URL, opens sockets, has names looked up. The one place of the library that reads the
-//! environment: `BROKER_ENDPOINT`, when a program names no endpoint itself.
+//! Where a client connects: reads the URL and the files of TLS, opens sockets, has names looked up. The one place of the library
+//! that reads the environment: `BROKER_ENDPOINT`, when a program names no endpoint itself; and what rustls-native-certs reads
+//! to find the CAs of the system.
 
 use crate::base::clock::Millis;
 use crate::base::error::{Error, ErrorKind, Result};
