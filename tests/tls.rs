@@ -1,6 +1,7 @@
 //! TLS on both sides of the broker, against a real redis-server with TLS and real clients: what is served, what is refused
 //! and how that is said, and that nobody else notices. Certificates are made by the openssl command.
 
+use crate::support::console::rows;
 use crate::support::embedded::{run_until, settings};
 use crate::support::native::{C99, Mode, Native};
 use crate::support::raw::{Raw, request};
@@ -240,9 +241,8 @@ fn expect_refusal(host: &str, port: u16, settings: &[(&str, &str)], words: &str)
     wait_until(words, || told(&broker, words) > 0);
     // Others come as fast as it dials; they are no news.
     wait_until("it has dialled again", || {
-        let table = broker.connect().ask("BROKER SHOW UPSTREAM");
-        let row = table.lines().find(|line| line.contains("rediss://")).unwrap_or_default();
-        row.split_whitespace().nth(8).and_then(|failures| failures.parse().ok()).is_some_and(|n: u64| n >= 3)
+        let failures = rows(&mut broker.connect(), "UPSTREAM")[0]["failures"].parse::<u64>();
+        failures.is_ok_and(|count| count >= 3)
     });
     assert_eq!(told(&broker, "cannot connect to upstream"), 1, "one line says it: {}", broker.log());
     let reply = broker.connect().ask("GET k");
