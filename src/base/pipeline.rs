@@ -190,6 +190,12 @@ impl<T: Entry> Pipeline<T> {
         !self.entries.is_empty() && self.start < self.bytes.consumed()
     }
 
+    /// Whether a unit has been answered in part. What is left of it means nothing on another connection, though no byte of
+    /// that may have left.
+    pub fn is_inside_unit(&self) -> bool {
+        self.inside_unit && !self.entries.is_empty()
+    }
+
     /// Absolute offset where the last unit ends of which a byte may have left.
     pub fn end_of_written(&self) -> u64 {
         let consumed = self.bytes.consumed();

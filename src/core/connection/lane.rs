@@ -627,6 +627,11 @@ impl Lane {
         self.depth() >= limits::LANE_DEEP.saturating_mul(self.away())
     }
 
+    /// Whether something has to come of this very connection: a reply, its proof, or the rest of what was answered in part.
+    pub(crate) fn is_owed_replies(&self) -> bool {
+        self.has_written() || self.out.is_inside_unit() || !self.withheld().is_empty()
+    }
+
     pub(crate) fn has_written(&self) -> bool {
         self.out.has_written()
     }

@@ -153,8 +153,8 @@ impl Connections {
 
     /// A yielding lane with nothing written left to wait for gives its connection up.
     pub(crate) fn finish_yield(&mut self, env: &mut Env, key: LaneKey) {
-        let owes_replies = |lane: &Lane| lane.has_written() || !lane.withheld().is_empty();
-        let is_done = |lane: &Lane| lane.is_yielding() && lane.outgoing().is_empty() && !owes_replies(lane);
+        let is_done =
+            |lane: &Lane| lane.is_yielding() && lane.outgoing().is_empty() && !lane.is_owed_replies();
         // Its last reply may have ended it.
         if self.lanes.get(key).is_some_and(is_done) {
             self.disconnect(env, key);

@@ -88,7 +88,7 @@ impl Shared {
         if !(lane.is_ready() || lane.is_yielding()) {
             return;
         }
-        let (is_ready, owes) = (lane.is_ready(), lane.owed() > 0 && lane.has_written());
+        let (is_ready, owes) = (lane.is_ready(), lane.is_owed_replies());
         self.become_former(key);
         if owes {
             self.connections.replace(key);
