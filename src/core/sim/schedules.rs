@@ -62,6 +62,8 @@ fn schedules_that_once_broke_something() {
     play(1_104_326);
     // A pop that had been taken back, whose null came when its time was over and its list filled.
     play(43582);
+    // A MULTI that was answered in part when its server was left: its rest went on on the next connection.
+    play(793_677_534_205);
     // An EXEC that went nowhere, behind which the leased lane still watched.
     play(4969);
 }
