@@ -189,6 +189,19 @@ impl Sentinel {
         self.inbox.clear();
     }
 
+    /// When something is due about it, where it is asked for the master each `pause`.
+    pub(super) fn due(&self, pause: Millis) -> Millis {
+        match self.contact {
+            Contact::Resting { until } | Contact::Dialling { until } => until,
+            Contact::Up { .. } => {
+                let silent = self.unanswered_since + limits::SENTINEL_PATIENCE;
+                let silent = if self.asked.is_empty() { Millis::MAX } else { silent };
+                let waits = !self.is_up() || self.asked.contains(&SentinelQuestion::Master);
+                if waits { silent } else { silent.min(self.asked_at + pause) }
+            }
+        }
+    }
+
     /// Whether it has been asked something and says nothing.
     pub(super) fn is_silent(&self, now: Millis) -> bool {
         self.link().is_some()

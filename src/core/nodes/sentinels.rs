@@ -273,13 +273,12 @@ impl Sentinels {
             return Some(0);
         }
         let doubts = now < self.doubt_until || self.current.is_none();
-        let due = self.list.iter().map(|(id, sentinel)| match sentinel.contact {
-            Contact::Resting { until } | Contact::Dialling { until } => until,
-            Contact::Up { greeted: false, .. } => now + limits::SENTINEL_DOUBT_POLL,
-            Contact::Up { .. } if self.asks_all => sentinel.asked_at + limits::SENTINEL_ASK_MIN,
-            Contact::Up { .. } if doubts => sentinel.asked_at + limits::SENTINEL_DOUBT_POLL,
-            Contact::Up { .. } => sentinel.asked_at + poll_pause(*id),
-        });
+        let pause = |id: SentinelId| match doubts {
+            _ if self.asks_all => limits::SENTINEL_ASK_MIN,
+            true => limits::SENTINEL_DOUBT_POLL,
+            false => poll_pause(id),
+        };
+        let due = self.list.iter().map(|(id, sentinel)| sentinel.due(pause(*id)));
         due.map(|at| at.saturating_sub(now)).min()
     }
 

@@ -140,6 +140,21 @@ fn they_are_asked_seldom_unless_something_is_wrong() {
     assert_eq!(sentinels.timeout(60_000), Some(0));
 }
 
+/// One that hangs while it is in doubt who the master is.
+#[test]
+fn nobody_is_woken_for_one_that_owes_an_answer() {
+    let (mut sentinels, ids) = greeted(1);
+    says(&mut sentinels, ids[0], 1, 1, 0);
+    sentinels.take_change();
+    sentinels.doubt(1_000);
+    sentinels.advance(1_000, 1000);
+    assert!(written(&mut sentinels, ids[0]).contains("MASTER"));
+    for now in [1_000, 2_500, 3_900] {
+        sentinels.advance(now, 1000);
+        assert_eq!(sentinels.timeout(now), Some(1_000 + limits::SENTINEL_PATIENCE - now), "at {now}");
+    }
+}
+
 #[test]
 fn what_does_not_answer_or_is_no_sentinel_is_left_and_tried_again() {
     let (mut sentinels, ids) = greeted(1);
