@@ -238,9 +238,9 @@ impl Endpoint {
         self.resolver.timeout(now)
     }
 
-    /// Whether a look-up has ended since the last call: whoever waits for it may connect now, or is told why not.
-    pub(super) fn take_looked_up(&mut self) -> bool {
-        std::iter::from_fn(|| self.resolver.take()).count() > 0
+    /// What has come of a look-up since the last call: whoever waits for it may connect now, or is told why not.
+    pub(super) fn take_looked_up(&mut self) -> Option<std::result::Result<(), String>> {
+        std::iter::from_fn(|| self.resolver.take()).last().map(|ended| ended.outcome)
     }
 
     /// The end of all look-ups.

@@ -350,9 +350,11 @@ impl Client {
 
     /// The channels that have waited for a look-up connect, or learn why not.
     fn take_looked_up(&mut self) {
-        if self.endpoint.take_looked_up() {
-            for (key, _) in std::mem::take(&mut self.net.waiting) {
-                self.connect(key);
+        let Some(outcome) = self.endpoint.take_looked_up() else { return };
+        for (key, _) in std::mem::take(&mut self.net.waiting) {
+            match &outcome {
+                Ok(()) => self.connect(key),
+                Err(why) => self.not_connected(key, why),
             }
         }
     }
@@ -468,6 +470,9 @@ impl Client {
             HandshakeStep::UnderWay => {}
             HandshakeStep::Done => {
                 link.connecting = None;
+                if link.conn.unread() {
+                    self.net.unread.push(key);
+                }
                 self.mux.connected(key);
             }
             HandshakeStep::Failed(why) => self.attempt_failed(key, &format!("TLS: {why}")),

@@ -106,7 +106,7 @@ impl Shared {
     fn move_topics(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.forget_failures();
-        if lane.owed() > 0 {
+        if lane.owed() > 0 && lane.is_ready() {
             return lane.leave_on_previous_upstream();
         }
         self.live_hubs().disconnected(key, SubscriberLoss::UpstreamReplaced);

@@ -58,6 +58,9 @@ impl PolledListener {
         registry: &Registry,
         number: usize,
     ) -> error::Result<PolledListener> {
+        if url.tls().is_some() && tls.is_none() {
+            return Err(error::Error::system(format!("{url}: its TLS is missing")));
+        }
         let listener = Listener::bind(url, guarded)?;
         let token = reserved(FIRST_LISTENER + number);
         listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;

@@ -40,7 +40,7 @@ pub(super) struct Dialler {
     tls: Option<ClientTls>,
     dials: HashMap<Caller, Dial>,
     /// Those that wait for an address, and until when; the longest first.
-    waiting: VecDeque<(Caller, Millis)>,
+    waiting: VecDeque<(Caller, Destination, Millis)>,
 }
 
 /// A connection being made.
@@ -48,6 +48,8 @@ pub(super) struct Dialler {
 struct Dial {
     link: Key<Link>,
     target: Destination,
+    /// How the target is named, which its certificate must be for where sentinels have named it.
+    host: Option<String>,
     address: SocketAddr,
     /// Addresses to try if this one fails.
     others: VecDeque<SocketAddr>,
@@ -66,7 +68,7 @@ impl Dialler {
 
     /// Milliseconds until `look_up_due` has something to do.
     pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
-        let waiting = self.waiting.front().map(|(_, until)| until.saturating_sub(now));
+        let waiting = self.waiting.front().map(|(.., until)| until.saturating_sub(now));
         [self.resolver.timeout(now), waiting].into_iter().flatten().min()
     }
 }
@@ -100,9 +102,9 @@ impl Loop {
         if self.closed {
             return;
         }
-        let target = match self.destination(caller) {
-            Ok((target, _)) => target,
-            Err(why) => return self.not_dialled(caller, &why),
+        let (target, host) = match self.destination(caller) {
+            Ok(found) => found,
+            Err(why) => return self.not_dialled(caller, None, &why),
         };
         self.leave_former(caller, &target);
         let Dialler { resolver, waiting, .. } = &mut self.dialler;
@@ -110,15 +112,15 @@ impl Loop {
             Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Dial(caller)) {
                 // It connects at once or fails.
                 Ok(link) => self.dial_done(link, caller),
-                Err(error) => self.not_dialled(caller, &error.to_string()),
+                Err(error) => self.not_dialled(caller, Some(&target), &error.to_string()),
             },
-            Found::Tcp(addresses) => self.dial_one_of(caller, &target, addresses, String::new()),
+            Found::Tcp(addresses) => self.dial_one_of(caller, (target, host), addresses, String::new()),
             Found::Later => {
                 // The other half is for the connection. The core's own timer would not know the reason.
                 let patience = (self.core.settings().connect_timeout / 2).max(1);
-                waiting.push_back((caller, self.told + patience));
+                waiting.push_back((caller, target, self.told + patience));
             }
-            Found::Nowhere(why) => self.not_dialled(caller, &why),
+            Found::Nowhere(why) => self.not_dialled(caller, Some(&target), &why),
         }
     }
 
@@ -131,22 +133,20 @@ impl Loop {
         }
     }
 
-    fn not_dialled(&mut self, caller: Caller, why: &str) {
+    fn not_dialled(&mut self, caller: Caller, target: Option<&Destination>, why: &str) {
         match caller {
             Caller::Lane(lane) => self.core.lane_failed(lane, why),
             Caller::Sentinel(id) => {
-                self.forget_sentinel(id);
+                target.into_iter().for_each(|target| self.forget_sentinel(target));
                 self.core.sentinels().lost(id, why, self.told);
             }
         }
     }
 
     /// A sentinel's name is looked up for each connection.
-    fn forget_sentinel(&mut self, id: SentinelId) {
-        if let Ok((target, _)) = self.destination(Caller::Sentinel(id))
-            && self.dialler.server.as_ref() != Some(&target)
-        {
-            self.dialler.resolver.forget(&target, self.poll.registry());
+    fn forget_sentinel(&mut self, target: &Destination) {
+        if self.dialler.server.as_ref() != Some(target) {
+            self.dialler.resolver.forget(target, self.poll.registry());
         }
     }
 
@@ -159,24 +159,24 @@ impl Loop {
     fn dial_one_of(
         &mut self,
         caller: Caller,
-        target: &Destination,
+        (target, host): (Destination, Option<String>),
         mut addresses: VecDeque<SocketAddr>,
         mut why: String,
     ) {
         while let Some(address) = addresses.pop_front() {
             match self.begin(connect_tcp(address), Owner::Dial(caller)) {
                 Ok(link) => {
-                    let dial = Dial { link, target: target.clone(), address, others: addresses };
+                    let dial = Dial { link, target, host, address, others: addresses };
                     self.dialler.dials.insert(caller, dial);
                     return;
                 }
                 Err(error) => {
-                    self.dialler.resolver.blame(target, address);
+                    self.dialler.resolver.blame(&target, address);
                     why = format!("{address}: {error}");
                 }
             }
         }
-        self.not_dialled(caller, &why);
+        self.not_dialled(caller, Some(&target), &why);
     }
 
     /// The poll reports the end of an attempt, or a spurious event.
@@ -206,11 +206,12 @@ impl Loop {
     }
 
     /// The TLS of a connection, if it is to have any. Where sentinels name the server, its certificate must have that name.
-    fn session_for(&mut self, caller: Caller) -> Option<io::Result<TlsSession>> {
+    fn session_for(&self, caller: Caller) -> Option<io::Result<TlsSession>> {
         self.dialler.tls.as_ref()?;
         let named = self.core.upstream().watched().is_some();
-        let host = if named { self.destination(caller).ok().and_then(|(_, host)| host) } else { None };
-        self.dialler.tls.as_ref().map(|tls| TlsSession::client(tls, host.as_deref()))
+        let Dialler { tls, dials, .. } = &self.dialler;
+        let host = dials.get(&caller).and_then(|dial| dial.host.as_deref()).filter(|_| named);
+        tls.as_ref().map(|tls| TlsSession::client(tls, host))
     }
 
     /// The server that was reached is not what it must be: another address of the name may lead to one that is.
@@ -230,7 +231,7 @@ impl Loop {
 
     /// The connection can be used.
     pub(super) fn dial_done(&mut self, key: Key<Link>, caller: Caller) {
-        self.dialler.dials.remove(&caller);
+        let dial = self.dialler.dials.remove(&caller);
         if self.is_given_up(caller) {
             return self.close_link(key);
         }
@@ -245,9 +246,14 @@ impl Loop {
             log::debug!("connection to the upstream secured: {secured}{resumed}");
         }
         match caller {
-            Caller::Lane(lane) => self.core.lane_connected(lane, link_of(key), secured),
+            Caller::Lane(lane) => {
+                if let Some(Dial { target, address, .. }) = &dial {
+                    self.dialler.resolver.note_used(target, *address);
+                }
+                self.core.lane_connected(lane, link_of(key), secured);
+            }
             Caller::Sentinel(id) => {
-                self.forget_sentinel(id);
+                dial.iter().for_each(|dial| self.forget_sentinel(&dial.target));
                 self.core.sentinels().connected(id, link_of(key), self.told);
             }
         }
@@ -259,9 +265,9 @@ impl Loop {
         if self.is_given_up(caller) {
             return;
         }
-        if let Some(Dial { target, address, others, .. }) = dial {
+        if let Some(Dial { target, host, address, others, .. }) = dial {
             self.dialler.resolver.blame(&target, address);
-            self.dial_one_of(caller, &target, others, format!("{address}: {why}"));
+            self.dial_one_of(caller, (target, host), others, format!("{address}: {why}"));
         }
     }
 
@@ -274,55 +280,63 @@ impl Loop {
 
     /// The core has given up the attempt: too slow, or no longer needed.
     pub(super) fn cancel_dial(&mut self, caller: Caller) {
-        self.dialler.waiting.retain(|(waiting, _)| *waiting != caller);
+        let at = self.dialler.waiting.iter().position(|(waiting, ..)| *waiting == caller);
+        let waits = at.and_then(|at| self.dialler.waiting.remove(at));
+        let mut left = waits.map(|(_, target, _)| target);
         if let Some(Dial { link, target, address, .. }) = self.dialler.dials.remove(&caller) {
             self.dialler.resolver.blame(&target, address);
             self.close_link(link);
+            left = Some(target);
         }
-        if let Caller::Lane(_) = caller {
-            self.core.connection_closed();
+        match (caller, left) {
+            (Caller::Lane(_), _) => self.core.connection_closed(),
+            (Caller::Sentinel(_), Some(target)) => self.forget_sentinel(&target),
+            (Caller::Sentinel(_), None) => {}
         }
     }
 
     /// The poll reports a socket of a look-up.
     pub(super) fn look_up_event(&mut self, token: Token) {
         self.dialler.resolver.event(token, self.told, self.poll.registry());
+        self.follow_name();
         self.take_resolved();
     }
 
-    /// Gives up what has waited long enough: name servers, and those that wait for them.
-    pub(super) fn look_up_due(&mut self) {
+    /// Where the name leads elsewhere by now, nothing more is written where it led.
+    fn follow_name(&mut self) {
         if let Dialler { resolver, server: Some(server), .. } = &mut self.dialler
             && resolver.take_moved(server)
         {
             self.core.upstream_moved();
         }
+    }
+
+    /// Gives up what has waited long enough: name servers, and those that wait for them.
+    pub(super) fn look_up_due(&mut self) {
+        self.follow_name();
         if self.dialler.timeout(self.told) != Some(0) {
             return;
         }
         self.dialler.resolver.advance(self.told, self.poll.registry());
+        self.follow_name();
         self.take_resolved();
-        while let Some((caller, until)) = self.dialler.waiting.front().copied()
-            && until <= self.told
+        while let Some((_, _, until)) = self.dialler.waiting.front()
+            && *until <= self.told
+            && let Some((caller, target, _)) = self.dialler.waiting.pop_front()
         {
-            self.dialler.waiting.pop_front();
-            let why = match self.destination(caller) {
-                Ok((target, _)) => self.dialler.resolver.why(&target),
-                Err(why) => why,
-            };
-            self.not_dialled(caller, &why);
+            let why = self.dialler.resolver.why(&target);
+            self.not_dialled(caller, Some(&target), &why);
         }
     }
 
     /// Look-ups have ended: connects those that waited for them, or fails them.
     fn take_resolved(&mut self) {
         while let Some(ended) = self.dialler.resolver.take() {
-            for (caller, until) in std::mem::take(&mut self.dialler.waiting) {
-                let waits_for_it = self.destination(caller).is_ok_and(|(target, _)| target == ended.target);
+            for (caller, target, until) in std::mem::take(&mut self.dialler.waiting) {
                 match &ended.outcome {
-                    _ if !waits_for_it => self.dialler.waiting.push_back((caller, until)),
+                    _ if target != ended.target => self.dialler.waiting.push_back((caller, target, until)),
                     Ok(()) => self.dial(caller),
-                    Err(why) => self.not_dialled(caller, why),
+                    Err(why) => self.not_dialled(caller, Some(&target), why),
                 }
             }
         }

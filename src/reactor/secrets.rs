@@ -30,7 +30,7 @@ impl Secrets {
 
     /// Those of one listener, if it has any.
     pub(super) fn take(&mut self, url: &ListenUrl) -> Option<ServerTls> {
-        self.listeners.iter_mut().find(|(of, _)| of == url)?.1.take()
+        self.listeners.iter_mut().find(|(of, tls)| of == url && tls.is_some())?.1.take()
     }
 }
 

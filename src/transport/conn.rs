@@ -477,7 +477,10 @@ impl Conn {
         let Some(secure) = &mut self.secure else { return Ok(Flush::Done) };
         let count = bytes.len().min(*left).min(limits::SEAL_MAX);
         secure.seal(&bytes[..count])?;
-        self.send_sealed(registry)?;
+        if self.send_sealed(registry).is_err() {
+            // A record may have left whole: what was sealed counts as written, and the end is found by the next read.
+            self.hang();
+        }
         *left -= count;
         Ok(Flush::Wrote(count))
     }

@@ -147,6 +147,13 @@ impl Resolver {
         }
     }
 
+    /// A connection to this address of `target` stands.
+    pub fn note_used(&mut self, target: &Destination, address: SocketAddr) {
+        if let Some(slot) = self.number(target).and_then(|number| self.slot(number)) {
+            slot.known.note_used(address);
+        }
+    }
+
     /// Whether the address that was in use is none of the name's any more, since this was asked last.
     pub fn take_moved(&mut self, target: &Destination) -> bool {
         self.number(target).and_then(|number| self.slot(number)).is_some_and(|slot| slot.known.take_moved())

@@ -17,7 +17,9 @@ pub(super) struct KnownName {
     asked: Option<Millis>,
     /// Until when the answer holds by itself.
     holds: Millis,
-    /// An answer has come without the address that was in use.
+    /// The address that is connected to.
+    used: Option<SocketAddr>,
+    /// An answer has come without it, and with others of its family: of a family that has no answer nothing is known.
     moved: bool,
     /// Why the last look-up has failed; empty if it has not.
     refusal: String,
@@ -47,6 +49,10 @@ impl KnownName {
 
     pub(super) fn first(&self) -> Option<SocketAddr> {
         self.known.get(self.present).copied()
+    }
+
+    pub(super) fn note_used(&mut self, address: SocketAddr) {
+        self.used = Some(address);
     }
 
     pub(super) fn take_moved(&mut self) -> bool {
@@ -93,7 +99,12 @@ impl KnownName {
         }
         // The address that works is kept, wherever the new answer lists it.
         let used = self.first();
-        self.moved |= used.is_some_and(|used| !found.contains(&used));
+        let is_left = |used: SocketAddr| {
+            !found.contains(&used) && found.iter().any(|one| one.is_ipv4() == used.is_ipv4())
+        };
+        if self.used.is_some_and(is_left) {
+            (self.used, self.moved) = (None, true);
+        }
         self.present = found.iter().position(|one| Some(*one) == used).unwrap_or(0);
         self.known = found;
         self.refusal.clear();

@@ -153,10 +153,18 @@ impl Trust {
         provider: &Arc<CryptoProvider>,
     ) -> std::result::Result<Trust, String> {
         let now = UnixTime::now();
-        // Whoever has the key of a server must not sign for others.
+        // Whoever has the key of a server must not sign for others, whatever the time is: that is checked first.
         let is_server = |cert: &&CertificateDer<'_>| {
-            let named = servers.contains(cert);
-            named && matches!(objection(cert, now), None | Some(webpki::Error::UnknownIssuer))
+            let in_its_time = match objection(cert, now) {
+                Some(webpki::Error::CertExpired { not_after, .. }) => objection(cert, not_after),
+                Some(webpki::Error::CertNotValidYet { not_before, .. }) => objection(cert, not_before),
+                objection => objection,
+            };
+            let is_ca = matches!(
+                in_its_time,
+                Some(webpki::Error::CaUsedAsEndEntity | webpki::Error::UnsupportedCertVersion)
+            );
+            servers.contains(cert) && !is_ca
         };
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certs.iter().filter(|cert| !is_server(cert)).cloned());
