@@ -282,7 +282,7 @@ fn misconfigured(args: &[&str]) -> String {
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn what_cannot_be_is_refused_in_one_line() {
-    let cases: [(&[&str], &str); 26] = [
+    let cases: [(&[&str], &str); 28] = [
         (&[], "serve"),
         (&["nosuch"], "nosuch"),
         (&["serve", "--nosuch"], "--nosuch"),
@@ -291,7 +291,9 @@ fn what_cannot_be_is_refused_in_one_line() {
         (&["serve", "--upstream", "unix:///tmp/x", "--dev"], "--dev"),
         (&["serve", "--upstream", "nonsense"], "nonsense"),
         (&["serve", "--upstream", "http://localhost"], "http"),
-        (&["serve", "--upstream", "sentinel://localhost"], "not supported yet"),
+        (&["serve", "--upstream", "redis+cluster://localhost"], "not supported yet"),
+        (&["serve", "--upstream", "sentinel://localhost"], "redis+sentinel://"),
+        (&["serve", "--upstream", "redis+sentinel://localhost"], "no name of a master"),
         (&["serve", "--upstream", "rediss://localhost", "--set", "tls_ca_file=/no.pem"], "/no.pem"),
         (&["serve", "--upstream", "unix:///tmp/x", "--listen", "tls://localhost:1"], "?cert="),
         (&["serve", "--upstream", "redis://localhost:99999"], "99999"),

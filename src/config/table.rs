@@ -99,7 +99,9 @@ impl Row {
             KeyKind::Milliseconds => format!("{min} to {max} ms, or text such as \"250ms\", \"5s\""),
             KeyKind::Choice => self.choices.join(", "),
             KeyKind::Text | KeyKind::Password => format!("text of at most {max} bytes"),
-            KeyKind::Url => "redis[s]://[user:password@]host[:port][/db] or unix:///path[?db=n]".to_owned(),
+            KeyKind::Url => "redis[s]://[user:password@]host[:port][/db], \
+                redis[s]+sentinel://[user:password@]host[:port],host[:port]/name[/db] or unix:///path[?db=n]"
+                .to_owned(),
             KeyKind::Commands => format!("up to {max} names such as \"config|set\", separated by commas"),
             KeyKind::Uids => format!("up to {max} user ids such as \"33\", separated by commas"),
             KeyKind::Listen if max == 1 => "unix:///path[?mode=0600&user=name&group=name] or none".to_owned(),
