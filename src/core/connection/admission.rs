@@ -16,6 +16,11 @@ impl Connections {
         &self.bar
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_barred(&self) -> bool {
+        self.bar.is_up()
+    }
+
     /// Whether a lane may dial now: always, unless the upstream has sent one away.
     pub(crate) fn may_dial(&self, now: Millis) -> bool {
         let somebody_tries = || self.lanes.get(self.bar.trying()).is_some_and(Lane::is_connecting);

@@ -436,7 +436,7 @@ impl Lane {
     }
 
     /// If the connection had `proven` that the upstream works, the next attempt needs no delay.
-    pub(super) fn count_failure(&mut self, proven: bool) -> u32 {
+    pub(crate) fn count_failure(&mut self, proven: bool) -> u32 {
         self.record.failures = if proven { 0 } else { self.record.failures.saturating_add(1) };
         self.record.failures
     }

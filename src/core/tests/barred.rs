@@ -77,6 +77,30 @@ fn too_many_clients_are_no_reason_to_hurry() {
     assert_eq!(sim.ask(third, "GET x"), "$1 x");
 }
 
+/// A db that the broker's user may not select, as one of a child's choice may be gone after a failover.
+#[test]
+fn what_one_child_has_chosen_bars_nobody_else() {
+    let (mut sim, [odd, other]) = Sim::with(&[("queue_timeout", "1s")]);
+    assert_eq!(sim.ask(odd, "SELECT 1\nGET x"), "+OK $1 x");
+    sim.deny("select");
+    sim.links(LaneRole::Shared).into_iter().for_each(|link| sim.lose(link));
+    let before = dials(&sim);
+    for _ in 0..100 {
+        sim.send(odd, "GET x");
+        assert_eq!(sim.ask(other, "WATCH k\nUNWATCH"), "+OK +OK");
+        sim.pass(100);
+        assert!(!sim.broker.shared.connections.is_barred());
+    }
+    let told = sim.received(odd);
+    assert!(told.contains("-NOPERM") && !told.contains("BROKER"), "{told}");
+    let tries = dials(&sim) - before;
+    assert!(tries <= 40, "{tries} for 100 requests in 10 s");
+    sim.pass(5000);
+    sim.received(odd);
+    let told = sim.ask(odd, "WATCH x");
+    assert!(told.starts_with("-NOPERM"), "{told}");
+}
+
 #[test]
 fn another_upstream_is_tried_at_once() {
     let (mut sim, children) = locked_out();

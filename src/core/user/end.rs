@@ -64,12 +64,17 @@ impl Shared {
             return refused;
         }
         let pool = *self.connections.key_of(lane);
-        if pool.user == UserId::UPSTREAM || lane.role().is_own() {
+        if lane.role().is_own() {
             return false;
         }
-        if step == GreetingStep::Choice && reply::is_error(frame) {
+        // The upstream's own db is nobody's choice.
+        let is_chosen = pool.no_touch || pool.db != self.env.upstream.db || pool.user != UserId::UPSTREAM;
+        if step == GreetingStep::Choice && reply::is_error(frame) && is_chosen {
             self.refuse_pool(key, &pool, frame);
             return true;
+        }
+        if pool.user == UserId::UPSTREAM {
+            return false;
         }
         let refused = matches!(reply::error_code(frame), Some(b"WRONGPASS" | b"NOAUTH" | b"NOPERM"));
         if refused {
@@ -78,16 +83,19 @@ impl Shared {
         refused
     }
 
-    /// Children that wait for this lane are told what the upstream has said. The next request tries again.
+    /// Children that wait for this lane are told what the upstream has said. The next request tries again, after a pause.
+    /// Nobody else has chosen the same: the upstream is not barred.
     fn refuse_pool(&mut self, key: LaneKey, pool: &PoolKey, frame: &[u8]) {
         let text = reply::error_text(frame).unwrap_or_default();
         self.connections.drop_connection(&mut self.env, key);
         let Some(lane) = self.connections.known_mut(key) else { return };
         debug_assert!(lane.is_dormant());
+        let failures = lane.count_failure(false);
         if lane.role() == LaneRole::Shared {
             let slots = lane.take_all();
             self.fail_slots(key, slots, text.into());
-            return self.connections.account(&mut self.env, key);
+            self.connections.account(&mut self.env, key);
+            return self.back_off(key, failures);
         }
         self.end_lane(key);
         let id = self.connections.pool_of(*pool);
