@@ -171,11 +171,8 @@ impl Broker {
     /// Goes on with what was deferred: the turn of a child in line, a piece of a sweep, lanes that wait for a place. Call
     /// it after the events of a turn and before flushing, again and again while it returns true.
     pub fn run(&mut self) -> bool {
-        if self.shared.env.has_notices() {
-            self.deliver_notices();
-            return true;
-        }
-        if self.shared.follow_master() {
+        // Before all else: a turn may end with any step, and then lanes are written.
+        if self.shared.follow_master() || self.shared.env.has_notices() {
             self.deliver_notices();
             return true;
         }

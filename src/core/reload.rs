@@ -10,7 +10,6 @@ use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{LaneKey, LeaseKind};
-use crate::core::lease::groups::Group;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
@@ -125,29 +124,37 @@ impl Shared {
     /// to wait at the new upstream; a subscriber would hear nothing any more, and is closed as if the
     /// upstream had gone.
     pub(crate) fn move_lease(&mut self, key: LaneKey) {
-        let may_unblock = self.control_is_ready() && self.control.may_unblock();
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.leave_on_previous_upstream();
         lane.need_close();
-        let id = lane.record().upstream_id;
-        let waits = lane.front().is_some_and(Slot::may_wait);
-        let Some(lease) = lane.lease_mut() else { return self.connections.remove(&mut self.env, key) };
-        let child = lease.child();
+        let Some(lease) = lane.lease() else { return self.connections.remove(&mut self.env, key) };
+        let (child, group) = (lease.child(), lease.group());
         if lease.kind() == LeaseKind::Session && !lease.is_over() {
             return self.env.notify(Notice::Child(child, ChildNotice::Finish));
         }
-        let Some(group) = lease.group() else { return };
-        let restarts = self.groups.get(group).is_some_and(Group::restarts);
-        if waits && restarts && may_unblock && !lease.is_over() {
-            lease.unblock_asked();
-            let now = self.env.now;
-            if let Some(group) = self.groups.get_mut(group) {
-                group.unblock_asked(key, now);
-            }
-            self.ask(Question::Unblock { lane: key, id });
-        }
-        if let Some(group) = self.groups.get_mut(group) {
+        self.end_wait(key);
+        if let Some(group) = group.and_then(|group| self.groups.get_mut(group)) {
             group.let_go(key);
+        }
+    }
+
+    /// Has the command of a group end that waits at a previous upstream, where the control connection still leads: what may
+    /// be asked again waits at the new one.
+    pub(crate) fn end_wait(&mut self, key: LaneKey) {
+        let may_unblock = self.control_is_ready() && self.control.may_unblock();
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        let id = lane.record().upstream_id;
+        let waits = lane.front().is_some_and(Slot::may_wait);
+        let Some(lease) = lane.lease_mut() else { return };
+        let group =
+            lease.group().filter(|_| waits && may_unblock && !lease.is_over() && !lease.is_unblocking());
+        let now = self.env.now;
+        if let Some(group) =
+            group.and_then(|group| self.groups.get_mut(group)).filter(|group| group.restarts())
+        {
+            lease.unblock_asked();
+            group.unblock_asked(key, now);
+            self.ask(Question::Unblock { lane: key, id });
         }
     }
 

@@ -16,6 +16,11 @@ use crate::core::timers::Timer;
 
 const FORMER: &str = "it leads to a server that is the master no more";
 
+/// Whether anything was written that is to be answered. What was not is never written by a former lane.
+fn owes_answers(lane: &Lane) -> bool {
+    lane.has_written() || !lane.withheld().is_empty()
+}
+
 impl Shared {
     /// Where lanes are connected to; none as long as no sentinel has named a master.
     pub(crate) fn address(&self) -> Option<&Address> {
@@ -105,7 +110,7 @@ impl Shared {
     fn leave_lease(&mut self, key: LaneKey) {
         self.become_former(key);
         let Some(lane) = self.connections.known(key) else { return };
-        let (idle, waits) = (lane.is_idle(), lane.front().is_some_and(Slot::may_wait));
+        let (owes, waits) = (owes_answers(lane), lane.front().is_some_and(Slot::may_wait));
         let Some(lease) = lane.lease() else { return self.connections.remove(&mut self.env, key) };
         if lease.is_over() {
             return;
@@ -115,31 +120,42 @@ impl Shared {
         };
         let ends = match lease.kind() {
             LeaseKind::Session => true,
-            LeaseKind::Transaction => idle,
+            LeaseKind::Transaction => false,
             LeaseKind::Blocking => waits && lease.group().is_some() && !restarts(lease),
         };
-        if ends {
+        if ends || !owes {
             return self.lane_lost(key, FORMER);
         }
         self.move_lease(key);
     }
 
-    /// A leased lane has answered: it was to end with that.
+    /// A leased lane has answered: it was to end with that. What had not left goes nowhere any more, and what stood behind
+    /// a look may be all that waits.
     pub(crate) fn leave_lease_if_answered(&mut self, key: LaneKey) {
-        let is_done = |lane: &Lane| {
-            lane.is_former() && lane.is_idle() && lane.lease().is_some_and(|lease| !lease.is_over())
-        };
-        if self.connections.find(key).is_some_and(is_done) {
+        let Some(lane) = self.connections.find(key).filter(|lane| lane.is_former()) else { return };
+        if !lane.lease().is_some_and(|lease| !lease.is_over()) {
+            return;
+        }
+        if !owes_answers(lane) {
             self.lane_lost(key, FORMER);
+        } else if self.control.is_leaving() {
+            self.end_wait(key);
         }
     }
 
     fn leave_subscriber(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.forget_failures();
+        if lane.is_connecting() || lane.is_backing_off() {
+            return self.connections.dial_afresh(&mut self.env, key);
+        }
         if lane.owed() > 0 && lane.is_ready() {
-            self.become_former(key);
-            return;
+            if owes_answers(lane) {
+                self.become_former(key);
+                return;
+            }
+            // They were to be counted on this very connection.
+            self.fail_unwritten(key);
         }
         self.live_hubs().disconnected(key, SubscriberLoss::UpstreamReplaced);
     }

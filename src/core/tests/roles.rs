@@ -120,3 +120,22 @@ fn leases_end_with_the_server_they_led_to() {
     assert_eq!(sim.ask(pusher, "RPUSH x e"), ":1");
     assert_eq!(sim.received(blocked), "*2 $1 x $1 e", "it waits at the new one");
 }
+
+/// What stands on a leased lane and has not left is never written by it: nobody waits for its answer.
+#[test]
+fn what_had_not_left_on_a_leased_lane_is_not_waited_for() {
+    let (mut sim, [blocked, watches, pusher]) = Sim::with(&[("queue_timeout", "5000")]);
+    assert_eq!(sim.ask(pusher, "RPUSH x e\nBLPOP x 0"), ":1 *2 $1 x $1 e");
+    assert_eq!(sim.ask(watches, "WATCH k"), "+OK");
+    sim.full = true;
+    sim.send(blocked, "BLPOP x 0");
+    sim.send(watches, "MULTI\nGET a");
+    sim.broker.upstream_moved();
+    sim.full = false;
+    sim.pass(50);
+    assert_eq!(sim.ask(pusher, "RPUSH x e2"), ":1");
+    assert_eq!(sim.received(blocked), "*2 $1 x $2 e2");
+    assert!(sim.ran("CLIENT UNBLOCK 1").is_empty());
+    assert_eq!(sim.received(watches), "+OK -BROKERDOWN no upstream connection; the command was not executed");
+    assert!(sim.ask(watches, "EXEC").starts_with("-EXECABORT "));
+}
