@@ -20,6 +20,8 @@ enum SentinelQuestion {
     Master,
     /// SENTINEL SENTINELS.
     Others,
+    /// SUBSCRIBE. It is confirmed by pushes, and refused as anything else is.
+    Events,
 }
 
 /// Where its connection stands.
@@ -67,9 +69,11 @@ pub(crate) struct Sentinel {
     asked: VecDeque<SentinelQuestion>,
     /// Since when its oldest question has had no answer.
     unanswered_since: Millis,
+    /// It tells of a new master by itself. One whose user may not subscribe has to be asked.
+    hears_events: bool,
     /// When it was last asked for the master.
     pub(super) asked_at: Millis,
-    /// What it has said on the present connection, or on the last one.
+    /// What it has said on the present connection; on the last one, where there is none.
     pub(super) claim: Option<MasterClaim>,
     heard_at: Option<Millis>,
     /// Why there is no connection, or what it cannot say.
@@ -88,6 +92,7 @@ impl Sentinel {
             inbox: Inbox::default(),
             asked: VecDeque::new(),
             unanswered_since: now,
+            hears_events: false,
             asked_at: 0,
             claim: None,
             heard_at: None,
@@ -129,6 +134,10 @@ impl Sentinel {
         matches!(self.contact, Contact::Up { greeted: true, .. })
     }
 
+    pub(super) fn hears_events(&self) -> bool {
+        self.hears_events
+    }
+
     pub(super) fn link(&self) -> Option<usize> {
         if let Contact::Up { link, .. } = self.contact { Some(link) } else { None }
     }
@@ -137,6 +146,7 @@ impl Sentinel {
     pub(super) fn connected(&mut self, link: usize, watched: &WatchedMaster, now: Millis) {
         self.contact = Contact::Up { link, greeted: false };
         (self.out, self.asked) = (Zeroizing::new(Vec::with_capacity(1024)), VecDeque::new());
+        (self.claim, self.hears_events) = (None, false);
         self.inbox.clear();
         let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
         if let Some(password) = &watched.password {
@@ -145,10 +155,9 @@ impl Sentinel {
         }
         self.ask(SentinelQuestion::Hello, &hello, now);
         self.ask(SentinelQuestion::Name, &[b"CLIENT", b"SETNAME", b"broker-watch"], now);
-        // Its confirmations are pushes.
-        encode::request(&mut self.out, &[b"SUBSCRIBE", b"+switch-master", b"+reboot"]);
+        self.ask(SentinelQuestion::Events, &[b"SUBSCRIBE", b"+switch-master", b"+reboot"], now);
         self.ask_master(&watched.name, now);
-        self.ask(SentinelQuestion::Others, &[b"SENTINEL", b"SENTINELS", watched.name.as_bytes()], now);
+        self.ask_others(&watched.name, now);
     }
 
     fn ask(&mut self, question: SentinelQuestion, request: &[&[u8]], now: Millis) {
@@ -167,6 +176,13 @@ impl Sentinel {
         }
     }
 
+    /// The same.
+    pub(super) fn ask_others(&mut self, master: &str, now: Millis) {
+        if !self.asked.contains(&SentinelQuestion::Others) {
+            self.ask(SentinelQuestion::Others, &[b"SENTINEL", b"SENTINELS", master.as_bytes()], now);
+        }
+    }
+
     pub(super) fn outgoing(&self) -> Option<(usize, &[u8])> {
         Some((self.link()?, &self.out))
     }
@@ -180,6 +196,8 @@ impl Sentinel {
     pub(super) fn lost(&mut self, why: &str, now: Millis) {
         if self.is_up() {
             self.failures = 0;
+            // It was there until now, whoever has named it when.
+            self.named_at = now;
         }
         self.trouble = why.chars().take(limits::SENTINEL_WORDS).collect();
         let pause = (limits::BACKOFF_FIRST << self.failures.min(16)).min(limits::SENTINEL_BACKOFF_MAX);
@@ -224,7 +242,10 @@ impl Sentinel {
             match frames.next_reply() {
                 None => break,
                 Some(Err(why)) => outcome = Err(why.to_owned()),
-                Some(Ok((frame, b'>'))) => news.extend(event(frame, master)),
+                Some(Ok((frame, b'>'))) => {
+                    self.note_confirmed(now);
+                    news.extend(event(frame, master));
+                }
                 Some(Ok((frame, _))) => match self.answered(frame, now) {
                     Ok(heard) => news.extend(heard),
                     Err(why) => outcome = Err(why),
@@ -237,6 +258,14 @@ impl Sentinel {
         }
         self.inbox = inbox;
         outcome.map(|()| news)
+    }
+
+    /// A push has come: there is none before SUBSCRIBE has been confirmed.
+    fn note_confirmed(&mut self, now: Millis) {
+        if self.asked.front() == Some(&SentinelQuestion::Events) {
+            self.asked.pop_front();
+            (self.unanswered_since, self.hears_events) = (now, true);
+        }
     }
 
     fn answered(&mut self, frame: &[u8], now: Millis) -> Result<Option<SentinelNews>, String> {
@@ -256,6 +285,10 @@ impl Sentinel {
                 self.trouble.clear();
                 return Ok(Some(SentinelNews::Master));
             }
+            (SentinelQuestion::Events, Some(text)) => {
+                log::warn!("sentinel {} tells no events, and is only asked: {text}", self.address);
+            }
+            (SentinelQuestion::Events, None) => return Err("SUBSCRIBE was answered with a reply".to_owned()),
             (SentinelQuestion::Others, Some(_)) => {}
             (SentinelQuestion::Others, None) => return Ok(Some(SentinelNews::Others(others_of(frame)))),
         }

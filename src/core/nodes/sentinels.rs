@@ -246,10 +246,13 @@ impl Sentinels {
                     silent.push((*id, "it does not answer".to_owned()));
                 }
                 Contact::Up { greeted: true, .. } => {
-                    let pause = if doubts { limits::SENTINEL_DOUBT_POLL } else { poll_pause(*id) };
+                    let pause = pause(*id, sentinel, doubts);
                     let least = sentinel.asked_at + if asks_all { limits::SENTINEL_ASK_MIN } else { pause };
                     if least <= now {
                         sentinel.ask_master(&watched.name, now);
+                        if !doubts {
+                            sentinel.ask_others(&watched.name, now);
+                        }
                     } else if asks_all {
                         // Asked just before: a moment later.
                         self.asks_all = true;
@@ -273,12 +276,10 @@ impl Sentinels {
             return Some(0);
         }
         let doubts = now < self.doubt_until || self.current.is_none();
-        let pause = |id: SentinelId| match doubts {
-            _ if self.asks_all => limits::SENTINEL_ASK_MIN,
-            true => limits::SENTINEL_DOUBT_POLL,
-            false => poll_pause(id),
-        };
-        let due = self.list.iter().map(|(id, sentinel)| sentinel.due(pause(*id)));
+        let due = self.list.iter().map(|(id, sentinel)| {
+            let asked = self.asks_all.then_some(limits::SENTINEL_ASK_MIN);
+            sentinel.due(asked.unwrap_or_else(|| pause(*id, sentinel, doubts)))
+        });
         due.map(|at| at.saturating_sub(now)).min()
     }
 
@@ -306,12 +307,13 @@ impl Sentinels {
         }
     }
 
-    /// Every sentinel that answers, and at least half of those known, say this epoch.
+    /// Every sentinel that answers, and more than half of those known, say this epoch: one that has won a vote is heard
+    /// before.
     fn all_say(&self, epoch: u64) -> bool {
         let answering: Vec<_> =
             self.list.iter().filter(|(_, one)| one.is_up() && one.claim.is_some()).collect();
         let says = |one: &Sentinel| one.claim.as_ref().is_some_and(|claim| claim.epoch == epoch);
-        answering.iter().all(|(_, one)| says(one)) && answering.len() * 2 >= self.list.len()
+        answering.iter().all(|(_, one)| says(one)) && answering.len() * 2 > self.list.len()
     }
 
     /// Two addresses with the same epoch: sentinels that were each configured with another one. Most of those that answer
@@ -354,8 +356,11 @@ impl Sentinels {
     }
 }
 
-/// Not all at the same moment.
-fn poll_pause(id: SentinelId) -> Millis {
+/// How long a sentinel is not asked again. Not all at the same moment.
+fn pause(id: SentinelId, sentinel: &Sentinel, doubts: bool) -> Millis {
+    if doubts || !sentinel.hears_events() {
+        return limits::SENTINEL_DOUBT_POLL;
+    }
     limits::SENTINEL_POLL + u64::from(id % 8) * limits::SENTINEL_POLL_STEP
 }
 

@@ -27,6 +27,7 @@ fn connect(sentinels: &mut Sentinels, id: SentinelId, now: Millis) {
     sentinels.connected(id, id as usize, now);
     let greeting = b"%2\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n$5\r\nproto\r\n:3\r\n+OK\r\n";
     sentinels.input(id, greeting, now);
+    sentinels.input(id, b">3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n", now);
     let asked = written(sentinels, id);
     assert!(asked.contains("SUBSCRIBE") && asked.contains("MASTER"), "{asked}");
 }
@@ -197,4 +198,50 @@ fn others_are_learnt_and_forgotten_and_seeds_are_not() {
         }
     }
     assert_eq!(sentinels.list().count(), 1, "none of them could be reached");
+}
+
+/// The one that has named it was connected to long ago, and nobody else will.
+#[test]
+fn one_that_was_there_until_now_is_not_forgotten() {
+    let (mut sentinels, ids) = greeted(1);
+    let other = "*1\r\n%2\r\n$2\r\nip\r\n$1\r\nh\r\n$4\r\nport\r\n$5\r\n30000\r\n";
+    sentinels.input(ids[0], (claim(1, 1) + other).as_bytes(), 0);
+    sentinels.advance(0, 1000);
+    let learnt = ids[0] + 1;
+    connect(&mut sentinels, learnt, 10);
+    sentinels.input(learnt, (claim(1, 1) + "*0\r\n").as_bytes(), 10);
+    let late = 2 * limits::SENTINEL_FORGET;
+    sentinels.lost(learnt, "it was restarted", late);
+    sentinels.advance(late, 1000);
+    assert!(sentinels.address_of(learnt).is_some());
+}
+
+/// Its user has no right to the channels: it is asked the more often.
+#[test]
+fn a_sentinel_that_tells_no_events_is_only_asked() {
+    let (mut sentinels, ids) = greeted(1);
+    sentinels.lost(ids[0], "it was restarted", 0);
+    sentinels.advance(20, 1000);
+    sentinels.connected(ids[0], 7, 20);
+    let greeting = "%2\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n$5\r\nproto\r\n:3\r\n+OK\r\n";
+    let refusal = "-NOPERM No permissions to access a channel\r\n";
+    sentinels.input(ids[0], (greeting.to_owned() + refusal + &claim(3, 1) + "*0\r\n").as_bytes(), 30);
+    assert_eq!(changed_to(&mut sentinels), Some((None, at(1), 3)));
+    written(&mut sentinels, ids[0]);
+    let later = limits::SENTINEL_DOUBT + limits::SENTINEL_POLL / 2;
+    sentinels.advance(later, 1000);
+    assert!(written(&mut sentinels, ids[0]).contains("MASTER"));
+    sentinels.input(ids[0], (claim(4, 2) + "*0\r\n").as_bytes(), later);
+    assert_eq!(changed_to(&mut sentinels), Some((Some(at(1)), at(2), 4)));
+}
+
+/// Of two, one has won a vote and has gone since.
+#[test]
+fn half_of_the_sentinels_take_no_epoch_back() {
+    let (mut sentinels, ids) = greeted(2);
+    says(&mut sentinels, ids[0], 6, 2, 0);
+    changed_to(&mut sentinels);
+    sentinels.lost(ids[0], "its host is gone", 10);
+    says(&mut sentinels, ids[1], 5, 1, 20);
+    assert_eq!((changed_to(&mut sentinels), sentinels.epoch()), (None, Some(6)));
 }
