@@ -64,6 +64,9 @@ pub enum Lost {
     Transaction,
     /// The one that carried the child's last write, which its WAIT is about.
     LastWrite,
+    /// None: the request stands behind a script that does not end, and is not waited for any more.
+    #[allow(missing_docs)]
+    Busy { after_ms: u64 },
     /// None: the reply was longer than may be kept, and was dropped.
     #[allow(missing_docs)]
     Reply { max_bytes: usize },
@@ -167,6 +170,10 @@ impl fmt::Display for Failure {
             Failure::Lost(Lost::LastWrite) => {
                 f.write_str("the connection that carried the last write was lost; its replicas are not known")
             }
+            Failure::Lost(Lost::Busy { after_ms }) => write!(
+                f,
+                "no reply within {after_ms} ms from an upstream that runs a script; the command may yet be executed"
+            ),
             Failure::Lost(Lost::Reply { max_bytes }) => {
                 write!(
                     f,

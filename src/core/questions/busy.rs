@@ -3,7 +3,7 @@
 //! request that comes from then on. Never ends a script: SCRIPT KILL does, on the control connection.
 
 use crate::base::clock::Millis;
-use crate::base::failure::Failure;
+use crate::base::failure::{Failure, Lost};
 use crate::base::limits;
 use crate::command::{Route, texts};
 use crate::core::child::Child;
@@ -163,7 +163,7 @@ impl Shared {
             if !behind.is_empty() {
                 let count = behind.len();
                 log::warn!("lane_stall_timeout: {count} requests stand behind a script that does not end");
-                self.tell_late(key, behind, Failure::LOST);
+                self.tell_late(key, behind, Failure::Lost(Lost::Busy { after_ms: limit }));
             }
         }
     }

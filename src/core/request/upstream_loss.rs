@@ -13,12 +13,13 @@ use crate::core::timers::Timer;
 
 impl Shared {
     /// Whether the child is closed for this, instead of being told. A limit that was reached and a reply that did not come
-    /// in time are no loss, and are always told.
+    /// in time are no loss, and are always told. So is what became of a write that was answered: on a connection anew WAIT
+    /// would be answered with a number that is about nothing.
     pub(crate) fn ends_with(&self, child: &Child, failure: &Failure) -> bool {
         let is_loss = match failure {
-            Failure::Lost(Lost::Reply { .. }) => false,
-            Failure::Lost(_) | Failure::Down(Down::Unreachable(_)) => true,
-            Failure::Down(Down::AllInUse { .. })
+            Failure::Lost(Lost::Request | Lost::Transaction) | Failure::Down(Down::Unreachable(_)) => true,
+            Failure::Lost(Lost::LastWrite | Lost::Busy { .. } | Lost::Reply { .. })
+            | Failure::Down(Down::AllInUse { .. })
             | Failure::Limited(_)
             | Failure::TimedOut { .. }
             | Failure::Refused(_) => false,

@@ -138,14 +138,14 @@ fn whoever_wants_no_replies_is_closed_for_a_lost_one_too() {
 /// Replies to earlier requests are on their way: they are given first.
 #[test]
 fn a_request_that_cannot_be_answered_ends_its_child_behind_earlier_replies() {
-    let (mut sim, [child]) = closing(&[]);
-    sim.ask(child, "SET k v");
-    sim.lose_one(LaneRole::Shared);
+    let (mut sim, [child]) = closing(&[("queue_timeout", "1000")]);
     sim.ask(child, "GET a");
     let link = sim.link(LaneRole::Shared);
     sim.silent.push(link);
-    sim.send(child, "GET b\nWAIT 0 0\nGET c");
-    sim.pass(CLOSED_BY);
+    sim.refuses = true;
+    sim.lose_one(LaneRole::Control);
+    sim.send(child, "GET b\nSELECT 9000\nGET c");
+    sim.pass(1000 + CLOSED_BY);
     assert!(!sim.is_closed(child), "a reply is to come");
     sim.silent.clear();
     sim.settle();
@@ -160,6 +160,10 @@ fn what_is_no_loss_is_told() {
     sim.send(waits, "WATCH k");
     sim.pass(20);
     assert!(sim.received(waits).starts_with("-BROKERLIMIT "));
+    sim.ask(waits, "SET k v");
+    sim.lose_one(LaneRole::Shared);
+    let told = sim.ask(waits, "WAIT 0 0");
+    assert!(told.starts_with("-BROKERLOST the connection that carried the last write"), "{told}");
     sim.ask(waits, "GET a");
     let link = sim.link(LaneRole::Shared);
     sim.silent.push(link);
