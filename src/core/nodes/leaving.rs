@@ -36,19 +36,42 @@ impl Shared {
         let Some(change) = self.sentinels.take_change() else { return false };
         let MasterChange { former, address, epoch, told_by, .. } = change;
         self.master.forget();
-        match former {
-            Some(former) => {
-                log::warn!("the master is {address}, and was {former}: sentinel {told_by}, epoch {epoch}");
-            }
-            None => log::info!("the master is {address}: sentinel {told_by}, epoch {epoch}"),
-        }
+        let Some(former) = former else {
+            log::info!("the master is {address}: sentinel {told_by}, epoch {epoch}");
+            self.dial_at_once();
+            return true;
+        };
+        log::warn!("the master is {address}, and was {former}: sentinel {told_by}, epoch {epoch}");
         self.leave_server(None);
+        true
+    }
+
+    /// There is an address. What waits for one connects; what is connected leads to another upstream, from before a reload,
+    /// and has been left.
+    fn dial_at_once(&mut self) {
+        self.connections.forget_bar();
+        for key in self.connections.keys() {
+            self.dial_if_unconnected(key);
+        }
+    }
+
+    /// False if it is connected. A lease that is not has nothing on it: another is opened for whoever waits.
+    fn dial_if_unconnected(&mut self, key: LaneKey) -> bool {
+        let waits = |lane: &&mut Lane| lane.is_connecting() || lane.is_backing_off();
+        let Some(lane) = self.connections.find_mut(key).filter(waits) else { return false };
+        lane.forget_failures();
+        if lane.role() == LaneRole::Lease {
+            self.connections.remove(&mut self.env, key);
+        } else {
+            self.connections.dial_afresh(&mut self.env, key);
+        }
         true
     }
 
     /// No request is written any more where the connections lead that there are, but for one.
     pub(crate) fn leave_server(&mut self, but: Option<LaneKey>) {
         self.control.forget_upstream();
+        self.connections.forget_bar();
         self.leases.upstream_replaced(self.env.now);
         let keys = self.connections.keys().into_iter().filter(|key| Some(*key) != but);
         self.leave_lanes(keys.collect());
@@ -61,6 +84,7 @@ impl Shared {
         for key in keys {
             // The end of one may be the end of another.
             match self.connections.find(key).map(Lane::role) {
+                Some(role) if role != LaneRole::Control && self.dial_if_unconnected(key) => {}
                 Some(LaneRole::Shared) => self.leave_shared(key),
                 Some(LaneRole::Lease) => self.leave_lease(key),
                 Some(LaneRole::Subscriber) => self.leave_subscriber(key),
@@ -87,9 +111,6 @@ impl Shared {
     fn leave_shared(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.forget_failures();
-        if lane.is_connecting() || lane.is_backing_off() {
-            return self.connections.dial_afresh(&mut self.env, key);
-        }
         if !(lane.is_ready() || lane.is_yielding()) {
             return;
         }
@@ -133,7 +154,7 @@ impl Shared {
     /// a look may be all that waits.
     pub(crate) fn leave_lease_if_answered(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.find(key).filter(|lane| lane.is_former()) else { return };
-        if !lane.lease().is_some_and(|lease| !lease.is_over()) {
+        if lane.lease().is_none_or(LeaseState::is_over) {
             return;
         }
         if !owes_answers(lane) {
@@ -146,9 +167,6 @@ impl Shared {
     fn leave_subscriber(&mut self, key: LaneKey) {
         let Some(lane) = self.connections.known_mut(key) else { return };
         lane.forget_failures();
-        if lane.is_connecting() || lane.is_backing_off() {
-            return self.connections.dial_afresh(&mut self.env, key);
-        }
         if lane.owed() > 0 && lane.is_ready() {
             if owes_answers(lane) {
                 self.become_former(key);

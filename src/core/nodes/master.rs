@@ -45,6 +45,8 @@ pub(crate) struct Master {
     demoted_at: Option<Millis>,
     /// No other has been found since: the replica that it has become is served as one.
     is_replica_served: bool,
+    /// The server is asked once a second.
+    is_rechecked: bool,
     /// When a write was last refused since the server is a replica.
     refused_write_at: Option<Millis>,
 }
@@ -90,9 +92,15 @@ impl Master {
         self.is_replica_served
     }
 
-    /// Since when the server is known to be a replica where it must be a master.
-    pub(crate) fn demoted_at(&self) -> Option<Millis> {
-        self.demoted_at
+    /// True if nobody asks once a second yet.
+    pub(super) fn begins_rechecks(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_rechecked, true)
+    }
+
+    /// A second has passed. Whether that goes on.
+    pub(super) fn goes_on_with_rechecks(&mut self) -> bool {
+        self.is_rechecked = self.demoted_at.is_some();
+        self.is_rechecked
     }
 
     /// A write was refused. True if that is to be looked into: it is not known why, and was not looked into just before.
@@ -107,7 +115,8 @@ impl Master {
 
     /// Another server is dialled from now on, of which nothing is known.
     pub(crate) fn forget(&mut self) {
-        *self = Master::default();
+        // The timer that has been set goes on.
+        *self = Master { is_rechecked: self.is_rechecked, ..Master::default() };
     }
 }
 

@@ -8,6 +8,7 @@ use crate::config::value::UpstreamRole;
 use crate::core::action::Action;
 use crate::core::broker::Broker;
 use crate::core::connection::handshake::Greeting;
+use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
 use crate::core::nodes::master::{Judged, ServerRole};
@@ -26,8 +27,7 @@ impl Shared {
         match self.judge(role) {
             Judged::Serves => {}
             Judged::Returned => {
-                log::info!("upstream {} is a master again", self.env.upstream);
-                self.leave_replicas(key);
+                self.master_is_back(Some(key));
             }
             Judged::Demoted => {
                 self.master_is_gone(Some(key));
@@ -73,7 +73,7 @@ impl Shared {
         let role = self.control.greeting().and_then(ServerRole::of);
         match role.map(|role| self.judge(role)) {
             Some(Judged::Demoted) => self.master_is_gone(None),
-            Some(Judged::Returned) => log::info!("upstream {} is a master again", self.env.upstream),
+            Some(Judged::Returned) => self.master_is_back(None),
             Some(Judged::Serves | Judged::Refused) | None => {}
         }
     }
@@ -84,24 +84,37 @@ impl Shared {
         log::warn!("upstream {} is a replica now, and was a master", self.env.upstream);
         self.env.actions.push(Action::TryOthers);
         self.sentinels.doubt(self.env.now);
-        self.env.timers.arm(self.env.now + limits::ROLE_RECHECK, Timer::Role);
+        if self.master.begins_rechecks() {
+            self.env.timers.arm(self.env.now + limits::ROLE_RECHECK, Timer::Role);
+        }
         self.leave_server(told_by);
     }
 
-    /// The master that was missed is found. Connections to what was served in its place end.
-    fn leave_replicas(&mut self, found: LaneKey) {
-        let leads_to_replica = |key: &LaneKey| {
-            self.connections.find(*key).is_some_and(|lane| lane.is_replica() && *key != found)
-        };
-        let others: Vec<LaneKey> = self.connections.keys().into_iter().filter(leads_to_replica).collect();
-        if !others.is_empty() {
-            self.leave_lanes(others);
+    /// The master that was missed is found, by this connection or by one that was asked again. Connections to what was served
+    /// in its place end, unless they can but lead to the same server.
+    fn master_is_back(&mut self, found: Option<LaneKey>) {
+        log::info!("upstream {} is a master again", self.env.upstream);
+        let may_lead_elsewhere = self.may_lead_elsewhere();
+        let control = self.control.lane();
+        let mut left = Vec::new();
+        for key in self.connections.keys_where(Lane::is_replica) {
+            if may_lead_elsewhere
+                && found.is_none_or(|found| found != key)
+                && (found.is_some() || key != control)
+            {
+                left.push(key);
+            } else if let Some(lane) = self.connections.find_mut(key) {
+                lane.set_replica(false);
+            }
+        }
+        if !left.is_empty() {
+            self.leave_lanes(left);
         }
     }
 
     /// While a replica is served where a master should be, the name is asked once a second, and so is the server.
     pub(crate) fn recheck_role(&mut self) {
-        if self.master.demoted_at().is_none() {
+        if !self.master.goes_on_with_rechecks() {
             return;
         }
         self.env.actions.push(Action::TryOthers);
@@ -119,7 +132,6 @@ impl Shared {
         }
         if self.master.note_refused_write(self.wanted_role(), self.env.now) {
             self.sentinels.doubt(self.env.now);
-            self.env.actions.push(Action::TryOthers);
             self.ask_fresh(Needed::Greeting);
         }
     }
