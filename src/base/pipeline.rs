@@ -152,7 +152,7 @@ impl<T: Entry> Pipeline<T> {
         Some(taken)
     }
 
-    /// Drops the units of which no entry is to be kept, with their bytes; only while no byte of any has left. The others are
+    /// Drops the units of which an entry is not to be kept, with their bytes; only while no byte of any has left. The others are
     /// put on anew, in order, so each is told afresh where it ends by `at`; where its bytes depend on that, `again` makes
     /// as many others.
     pub fn retain_units(
@@ -167,7 +167,12 @@ impl<T: Entry> Pipeline<T> {
             let Some(entry) = self.entries.pop_front() else { break };
             let len = (entry.end() - self.start) as usize;
             self.start = entry.end();
-            kept = if in_unit { kept } else { keeps(&entry) };
+            if !in_unit {
+                // The rest of its unit stands at the front now.
+                let rest = 1 + self.entries.iter().take_while(|entry| entry.is_bound_to_next()).count();
+                let rest = if entry.is_bound_to_next() { rest } else { 0 };
+                kept = keeps(&entry) && self.entries.iter().take(rest).all(&keeps);
+            }
             in_unit = entry.is_bound_to_next();
             if !kept {
                 self.bytes.consume(len);

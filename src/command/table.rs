@@ -62,6 +62,8 @@ pub struct Table {
     policy: Policy,
     /// The upstream is older than Redis 7.0: it lists no subcommands, and words some errors in another way.
     is_before_7: bool,
+    /// What such a server does not tell is in it.
+    has_unsaid: bool,
     /// What `commands_deny` names and a script can call all the same.
     denied_to_scripts: Vec<CommandId>,
 }
@@ -78,7 +80,7 @@ impl Table {
     /// A table that takes the reply to COMMAND item by item, up to its `end`: all at once takes milliseconds.
     pub(crate) fn empty(policy: Policy) -> Table {
         let (entries, names, denied_to_scripts) = (Vec::new(), Names::default(), Vec::new());
-        Table { entries, names, learned: 0, policy, is_before_7: false, denied_to_scripts }
+        Table { entries, names, learned: 0, policy, is_before_7: false, has_unsaid: false, denied_to_scripts }
     }
 
     /// The commands of the nearest release to a server that does not tell its own, and which release that is.
@@ -116,7 +118,8 @@ impl Table {
         if self.entries.is_empty() {
             return Err("the reply to COMMAND is empty".to_owned());
         }
-        if self.is_before_7 {
+        // Names are confirmed by a second reply, behind which this is called again.
+        if self.is_before_7 && !std::mem::replace(&mut self.has_unsaid, true) {
             self.add_unsaid()?;
         }
         self.list_denied();
@@ -127,7 +130,7 @@ impl Table {
     fn add_unsaid(&mut self) -> Result<(), String> {
         let release = Release::with_subcommands().ok_or("no table is built in")?;
         for row in release.rows() {
-            // Nothing is renamed yet, as far as is known.
+            // Names are not confirmed yet: nothing is renamed, as far as is known.
             match self.names.get(row.name.as_bytes()).filter(|_| !row.name.contains('|')) {
                 Some(id) => {
                     let entry = &mut self.entries[usize::from(id)];
@@ -431,6 +434,15 @@ mod tests {
         fields.resize(9, Value::Int(0));
         fields.push(Value::Array(subcommands));
         Value::Array(fields)
+    }
+
+    #[test]
+    fn what_an_old_server_does_not_tell_is_added_once() {
+        let built = Table::builtin("redis", "6.2.14", Policy::default());
+        let (mut table, _) = built.expect("one is built in");
+        let before = table.entries.len();
+        table.end().expect("its names are confirmed");
+        assert_eq!((table.is_before_7, table.entries.len()), (true, before));
     }
 
     fn table() -> Table {

@@ -58,7 +58,8 @@ impl Connections {
         self.capacity.changed = true;
     }
 
-    /// Whoever may dial and wants to has had its turn: if nobody tries, nobody waits.
+    /// Whoever is parked has had its turn: if nobody tries, nobody was. Those that back off find no bar when their pause is
+    /// over, and the first of them that is sent away raises it again.
     pub(crate) fn lower_bar_if_unused(&mut self, now: Millis) {
         if self.bar.is_up() && self.may_dial(now) {
             self.bar.lower();

@@ -1,6 +1,6 @@
 //! An upstream that sends connections away for a reason that does not pass by itself: a password, a right, too many clients,
 //! a kind of server that is not served. From then on one lane at a time tries, ever less often, and all others are parked.
-//! Once one has been let in the next may try at once; the bar is gone when nobody waits behind it. Owns whose turn it is,
+//! Once one has been let in the next may try at once; the bar is gone when no parked lane is left to try. Owns whose turn it is,
 //! and the last such refusal; never what children are told.
 
 use crate::base::clock::Millis;

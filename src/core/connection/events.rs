@@ -61,8 +61,12 @@ impl Shared {
                 let Some(lane) = self.connections.known_mut(key).filter(|lane| lane.is_connecting()) else {
                     return;
                 };
-                lane.drop_forsaken();
+                let is_freed = lane.drop_forsaken();
                 lane.become_ready(link, greeting.id, self.env.now);
+                if is_freed {
+                    // A WAIT may have been among it.
+                    self.connections.wake_lane_waiters(&mut self.env);
+                }
                 self.connections.let_in(key, self.env.now);
                 self.connections.mark(key);
                 self.connections.account(&mut self.env, key);

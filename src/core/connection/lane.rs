@@ -748,13 +748,16 @@ impl Lane {
         self.forsaken.add(child);
     }
 
-    /// Before a connection is used: children that were closed meanwhile ask for nothing more.
-    pub(super) fn drop_forsaken(&mut self) {
-        if self.forsaken.leave(&mut self.out, &self.canaries) {
+    /// Before a connection is used: children that were closed meanwhile ask for nothing more. Whether they had asked for
+    /// anything.
+    pub(super) fn drop_forsaken(&mut self) -> bool {
+        let found = self.forsaken.leave(&mut self.out, &self.canaries);
+        if found {
             self.timing = Timing::default();
             self.count_newcomers();
             self.reopen();
         }
+        found
     }
 
     /// Those that have waited `timeout` or longer. Only while nothing is being written: the oldest is at the front.

@@ -24,9 +24,10 @@ pub(crate) enum OwnRight {
 const COUNT: usize = OwnRight::ConfigGet as usize + 1;
 
 impl OwnRight {
-    /// Those that are asked about with nothing else in mind, in this order.
+    /// Those that are asked about with nothing else in mind, in this order: canaries are ECHO until it is known not to be
+    /// allowed.
     pub(super) const ASKED: [OwnRight; 4] =
-        [OwnRight::Ping, OwnRight::Echo, OwnRight::Dbsize, OwnRight::Unblock];
+        [OwnRight::Echo, OwnRight::Ping, OwnRight::Dbsize, OwnRight::Unblock];
 
     const ALL: [OwnRight; COUNT] = [
         OwnRight::Command,

@@ -197,7 +197,7 @@ impl Shared {
     pub(crate) fn proof_answered(&mut self, frame: Option<&[u8]>) {
         let Some(proof) = self.probe.answered() else { return };
         if frame.is_some_and(is_too_many) {
-            return self.probe_barred(frame.unwrap_or_default());
+            return self.probe_barred(proof, frame.unwrap_or_default());
         }
         if frame.is_some_and(|frame| !proof.is_answered_by(frame)) {
             return self.probe_out_of_step(proof);
@@ -229,7 +229,8 @@ impl Shared {
     }
 
     /// The upstream has more connections than it may, and says so to whatever is asked first.
-    fn probe_barred(&mut self, frame: &[u8]) {
+    fn probe_barred(&mut self, proof: Proof, frame: &[u8]) {
+        self.take_proof(proof, None);
         let Some(lane) = self.probe.lane() else { return };
         let (pool, why) = (self.control_pool(), reply::error_text(frame).unwrap_or_default());
         self.note_refusal(pool, &why);
