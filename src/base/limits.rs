@@ -168,7 +168,7 @@ pub const SENTINEL_ASK_MIN: u64 = 20;
 pub const SENTINEL_PATIENCE: u64 = 3_000;
 /// The longest pause before a sentinel is connected to again.
 pub const SENTINEL_BACKOFF_MAX: u64 = 2_000;
-/// A sentinel that is not in the URL, cannot be reached and was named by no other for so long is forgotten.
+/// A sentinel that is not in the URL, cannot be reached and was named by no other for so long since is forgotten.
 pub const SENTINEL_FORGET: u64 = 60_000;
 /// Where a master has become a replica and its name may lead to another server, that is looked for for so many milliseconds
 /// before the replica is served: less than `queue_timeout`, and enough for a name server to answer.
