@@ -64,6 +64,8 @@ fn schedules_that_once_broke_something() {
     play(43582);
     // A MULTI that was answered in part when its server was left: its rest went on on the next connection.
     play(793_677_534_205);
+    // A SELECT of a greeting that was answered BUSY: children were told, as of a right that they lack.
+    play(921_158_144_466);
     // An EXEC that went nowhere, behind which the leased lane still watched.
     play(4969);
 }

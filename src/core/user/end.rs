@@ -5,6 +5,7 @@ use crate::base::failure::Failure;
 use crate::command::texts;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
+use crate::core::connection::bar::is_lasting;
 use crate::core::connection::handshake::GreetingStep;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
@@ -69,7 +70,7 @@ impl Shared {
         }
         // The upstream's own db is nobody's choice.
         let is_chosen = pool.no_touch || pool.db != self.env.upstream.db || pool.user != UserId::UPSTREAM;
-        if step == GreetingStep::Choice && reply::is_error(frame) && is_chosen {
+        if step == GreetingStep::Choice && is_lasting(frame) && is_chosen {
             self.refuse_pool(key, &pool, frame);
             return true;
         }
