@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::console::rows;
 use crate::support::native::free_port;
+use crate::support::raw::pipeline;
 use crate::support::sentinel::{MASTER, SentinelGroup};
 use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 
@@ -189,4 +190,70 @@ fn a_name_that_the_sentinels_do_not_know_is_asked_for_again() {
     let monitor = format!("SENTINEL MONITOR other 127.0.0.1 {} 1", pair.ports[0]);
     assert_eq!(sentinels.ask(0, &monitor).as_deref(), Some("+OK\r\n"));
     wait_until("it is found", || raw.ask("GET k") == "$-1\r\n");
+}
+
+/// How many calls of a command the server has counted.
+fn calls(server: &Redis, command: &str) -> u64 {
+    let stats = server.ask("INFO commandstats");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number"))
+}
+
+/// Reads go to the replica, what a child has just written it reads from the master, and a replica that is gone is missed by
+/// nobody.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn reads_go_to_a_replica_that_is_asked_for() {
+    let pair = Pair::start(&[]);
+    let sentinels = SentinelGroup::start(pair.ports[0], 1, 1, None);
+    let url = format!("redis+sentinel://{}/{MASTER}", sentinels.hosts());
+    let broker = Broker::start_listening("?read=replica", &url, &[]);
+    let [master, replica] = &pair.servers;
+    let (mut reader, mut writer) = (broker.connect(), broker.connect());
+    wait_until("it is served", || writer.ask("SET k v0") == "+OK\r\n");
+    wait_until("the replica is known", || {
+        rows(&mut writer, "REPLICAS").iter().any(|row| row["state"] == "used")
+    });
+    wait_until("the replica has it", || replica.ask("GET k").contains("v0"));
+    let before = [master, replica].map(|server| calls(server, "get"));
+    for _ in 0..100 {
+        assert_eq!(reader.ask("GET k"), "$2\r\nv0\r\n");
+    }
+    let after = [master, replica].map(|server| calls(server, "get"));
+    assert_eq!((after[0] - before[0], after[1] - before[1]), (0, 100));
+    // What is not for a replica: cursors, a transaction, what has no key.
+    for request in ["SSCAN s 0", "RANDOMKEY", "MULTI", "STRLEN k", "EXEC", "EVAL return(1) 0"] {
+        let reply = reader.ask(request);
+        assert!(!reply.starts_with('-'), "{request}: {reply}");
+    }
+    for command in ["sscan", "randomkey", "strlen", "eval"] {
+        assert_eq!((calls(master, command), calls(replica, command)), (1, 0), "{command}");
+    }
+    // What was written is read where it was written.
+    let before = calls(replica, "get");
+    for number in 1..200 {
+        writer.send(&format!("SET k v{number}"));
+        assert_eq!(writer.read_reply(), b"+OK\r\n");
+        assert_eq!(writer.ask("GET k"), format!("${}\r\nv{number}\r\n", format!("v{number}").len()));
+    }
+    assert_eq!(calls(replica, "get"), before);
+    // In one write, and the other way round.
+    writer.write(&pipeline(&["GET none", "SET k w", "GET k", "PING"]));
+    for expected in ["$-1\r\n", "+OK\r\n", "$1\r\nw\r\n", "+PONG\r\n"] {
+        assert_eq!(String::from_utf8_lossy(&writer.read_reply()), expected);
+    }
+    wait_until("it reads from the replica again", || {
+        let before = calls(replica, "get");
+        writer.ask("GET k");
+        calls(replica, "get") > before
+    });
+    // Not one request is lost that had not left.
+    replica.connect().send("SHUTDOWN NOSAVE");
+    wait_until("the replica is gone", || {
+        reader.ask("GET k");
+        rows(&mut writer, "LANES").iter().all(|lane| lane["replica"] == "-" || lane["state"] != "ready")
+    });
+    for _ in 0..50 {
+        assert_eq!(reader.ask("GET k"), "$1\r\nw\r\n");
+    }
 }

@@ -168,6 +168,12 @@ pub const SENTINEL_ASK_MIN: u64 = 20;
 pub const SENTINEL_PATIENCE: u64 = 3_000;
 /// The longest pause before a sentinel is connected to again.
 pub const SENTINEL_BACKOFF_MAX: u64 = 2_000;
+/// Replicas of one master that are read from.
+pub const REPLICAS_MAX: usize = 16;
+/// A replica that could not be reached, or answered that it cannot answer, is not read from for so many milliseconds.
+pub const REPLICA_REST: u64 = 10_000;
+/// For so many milliseconds after the reply to a write a child reads from the master what else it would read from a replica.
+pub const OWN_WRITES: u64 = 1_000;
 /// A sentinel that is not in the URL, cannot be reached and was named by no other for so long since is forgotten.
 pub const SENTINEL_FORGET: u64 = 60_000;
 /// Where a master has become a replica and its name may lead to another server, that is looked for for so many milliseconds

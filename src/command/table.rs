@@ -37,6 +37,8 @@ pub(super) struct Entry {
     /// Exact count if positive, the least count if negative; the name itself counts.
     arity: i64,
     write: bool,
+    /// See `reads_keys`.
+    reads_keys: bool,
     pub(super) flags: Flags,
     pub(super) base: Base,
     runs: Runs,
@@ -261,6 +263,17 @@ impl Table {
         self.entry(id).is_some_and(|entry| entry.write)
     }
 
+    /// Whether a replica gives the same answer to it, but for what has not reached it yet. Not what goes on with a cursor of
+    /// one server, nor what names a script that another one may not have; TOUCH is meant for the one that evicts. Nothing,
+    /// where the table is not the upstream's own.
+    pub fn is_replica_read(&self, id: CommandId) -> bool {
+        self.entry(id).is_some_and(|entry| {
+            let is_bound = entry.name.ends_with("scan") || &*entry.name == "touch";
+            let may_wait = entry.flags.has(Flag::Blocking);
+            entry.reads_keys && !entry.write && !may_wait && !is_bound && !entry.flags.has(Flag::NoScript)
+        })
+    }
+
     /// Whether Redis runs a command while a script is busy.
     pub fn is_allowed_while_busy(&self, id: CommandId) -> bool {
         self.entry(id).is_some_and(|entry| entry.flags.has(Flag::AllowBusy))
@@ -351,6 +364,7 @@ impl Table {
 
     fn add(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
         let id = self.push(&raw.name, raw.arity, raw.flags)?;
+        self.entries[usize::from(id)].reads_keys = raw.reads_keys;
         if raw.subcommands.is_empty() {
             return Ok(id);
         }
@@ -359,7 +373,9 @@ impl Table {
             let mut sub = RawEntry::read(item)?;
             let own = sub.name.rsplit('|').next().unwrap_or_default().to_owned();
             sub.name = format!("{}|{own}", raw.name);
-            subcommands.insert(own.as_bytes(), self.push(&sub.name, sub.arity, sub.flags)?);
+            let id = self.push(&sub.name, sub.arity, sub.flags)?;
+            self.entries[usize::from(id)].reads_keys = sub.reads_keys;
+            subcommands.insert(own.as_bytes(), id);
         }
         self.entries[usize::from(id)].subcommands = Some(subcommands);
         Ok(id)
@@ -376,6 +392,7 @@ impl Table {
             flags,
             base: self.policy.base(name, flags),
             runs: facts.runs,
+            reads_keys: false,
             subcommands: None,
         });
         Ok(id)
@@ -387,6 +404,8 @@ struct RawEntry<'v> {
     name: String,
     arity: i64,
     flags: Flags,
+    /// It has the flag `readonly`, and keys.
+    reads_keys: bool,
     subcommands: &'v [Value],
     is_before_7: bool,
 }
@@ -404,9 +423,12 @@ impl<'v> RawEntry<'v> {
             return Err(format!("COMMAND gives no arity for {name}"));
         };
         let flags = items(&fields[2]).ok_or_else(|| format!("COMMAND gives no flags for {name}"))?;
+        let has = |flag: &str| flags.iter().filter_map(text).any(|one| one == flag);
+        let has_keys = has("movablekeys") || !matches!(fields[3], Value::Int(0));
+        let reads_keys = has("readonly") && has_keys;
         let flags = Flags::from_names(flags.iter().filter_map(text));
         let subcommands = fields.get(ENTRY_FIELDS - 1).and_then(items).unwrap_or_default();
-        Ok(RawEntry { name, arity, flags, subcommands, is_before_7: fields.len() < ENTRY_FIELDS })
+        Ok(RawEntry { name, arity, flags, reads_keys, subcommands, is_before_7: fields.len() < ENTRY_FIELDS })
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redis::IntoConnectionInfo;
 
@@ -258,6 +259,45 @@ pub struct AccessOptions {
     pub group: Option<String>,
 }
 
+/// From which servers reads are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadFrom {
+    /// The master.
+    #[default]
+    Master,
+    /// A replica that the sentinels name as sound, if there is one.
+    Replica,
+}
+
+/// What a listener says of its children.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChildProfile {
+    /// What they are called where the system does not know their process, or beside their address.
+    pub label: Option<Arc<str>>,
+    /// From where they read.
+    pub reads: ReadFrom,
+}
+
+impl ChildProfile {
+    /// Takes an option of a listener's URL. False if it is none of these.
+    fn take(&mut self, name: &str, value: &str) -> ParseResult<bool> {
+        match (name, value) {
+            ("label", _) => self.label = Some(parse_label(value)?.into()),
+            ("read", "master") => self.reads = ReadFrom::Master,
+            ("read", "replica") => self.reads = ReadFrom::Replica,
+            ("read", _) => return Err("read is neither master nor replica".to_owned()),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// As options of a URL.
+    fn options(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let reads = (self.reads == ReadFrom::Replica).then_some(("read", "replica"));
+        self.label.iter().map(|label| ("label", &**label)).chain(reads)
+    }
+}
+
 /// An address where children connect. `Display` is the URL that parses to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenUrl {
@@ -267,8 +307,8 @@ pub enum ListenUrl {
         path: PathBuf,
         /// Its options.
         access: AccessOptions,
-        /// What its children are called where the system does not know their process.
-        label: Option<String>,
+        /// Of its children.
+        profile: ChildProfile,
     },
     /// `tcp://host:port?insecure=1`, or with `files`
     /// `tls://host:port?cert=/path&key=/path&client_ca=/path&insecure=1`
@@ -279,8 +319,8 @@ pub enum ListenUrl {
         port: u16,
         /// Allows an address beyond loopback, where every process that connects gets the broker's rights.
         insecure: bool,
-        /// What its children are called beside their address.
-        label: Option<String>,
+        /// Of its children.
+        profile: ChildProfile,
         /// By TLS, with these.
         tls: Option<ListenTls>,
     },
@@ -311,13 +351,17 @@ impl ListenUrl {
 
     /// A Unix socket with a path and no options.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        ListenUrl::Unix { path: path.into(), access: AccessOptions::default(), label: None }
+        ListenUrl::Unix {
+            path: path.into(),
+            access: AccessOptions::default(),
+            profile: ChildProfile::default(),
+        }
     }
 
-    /// What its children are called.
-    pub fn label(&self) -> Option<&str> {
+    /// What it says of its children.
+    pub fn profile(&self) -> &ChildProfile {
         match self {
-            ListenUrl::Unix { label, .. } | ListenUrl::Tcp { label, .. } => label.as_deref(),
+            ListenUrl::Unix { profile, .. } | ListenUrl::Tcp { profile, .. } => profile,
         }
     }
 
@@ -345,18 +389,18 @@ fn parse_listen_unix(text: &str) -> ParseResult<ListenUrl> {
     }
     let path = url.to_file_path().map_err(|()| "the path is not absolute, as in unix:///path")?;
     let path = check_path(&path)?;
-    let (mut access, mut label) = (AccessOptions::default(), None);
+    let (mut access, mut profile) = (AccessOptions::default(), ChildProfile::default());
     for (name, value) in url.query_pairs() {
         match &*name {
             "mode" => access.mode = Some(parse_mode(&value)?),
             "user" if !value.is_empty() => access.user = Some(value.into_owned()),
             "group" if !value.is_empty() => access.group = Some(value.into_owned()),
             "user" | "group" => return Err(format!("option \"{name}\" is empty")),
-            "label" => label = Some(parse_label(&value)?),
+            _ if profile.take(&name, &value)? => {}
             _ => return Err(format!("unknown option {}", show(&name))),
         }
     }
-    Ok(ListenUrl::Unix { path, access, label })
+    Ok(ListenUrl::Unix { path, access, profile })
 }
 
 /// Parses where a client finds a listener with TLS, `tls://host:port`; the error is a whole line.
@@ -399,17 +443,17 @@ fn parse_host(rest: &str) -> ParseResult<HostUrl> {
 
 fn parse_listen_tcp(rest: &str, by_tls: bool) -> ParseResult<ListenUrl> {
     let HostUrl { host, port, options } = parse_host(rest)?;
-    let (mut insecure, mut label) = (false, None);
+    let (mut insecure, mut profile) = (false, ChildProfile::default());
     let (mut cert, mut key, mut client_ca) = (None, None, None);
     for (name, value) in &options {
         match (&**name, &**value) {
             ("insecure", "1") => insecure = true,
             ("insecure", "0") => insecure = false,
             ("insecure", _) => return Err("insecure is neither 0 nor 1".to_owned()),
-            ("label", _) => label = Some(parse_label(value)?),
             ("cert", _) if by_tls => cert = Some(parse_file("cert", value)?),
             ("key", _) if by_tls => key = Some(parse_file("key", value)?),
             ("client_ca", _) if by_tls => client_ca = Some(parse_file("client_ca", value)?),
+            _ if profile.take(name, value)? => {}
             _ => return Err(format!("unknown option {}", show(name))),
         }
     }
@@ -418,7 +462,7 @@ fn parse_listen_tcp(rest: &str, by_tls: bool) -> ParseResult<ListenUrl> {
         _ if by_tls => return Err("TLS needs a certificate and its key: ?cert=/path&key=/path".to_owned()),
         _ => None,
     };
-    Ok(ListenUrl::Tcp { host, port, insecure, label, tls })
+    Ok(ListenUrl::Tcp { host, port, insecure, profile, tls })
 }
 
 fn parse_file(option: &str, text: &str) -> ParseResult<PathBuf> {
@@ -462,20 +506,19 @@ fn check_path(path: &Path) -> ParseResult<PathBuf> {
 impl fmt::Display for ListenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListenUrl::Unix { path, access: AccessOptions { mode, user, group }, label } => {
+            ListenUrl::Unix { path, access: AccessOptions { mode, user, group }, profile } => {
                 write!(f, "unix://{}", UrlPath(path))?;
                 let mode = mode.map(|mode| format!("{mode:04o}"));
-                let options = [("mode", &mode), ("user", user), ("group", group), ("label", label)];
+                let options = [("mode", &mode), ("user", user), ("group", group)];
+                let given = options.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
                 let mut separator = '?';
-                for (name, value) in options {
-                    if let Some(value) = value {
-                        write!(f, "{separator}{name}={}", UrlPath(Path::new(value)))?;
-                        separator = '&';
-                    }
+                for (name, value) in given.chain(profile.options()) {
+                    write!(f, "{separator}{name}={}", UrlPath(Path::new(value)))?;
+                    separator = '&';
                 }
                 Ok(())
             }
-            ListenUrl::Tcp { host, port, insecure, label, tls } => {
+            ListenUrl::Tcp { host, port, insecure, profile, tls } => {
                 let scheme = if tls.is_some() { "tls" } else { "tcp" };
                 write!(f, "{scheme}://{}:{port}", Host(host))?;
                 let (cert, key) = (tls.as_ref().map(|tls| &tls.cert), tls.as_ref().map(|tls| &tls.key));
@@ -491,7 +534,11 @@ impl fmt::Display for ListenUrl {
                     write!(f, "{separator}insecure=1")?;
                     separator = '&';
                 }
-                label.iter().try_for_each(|label| write!(f, "{separator}label={label}"))
+                for (name, value) in profile.options() {
+                    write!(f, "{separator}{name}={value}")?;
+                    separator = '&';
+                }
+                Ok(())
             }
         }
     }
@@ -544,7 +591,7 @@ impl fmt::Display for UrlPath<'_> {
 /// too much rather than too little: a mistyped URL may have its password anywhere.
 pub(super) fn mask(text: &str) -> String {
     const SHOWN_OPTIONS: &[&str] =
-        &["db", "mode", "user", "group", "insecure", "label", "cert", "key", "client_ca"];
+        &["db", "mode", "user", "group", "insecure", "label", "read", "cert", "key", "client_ca"];
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['@', ':', '?', '=']) => (&text[..scheme.len() + 3], rest),
         _ => ("", text),
@@ -674,8 +721,8 @@ mod tests {
             "tcp://127.0.0.1:0",
             "tcp://localhost:6379",
             "tcp://[::]:6379?insecure=1",
-            "tcp://[::]:6379?insecure=1&label=web-1.a_b",
-            "unix:///a?mode=0600&label=jobs",
+            "tcp://[::]:6379?insecure=1&label=web-1.a_b&read=replica",
+            "unix:///a?mode=0600&label=jobs&read=replica",
             #[cfg(feature = "tls")]
             "tls://h:6379?cert=/a/c.pem&key=/a/k%2Cy.pem",
             #[cfg(feature = "tls")]
@@ -705,6 +752,7 @@ mod tests {
             ("unix:///a?mode=8 unix:///a?mode=1777 unix:///a?mode=+6", "octal"),
             ("unix:///a?user=", "\"user\" is empty"),
             ("unix:///a?insecure=1", "unknown option \"insecure\""),
+            ("unix:///a?read= tcp://h:1?read=slave", "read is neither master nor replica"),
             ("unix:///a?label= unix:///a?label=a%20b tcp://h:1?label=%22", "label is not 1 to 64"),
             ("unix:///a#b", "%23"),
             (&long, "the path has 108 bytes; the system takes 107"),

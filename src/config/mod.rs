@@ -18,7 +18,8 @@ use crate::command::is_never_allowed;
 pub use client::{ClientSettings, client_rows};
 use endpoint::Secret;
 pub use endpoint::{
-    Address, ListenUrl, Upstream, UpstreamPlace, parse_listen, parse_tls_endpoint, parse_upstream,
+    Address, ChildProfile, ListenUrl, ReadFrom, Upstream, UpstreamPlace, parse_listen, parse_tls_endpoint,
+    parse_upstream,
 };
 pub use load::load_toml;
 pub use table::{Row, Settings, rows};
@@ -66,6 +67,11 @@ impl Settings {
                 "metrics_listen = \"{url}\": allowed are unix:// and tcp://; TLS is for children"
             )));
         }
+        if let Some(url) = self.metrics_listen.iter().find(|url| url.profile().reads == ReadFrom::Replica) {
+            return Err(Error::config(format!(
+                "metrics_listen = \"{url}\": allowed without read=replica, which is for children"
+            )));
+        }
         for (key, one, other) in [
             ("tls_cert_file", &self.tls_cert_file, &self.tls_key_file),
             ("tls_key_file", &self.tls_key_file, &self.tls_cert_file),
@@ -87,6 +93,11 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Whether children of a listener read from replicas.
+    pub fn reads_from_replicas(&self) -> bool {
+        self.listen.iter().any(|url| url.profile().reads == ReadFrom::Replica)
     }
 
     /// Whether `new` differs only in keys that a running broker accepts.
@@ -122,6 +133,12 @@ impl Settings {
                     "sentinel_username without a password; set sentinel_password or sentinel_password_file",
                 ));
             }
+        }
+        if self.reads_from_replicas() && upstream.watched().is_none() {
+            return Err(Error::config(format!(
+                "upstream = \"{upstream}\": a listener has ?read=replica, which needs sentinels that name the \
+                 replicas: redis+sentinel://"
+            )));
         }
         Ok(Some(upstream))
     }

@@ -116,9 +116,9 @@ impl Row {
             ),
             KeyKind::Hosts => format!("up to {max} host names, separated by commas"),
             KeyKind::Listen => format!(
-                "up to {max} of unix:///path[?mode=0660&user=name&group=name&label=text], \
-                 tcp://host:port[?insecure=1&label=text], \
-                 tls://host:port?cert=/path&key=/path[&client_ca=/path&insecure=1&label=text]"
+                "up to {max} of unix:///path[?mode=0660&user=name&group=name&label=text&read=replica], \
+                 tcp://host:port[?insecure=1&label=text&read=replica], \
+                 tls://host:port?cert=/path&key=/path[&client_ca=/path&insecure=1&label=text&read=replica]"
             ),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::endpoint::{AccessOptions, ListenUrl, SUN_PATH_MAX, Secret, Upstream};
+use super::endpoint::{AccessOptions, ChildProfile, ListenUrl, SUN_PATH_MAX, Secret, Upstream};
 use super::table::{KeyKind, Row};
 use crate::base::log_area::{self, LOG_AREA_COUNT, LOG_AREAS};
 
@@ -394,7 +394,7 @@ impl AdminListen {
             return AdminListen::None;
         }
         let access = AccessOptions { mode: Some(0o600), ..AccessOptions::default() };
-        AdminListen::At(ListenUrl::Unix { path: beside.into(), access, label: None })
+        AdminListen::At(ListenUrl::Unix { path: beside.into(), access, profile: ChildProfile::default() })
     }
 }
 

@@ -10,11 +10,12 @@ use crate::base::peer_certificate::PeerCertificate;
 use crate::base::process::UnixCredentials;
 use crate::base::secured::Secured;
 use crate::command::texts;
-use crate::config::{Address, Settings, Upstream};
+use crate::config::{ChildProfile, ReadFrom, Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::child::children::Children;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::origin::Origin;
+use crate::core::child::reads::Reads;
 use crate::core::child::session::Session;
 use crate::core::child::{Child, ChildKind};
 use crate::core::counters::Counters;
@@ -41,8 +42,8 @@ pub struct Newcomer {
     pub peer: Arc<str>,
     /// Who has connected it, where the system knows.
     pub who: Option<UnixCredentials>,
-    /// What its listener is called.
-    pub label: Option<Arc<str>>,
+    /// What its listener says of it.
+    pub profile: ChildProfile,
     /// The driver's handle.
     pub link: usize,
     /// How its connection is secured, where it is.
@@ -176,6 +177,7 @@ impl Broker {
             self.deliver_notices();
             return true;
         }
+        self.shared.follow_replicas();
         if let Some(key) = self.shared.connections.next_unread() {
             self.lane_input(key, &[]);
             return true;
@@ -218,7 +220,7 @@ impl Broker {
             kind,
             peer: peer.into(),
             who: None,
-            label: None,
+            profile: ChildProfile::default(),
             link,
             secured: None,
             certificate: None,
@@ -228,7 +230,7 @@ impl Broker {
 
     /// The same of a child of which more is known. The error is to be told to it.
     pub fn child_admit(&mut self, newcomer: Newcomer) -> Result<ChildKey, Failure> {
-        let Newcomer { kind, peer, who, label, link, secured, certificate } = newcomer;
+        let Newcomer { kind, peer, who, profile, link, secured, certificate } = newcomer;
         let capped = who.filter(|_| kind == ChildKind::Socket).and_then(|who| self.shared.child_cap(who));
         let env = &mut self.shared.env;
         let spared = if kind == ChildKind::Admin { limits::ADMIN_CHILDREN } else { 0 };
@@ -246,9 +248,11 @@ impl Broker {
         self.next_id += 1;
         let session = Session::new(self.next_id, env.upstream.db);
         let certified = certificate.and_then(|certificate| self.shared.users.certified(&certificate));
-        let origin = Origin::new(kind, peer).with_label(label).with_secured(secured, certified);
+        let reads = Reads::of_replicas(profile.reads == ReadFrom::Replica);
+        let origin = Origin::new(kind, peer).with_profile(profile).with_secured(secured, certified);
         let key = self.children.insert(Child::new(session, origin, link, env.now));
         if let Some(child) = self.children.known_mut(key) {
+            *child.reads_mut() = reads;
             self.shared.become_first_user(child);
             if let Some(who) = who {
                 self.shared.identify(child, who);
@@ -428,11 +432,6 @@ impl Broker {
     /// How many children there are.
     pub fn children_len(&self) -> usize {
         self.children.len()
-    }
-
-    /// Where lanes are connected to now; none as long as no sentinel has named a master.
-    pub fn upstream_address(&self) -> Option<&Address> {
-        self.shared.address()
     }
 
     /// The sentinels that name the master, for the driver of their connections.

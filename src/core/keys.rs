@@ -80,11 +80,14 @@ pub(crate) struct PoolKey {
     pub(crate) db: u32,
     pub(crate) proto: u8,
     pub(crate) no_touch: bool,
+    /// The number of the replica that is read from; zero where the master is meant.
+    pub(crate) replica: u8,
 }
 
 impl PoolKey {
     /// Of a pool that serves nobody any more and may become another.
-    pub(crate) const FREE: PoolKey = PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false };
+    pub(crate) const FREE: PoolKey =
+        PoolKey { user: UserId::NOBODY, db: 0, proto: 0, no_touch: false, replica: 0 };
 }
 
 /// Names a user of the upstream for as long as the broker knows it; never given again. By default `UPSTREAM`.

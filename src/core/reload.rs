@@ -193,6 +193,7 @@ impl Broker {
         let previous = std::mem::replace(&mut self.shared.env.settings, settings);
         self.shared.commands.set_policy(&policy_of(&self.shared.env.settings));
         self.shared.forget_script_rights();
+        self.shared.sentinels.want_replicas(self.shared.env.settings.reads_from_replicas());
         if self.shared.env.upstream != upstream {
             self.shared.move_to(upstream);
         }

@@ -141,6 +141,7 @@ impl Broker {
         let Answered { slot, front_since, role, is_proven, is_yielding, .. } = answered;
         if reply::is_error(frame) {
             self.shared.note_refusal_of_write(role, frame);
+            self.shared.note_refusal_of_read(key, frame);
         }
         let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long || frame.len() >= limits::BULK_MIN {

@@ -47,6 +47,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
         let mut sentinels = Sentinels::default();
+        sentinels.want_replicas(settings.reads_from_replicas());
         sentinels.watch(upstream.watched(), now);
         Shared {
             users: Users::new(settings.auth),

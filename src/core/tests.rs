@@ -5,6 +5,7 @@ mod barred;
 mod busy;
 mod fan_in;
 mod lanes;
+mod reading;
 mod ready;
 mod refusals;
 mod roles;

@@ -8,8 +8,8 @@ use crate::base::clock::Millis;
 use crate::base::error::{self, Error};
 use crate::base::key::Key;
 use crate::base::limits;
-use crate::config::ListenUrl;
 use crate::config::value::Auth;
+use crate::config::{ChildProfile, ListenUrl};
 use crate::core::ChildKind;
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
@@ -17,7 +17,6 @@ use crate::transport::stream::Stream;
 use crate::transport::tls::ServerTls;
 use mio::{Registry, Token};
 use std::io;
-use std::sync::Arc;
 
 /// Whom a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,15 +175,15 @@ impl Loop {
             match listener.listener.accept() {
                 Ok(stream) => {
                     listener.pause = None;
-                    let label = listener.asked.label().map(Arc::from);
+                    let profile = listener.asked.profile().clone();
                     match listener.door {
                         Door::Http => self.admit_http(stream),
                         Door::Children if let Some(tls) = listener.tls.clone() => {
                             let at = listener.url().into();
-                            self.receive_guest(stream, &tls, label, at);
+                            self.receive_guest(stream, &tls, profile, at);
                         }
-                        Door::Children => self.admit_child(stream, ChildKind::Socket, label),
-                        Door::Admin => self.admit_child(stream, ChildKind::Admin, label),
+                        Door::Children => self.admit_child(stream, ChildKind::Socket, profile),
+                        Door::Admin => self.admit_child(stream, ChildKind::Admin, profile),
                     }
                     self.pace.step(StepKind::Accept);
                 }
@@ -208,8 +207,8 @@ impl Loop {
         limits::ACCEPT_TURN
     }
 
-    fn admit_child(&mut self, stream: Stream, kind: ChildKind, label: Option<Arc<str>>) {
-        if let Err((stream, why)) = self.admit(stream, kind, label) {
+    fn admit_child(&mut self, stream: Stream, kind: ChildKind, profile: ChildProfile) {
+        if let Err((stream, why)) = self.admit(stream, kind, profile) {
             refuse(&stream, &why);
         }
     }

@@ -7,6 +7,7 @@ use crate::base::error::Error;
 use crate::base::failure::Failure;
 use crate::base::key::Key;
 use crate::base::limits;
+use crate::config::ChildProfile;
 use crate::core::{ChildKey, ChildKind, Newcomer};
 use crate::resp::encode;
 use crate::transport::conn::Fill;
@@ -15,7 +16,6 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::borrow::Cow;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 /// The error that Redis sends before it closes, too.
 const REFUSAL: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -62,7 +62,7 @@ impl Loop {
         // The caller's mistake, unlike the other reasons.
         let unfit = |(socket, why): (OwnedFd, String)| (socket, Error::config(why).within(ATTEMPT));
         let stream = Stream::adopt(socket).map_err(unfit)?;
-        let admitted = self.admit(stream, ChildKind::Adopted, None);
+        let admitted = self.admit(stream, ChildKind::Adopted, ChildProfile::default());
         admitted.map(drop).map_err(|(stream, why)| (stream.into(), why.error.within(ATTEMPT)))
     }
 
@@ -71,7 +71,7 @@ impl Loop {
         &mut self,
         stream: Stream,
         kind: ChildKind,
-        label: Option<Arc<str>>,
+        profile: ChildProfile,
     ) -> Result<Key<Link>, (Stream, NotAdmitted)> {
         let peer = stream.peer();
         let who = if let Peer::Unix(who) = peer { Some(who) } else { None };
@@ -79,7 +79,7 @@ impl Loop {
             kind,
             peer: peer.to_string().into(),
             who,
-            label,
+            profile,
             link: usize::MAX,
             secured: None,
             certificate: None,
@@ -131,7 +131,7 @@ impl Loop {
                 let _ = stream.shutdown();
                 continue;
             }
-            match self.admit(stream, ChildKind::Adopted, None) {
+            match self.admit(stream, ChildKind::Adopted, ChildProfile::default()) {
                 Ok(key) => newcomers.push(key),
                 Err((stream, why)) => refuse(&stream, &why),
             }

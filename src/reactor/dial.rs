@@ -85,17 +85,19 @@ impl Loop {
 
     /// Where a connection leads, and the host as it is named; or why that is not known.
     fn destination(&mut self, caller: Caller) -> Result<(Destination, Option<String>), String> {
-        let address = match caller {
-            Caller::Lane(_) => self.core.upstream_address().cloned(),
-            Caller::Sentinel(id) => self.core.sentinels().address_of(id).cloned(),
-        };
-        match address {
-            Some(address) => {
-                let host = if let Address::Tcp { host, .. } = &address { Some(host.clone()) } else { None };
-                Ok((Destination::from(&address), host))
+        let found = match caller {
+            Caller::Lane(lane) => self.core.lane_address(lane).map(|(address, own)| (address.clone(), own)),
+            Caller::Sentinel(id) => {
+                self.core.sentinels().address_of(id).map(|address| (address.clone(), false))
             }
-            None => Err(self.core.sentinels().trouble()),
+        };
+        let Some((address, is_upstream)) = found else { return Err(self.core.sentinels().trouble()) };
+        let host = if let Address::Tcp { host, .. } = &address { Some(host.clone()) } else { None };
+        let target = Destination::from(&address);
+        if is_upstream {
+            self.leave_former(&target);
         }
+        Ok((target, host))
     }
 
     pub(super) fn dial(&mut self, caller: Caller) {
@@ -106,7 +108,6 @@ impl Loop {
             Ok(found) => found,
             Err(why) => return self.not_dialled(caller, None, &why),
         };
-        self.leave_former(caller, &target);
         let Dialler { resolver, waiting, .. } = &mut self.dialler;
         match resolver.find(&target, self.told, self.poll.registry()) {
             Found::Unix(path) => match self.begin(Stream::connect_unix(&path), Owner::Dial(caller)) {
@@ -125,8 +126,7 @@ impl Loop {
     }
 
     /// What is known of a name that lanes are connected to no more is forgotten.
-    fn leave_former(&mut self, caller: Caller, target: &Destination) {
-        let Caller::Lane(_) = caller else { return };
+    fn leave_former(&mut self, target: &Destination) {
         let former = self.dialler.server.replace(target.clone());
         if let Some(former) = former.filter(|former| former != target) {
             self.dialler.resolver.forget(&former, self.poll.registry());
@@ -134,17 +134,15 @@ impl Loop {
     }
 
     fn not_dialled(&mut self, caller: Caller, target: Option<&Destination>, why: &str) {
+        target.into_iter().for_each(|target| self.forget_other(target));
         match caller {
             Caller::Lane(lane) => self.core.lane_failed(lane, why),
-            Caller::Sentinel(id) => {
-                target.into_iter().for_each(|target| self.forget_sentinel(target));
-                self.core.sentinels().lost(id, why, self.told);
-            }
+            Caller::Sentinel(id) => self.core.sentinels().lost(id, why, self.told),
         }
     }
 
-    /// A sentinel's name is looked up for each connection.
-    fn forget_sentinel(&mut self, target: &Destination) {
+    /// The name of a sentinel or a replica is looked up for each connection.
+    fn forget_other(&mut self, target: &Destination) {
         if self.dialler.server.as_ref() != Some(target) {
             self.dialler.resolver.forget(target, self.poll.registry());
         }
@@ -245,17 +243,15 @@ impl Loop {
             let resumed = if secured.resumed { ", resumed" } else { "" };
             log::debug!("connection to the upstream secured: {secured}{resumed}");
         }
+        if let Some(Dial { target, address, .. }) = &dial {
+            self.dialler.resolver.note_used(target, *address);
+            self.forget_other(target);
+        }
         match caller {
             Caller::Lane(lane) => {
-                if let Some(Dial { target, address, .. }) = &dial {
-                    self.dialler.resolver.note_used(target, *address);
-                }
                 self.core.lane_connected(lane, link_of(key), secured);
             }
-            Caller::Sentinel(id) => {
-                dial.iter().for_each(|dial| self.forget_sentinel(&dial.target));
-                self.core.sentinels().connected(id, link_of(key), self.told);
-            }
+            Caller::Sentinel(id) => self.core.sentinels().connected(id, link_of(key), self.told),
         }
     }
 
@@ -288,10 +284,9 @@ impl Loop {
             self.close_link(link);
             left = Some(target);
         }
-        match (caller, left) {
-            (Caller::Lane(_), _) => self.core.connection_closed(),
-            (Caller::Sentinel(_), Some(target)) => self.forget_sentinel(&target),
-            (Caller::Sentinel(_), None) => {}
+        left.iter().for_each(|target| self.forget_other(target));
+        if let Caller::Lane(_) = caller {
+            self.core.connection_closed();
         }
     }
 

@@ -12,6 +12,7 @@ use super::{Link, Loop, Owner, link_of};
 use crate::base::clock::Millis;
 use crate::base::key::Key;
 use crate::base::limits;
+use crate::config::ChildProfile;
 use crate::core::{ChildKind, Newcomer};
 use crate::transport::secure::HandshakeStep;
 use crate::transport::stream::Stream;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 /// A connection that a client has opened, until its handshake is done.
 #[derive(Debug)]
 struct Guest {
-    label: Option<Arc<str>>,
+    profile: ChildProfile,
     /// The URL of its listener, for the log.
     at: Arc<str>,
 }
@@ -92,7 +93,7 @@ impl Loop {
         &mut self,
         stream: Stream,
         tls: &ServerTls,
-        label: Option<Arc<str>>,
+        profile: ChildProfile,
         at: Arc<str>,
     ) {
         let session = match TlsSession::server(tls) {
@@ -109,7 +110,7 @@ impl Loop {
                 if let Some(link) = self.links.get_mut(key) {
                     link.conn.begin_tls(session);
                 }
-                self.handshakes.guests.insert(key, Guest { label, at });
+                self.handshakes.guests.insert(key, Guest { profile, at });
                 self.handshakes.since.push_back((self.told, key));
             }
             Err((stream, error)) => {
@@ -186,7 +187,7 @@ impl Loop {
             kind: ChildKind::Socket,
             peer: link.conn.stream().peer().to_string().into(),
             who: None,
-            label: guest.label,
+            profile: guest.profile,
             link: link_of(key),
             secured: Some(session.secured()),
             certificate: session.peer_certificate(),

@@ -90,6 +90,18 @@ impl Broker {
         Broker::serve(directory, url, settings, |command| names.serve(command))
     }
 
+    /// The same with options of its listener, `?read=replica`.
+    pub(crate) fn start_listening(options: &str, url: &str, settings: &[(&str, &str)]) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        let listen = format!("unix://{}{options}", directory.path().join("b.sock").display());
+        let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let mut args = vec!["serve", "--listen", &listen, "--upstream", url];
+        args.extend(settings.iter().flat_map(|pair| ["--set", pair]));
+        let mut broker = Broker::start_args(&args, 1);
+        broker.directory = directory;
+        broker
+    }
+
     fn serve(
         directory: TempDir,
         url: &str,

@@ -11,6 +11,7 @@ pub(crate) mod hold;
 pub(crate) mod listing;
 pub(crate) mod origin;
 pub(crate) mod outbox;
+pub(crate) mod reads;
 pub(crate) mod sent;
 pub(crate) mod session;
 mod window;
@@ -38,6 +39,7 @@ use crate::core::child::front::Front;
 use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::child::origin::Origin;
 use crate::core::child::outbox::Outbox;
+use crate::core::child::reads::Reads;
 use crate::core::child::sent::Sent;
 use crate::core::child::session::Session;
 use crate::core::host::leaks::LeakKind;
@@ -121,6 +123,7 @@ pub struct Child {
     ahead: ReadAhead,
     outbox: Outbox,
     sent: Sent,
+    reads: Reads,
     /// Its requests under way whose replies count listeners, if there are any.
     counted: Option<Box<CountedLine>>,
     /// Stands in line for its turn at running requests.
@@ -298,7 +301,15 @@ impl Child {
 
     pub(crate) fn pool_key(&self) -> PoolKey {
         let Session { db, proto, no_touch, .. } = self.session;
-        PoolKey { user: self.user, db, proto, no_touch }
+        PoolKey { user: self.user, db, proto, no_touch, replica: 0 }
+    }
+
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    pub(crate) fn reads_mut(&mut self) -> &mut Reads {
+        &mut self.reads
     }
 
     pub(crate) fn front_is_done(&mut self) {

@@ -3,6 +3,7 @@
 
 use crate::base::process::UnixCredentials;
 use crate::base::secured::Secured;
+use crate::config::ChildProfile;
 use crate::core::keys::{AccountId, ProcessKey};
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -64,8 +65,7 @@ pub(crate) struct Origin {
     /// Who has connected, if that is another process.
     connected_by: ProcessKey,
     peer: Arc<str>,
-    /// What its listener is called.
-    label: Option<Arc<str>>,
+    profile: ChildProfile,
     /// How its connection is secured, where it is.
     secured: Option<Secured>,
     /// Whom its certificate names.
@@ -85,8 +85,8 @@ impl Origin {
         Origin { kind, peer, ..Origin::default() }
     }
 
-    pub(crate) fn with_label(self, label: Option<Arc<str>>) -> Self {
-        Origin { label, ..self }
+    pub(crate) fn with_profile(self, profile: ChildProfile) -> Self {
+        Origin { profile, ..self }
     }
 
     pub(crate) fn with_secured(self, secured: Option<Secured>, certified: Option<AccountId>) -> Self {
@@ -106,8 +106,9 @@ impl Origin {
         self.kind
     }
 
+    /// What its listener is called.
     pub(crate) fn label(&self) -> Option<&str> {
-        self.label.as_deref()
+        self.profile.label.as_deref()
     }
 
     pub(crate) fn connector(&self) -> Option<UnixCredentials> {

@@ -49,7 +49,8 @@ impl Shared {
             Ok(None) => {}
             Err(GreetingRefusal { why, lasts }) => {
                 let step = handshake.step();
-                if !self.greeting_refused(key, step, frame) {
+                let is_of_replica = self.connections.find(key).is_some_and(|lane| lane.leads_to() != 0);
+                if is_of_replica || !self.greeting_refused(key, step, frame) {
                     self.attempt_failed(key, &why, lasts);
                 }
             }

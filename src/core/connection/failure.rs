@@ -48,7 +48,10 @@ impl Shared {
         self.env.counters.upstream_connect_failures += 1;
         self.sentinels.doubt(self.env.now);
         self.note_refusal(pool, reason);
-        if lasts {
+        let is_of_replica = self.replica_failed(key);
+        if is_of_replica {
+            // Another one is connected to, or the master.
+        } else if lasts {
             self.bar_others(key, pool, failures);
         } else if !is_reached {
             self.connections.not_reached(key);

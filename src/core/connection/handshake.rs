@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::core::keys::UserId;
 
-    const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false };
+    const POOL: PoolKey = PoolKey { user: UserId::UPSTREAM, db: 3, proto: 2, no_touch: false, replica: 0 };
 
     const NAMES: CommandNames<'_> = CommandNames { client: b"CLIENT", select: b"SELECT", multi: b"MULTI" };
 

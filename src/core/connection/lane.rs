@@ -106,6 +106,8 @@ pub(crate) struct LaneRecord {
     former_until: Option<Millis>,
     /// Its server was greeted as a replica.
     is_replica: bool,
+    /// The number of the replica that it leads to, or is being connected to; zero for the upstream itself.
+    leads_to: u8,
     /// Connections lost so far: two requests were on the same one if this had the same value.
     pub losses: u32,
     pub failures: u32,
@@ -339,6 +341,14 @@ impl Lane {
 
     pub(crate) fn is_former(&self) -> bool {
         self.record.former_until.is_some()
+    }
+
+    pub(crate) fn lead_to(&mut self, replica: u8) {
+        self.record.leads_to = replica;
+    }
+
+    pub(crate) fn leads_to(&self) -> u8 {
+        self.record.leads_to
     }
 
     pub(crate) fn set_replica(&mut self, is: bool) {

@@ -73,6 +73,7 @@ pub(crate) static TABLES: &[ShowTable] = &[
     hosts::LEAKS,
     troubles::TROUBLES,
     sentinels::SENTINELS,
+    sentinels::REPLICAS,
     settings::MEMORY,
     settings::CONFIG,
     settings::VERSION,

@@ -2,6 +2,8 @@
 
 pub(crate) mod leaving;
 pub(crate) mod master;
+pub(crate) mod reading;
+pub(crate) mod replicas;
 pub(crate) mod roles;
 pub(crate) mod sentinel;
 pub(crate) mod sentinels;

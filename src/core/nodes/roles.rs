@@ -24,6 +24,10 @@ impl Shared {
     /// Whether a connection that has been greeted so may serve; if not, why.
     pub(crate) fn judge_role(&mut self, key: LaneKey, greeting: &Greeting) -> Result<(), &'static str> {
         let Some(role) = ServerRole::of(greeting) else { return Ok(()) };
+        if self.connections.find_with_key(key).is_some_and(|(_, pool)| pool.replica != 0) {
+            // Reads go on it, wherever it leads.
+            return Ok(());
+        }
         match self.judge(role) {
             Judged::Serves => {}
             Judged::Returned => {

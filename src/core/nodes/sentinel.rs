@@ -20,6 +20,8 @@ enum SentinelQuestion {
     Master,
     /// SENTINEL SENTINELS.
     Others,
+    /// SENTINEL REPLICAS.
+    Replicas,
     /// SUBSCRIBE. It is confirmed by pushes, and refused as anything else is.
     Events,
 }
@@ -50,6 +52,8 @@ pub(super) enum SentinelNews {
     Master,
     /// Other sentinels that it knows.
     Others(Vec<Address>),
+    /// Replicas of the master that can be read from.
+    Replicas(Vec<Address>),
     /// The master may be another one: all are asked.
     MayHaveSwitched,
 }
@@ -177,6 +181,13 @@ impl Sentinel {
     }
 
     /// The same.
+    pub(super) fn ask_replicas(&mut self, master: &str, now: Millis) {
+        if !self.asked.contains(&SentinelQuestion::Replicas) {
+            self.ask(SentinelQuestion::Replicas, &[b"SENTINEL", b"REPLICAS", master.as_bytes()], now);
+        }
+    }
+
+    /// The same.
     pub(super) fn ask_others(&mut self, master: &str, now: Millis) {
         if !self.asked.contains(&SentinelQuestion::Others) {
             self.ask(SentinelQuestion::Others, &[b"SENTINEL", b"SENTINELS", master.as_bytes()], now);
@@ -289,7 +300,10 @@ impl Sentinel {
                 log::warn!("sentinel {} tells no events, and is only asked: {text}", self.address);
             }
             (SentinelQuestion::Events, None) => return Err("SUBSCRIBE was answered with a reply".to_owned()),
-            (SentinelQuestion::Others, Some(_)) => {}
+            (SentinelQuestion::Others | SentinelQuestion::Replicas, Some(_)) => {}
+            (SentinelQuestion::Replicas, None) => {
+                return Ok(Some(SentinelNews::Replicas(sound_replicas_of(frame))));
+            }
             (SentinelQuestion::Others, None) => return Ok(Some(SentinelNews::Others(others_of(frame)))),
         }
         Ok(None)
@@ -329,6 +343,19 @@ fn others_of(frame: &[u8]) -> Vec<Address> {
     let Some(Value::Array(items)) = value::parse(frame) else { return Vec::new() };
     let found = items.into_iter().filter_map(|item| address_of(&value::pairs(item)?));
     found.take(limits::SENTINELS_MAX).collect()
+}
+
+/// Those of which nothing is known that keeps them from answering as the master would have a moment ago.
+fn sound_replicas_of(frame: &[u8]) -> Vec<Address> {
+    let Some(Value::Array(items)) = value::parse(frame) else { return Vec::new() };
+    let sound = items.into_iter().filter_map(|item| {
+        let pairs = value::pairs(item)?;
+        let is_bad = |flag: &str| matches!(flag, "s_down" | "o_down" | "disconnected" | "master");
+        let is_bad = field(&pairs, "flags")?.split(',').any(is_bad);
+        let follows = field(&pairs, "master-link-status").is_some_and(|status| status == "ok");
+        address_of(&pairs).filter(|_| follows && !is_bad)
+    });
+    sound.take(limits::REPLICAS_MAX).collect()
 }
 
 /// An event of this master. Of a sentinel's own restart it says whose it is in another place.

@@ -5,6 +5,7 @@
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::endpoint::{Address, WatchedMaster};
+use crate::core::nodes::replicas::Replicas;
 use crate::core::nodes::sentinel::{Contact, MasterClaim, Sentinel, SentinelNews};
 use crate::resp::{ReplyScanner, SharedScanner};
 
@@ -51,6 +52,9 @@ pub struct Sentinels {
     doubt_until: Millis,
     /// All are asked at once.
     asks_all: bool,
+    /// Children read from replicas, so these are asked for.
+    wants_replicas: bool,
+    replicas: Replicas,
     actions: Vec<SentinelAction>,
     scanner: SharedScanner<ReplyScanner>,
 }
@@ -65,9 +69,26 @@ impl Sentinels {
         ids.into_iter().for_each(|id| self.remove(id));
         (self.watched, self.current, self.change) = (watched.cloned(), None, None);
         self.doubt_until = now + limits::SENTINEL_DOUBT;
+        self.replicas.forget();
         for address in watched.map(|watched| watched.seeds.clone()).unwrap_or_default() {
             self.add(address, true, now);
         }
+    }
+
+    /// Whether children read from replicas.
+    pub(crate) fn want_replicas(&mut self, wants: bool) {
+        self.wants_replicas = wants;
+        if !wants {
+            self.replicas.forget();
+        }
+    }
+
+    pub(crate) fn replicas(&self) -> &Replicas {
+        &self.replicas
+    }
+
+    pub(crate) fn replicas_mut(&mut self) -> &mut Replicas {
+        &mut self.replicas
     }
 
     fn add(&mut self, address: Address, is_seed: bool, now: Millis) {
@@ -206,6 +227,7 @@ impl Sentinels {
                     match one {
                         SentinelNews::MayHaveSwitched => self.doubt(now),
                         SentinelNews::Others(others) => self.learn(others, now),
+                        SentinelNews::Replicas(found) => self.learn_replicas(id, found),
                         SentinelNews::Master => self.judge(id, now),
                     }
                 }
@@ -222,6 +244,14 @@ impl Sentinels {
             } else if self.list.len() < limits::SENTINELS_MAX {
                 self.add(address, false, now);
             }
+        }
+    }
+
+    /// Replicas of the master in use. One that was cut off knows those of another.
+    fn learn_replicas(&mut self, id: SentinelId, found: Vec<Address>) {
+        let Some((_, teller)) = self.list.iter().find(|(other, _)| *other == id) else { return };
+        if self.wants_replicas && teller.claim.as_ref() == self.current.as_ref().map(|(claim, ..)| claim) {
+            self.replicas.learn(found);
         }
     }
 
@@ -250,6 +280,9 @@ impl Sentinels {
                     let least = sentinel.asked_at + if asks_all { limits::SENTINEL_ASK_MIN } else { pause };
                     if least <= now {
                         sentinel.ask_master(&watched.name, now);
+                        if self.wants_replicas {
+                            sentinel.ask_replicas(&watched.name, now);
+                        }
                         if !doubts {
                             sentinel.ask_others(&watched.name, now);
                         }
@@ -272,7 +305,7 @@ impl Sentinels {
     /// Milliseconds until `advance` has something to do.
     pub(crate) fn timeout(&self, now: Millis) -> Option<Millis> {
         self.watched.as_ref()?;
-        if !self.actions.is_empty() || self.change.is_some() {
+        if !self.actions.is_empty() || self.change.is_some() || self.replicas.is_changed() {
             return Some(0);
         }
         let doubts = now < self.doubt_until || self.current.is_none();
@@ -344,6 +377,7 @@ impl Sentinels {
             }
             return;
         }
+        self.replicas.forget();
         self.change = Some(MasterChange {
             // Of two changes in a row the first has not been carried out.
             former: self.change.take().map_or(former, |first| first.former),

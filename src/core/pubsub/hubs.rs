@@ -328,7 +328,8 @@ impl LiveHubs<'_> {
         let known = self.hubs.lane_of(user).filter(|lane| self.connections.find(*lane).is_some());
         let lane = known.unwrap_or_else(|| {
             // Channels belong to no db, so none is selected.
-            let pool = self.connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false });
+            let pool =
+                self.connections.pool_of(PoolKey { user, db: 0, proto: 3, no_touch: false, replica: 0 });
             self.connections.add(Lane::new(pool, RoleData::Subscriber { listened: false }, self.env.now))
         });
         self.hubs.by_user.entry(user).or_default().lane = lane;

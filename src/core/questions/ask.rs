@@ -48,7 +48,13 @@ impl Shared {
     /// Where the control connection belongs: to no child, but to the upstream's own user.
     pub(crate) fn control_pool(&mut self) -> PoolId {
         let db = self.env.upstream.db;
-        self.connections.pool_of(PoolKey { user: UserId::UPSTREAM, db, proto: 3, no_touch: false })
+        self.connections.pool_of(PoolKey {
+            user: UserId::UPSTREAM,
+            db,
+            proto: 3,
+            no_touch: false,
+            replica: 0,
+        })
     }
 
     /// A new incarnation of the upstream may be behind the connection: everything known about it is asked again.

@@ -10,7 +10,7 @@ use crate::core::child::{Child, log_child};
 use crate::core::connection::role::{LaneRole, Traffic};
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::console::parse::is_console;
-use crate::core::keys::LaneKey;
+use crate::core::keys::{LaneKey, PoolKey};
 use crate::core::questions::control::Question;
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::route;
@@ -163,7 +163,7 @@ impl Shared {
         let Decided { request, id, .. } = decided;
         match way {
             Way::Share if child.sent().goes_apart(id) => self.block(child, decided).unwrap_or_else(identity),
-            Way::Share => match self.shared_lane_for(child, id, request.bytes.len()) {
+            Way::Share => match self.lane_by_choice(child, id, request.bytes.len()) {
                 Ok(lane) => {
                     self.send_for(child, lane, request.bytes, id, SlotKind::Relay, SlotFlags::NONE);
                     Flow::Done
@@ -301,6 +301,15 @@ impl Shared {
         self.lane_for(child, if heavy { Traffic::Bulk } else { Traffic::Ordinary })
     }
 
+    /// The same, for a request that may go where its child wants to read.
+    #[inline(always)]
+    fn lane_by_choice(&mut self, child: &mut Child, id: CommandId, len: usize) -> Result<LaneKey, Flow> {
+        if child.reads().are_from_replicas() {
+            return self.lane_by_reads(child, id, len);
+        }
+        self.shared_lane_for(child, id, len)
+    }
+
     /// Whether this request, or the reply to it, is expected to be long.
     #[inline(always)]
     pub(crate) fn expects_heavy(&mut self, child: &Child, id: CommandId, len: usize) -> bool {
@@ -315,7 +324,17 @@ impl Shared {
     /// The same for what is of this kind.
     #[inline(always)]
     pub(crate) fn lane_for(&mut self, child: &mut Child, traffic: Traffic) -> Result<LaneKey, Flow> {
-        let pool = child.pool_key();
+        self.lane_in(child, child.pool_key(), traffic)
+    }
+
+    /// The same in this pool.
+    #[inline(always)]
+    pub(crate) fn lane_in(
+        &mut self,
+        child: &mut Child,
+        pool: PoolKey,
+        traffic: Traffic,
+    ) -> Result<LaneKey, Flow> {
         let key = if child.is_under_way() {
             let key = child.sent().lane();
             if !self.connections.still_serves(key, &pool, traffic) {

@@ -120,6 +120,7 @@ impl Shared {
             .find(lane)
             .map_or(LastWrite::Lost, |found| LastWrite::On(lane, found.record().losses));
         child.sent_mut().set_last_write(write);
+        child.reads_mut().wrote(self.env.now);
     }
 
     /// A write of a child has been answered, or will not be.
@@ -130,6 +131,7 @@ impl Shared {
         frame: &[u8],
         failure: Option<&Failure>,
     ) {
+        child.reads_mut().wrote(self.env.now);
         let kind = match failure {
             Some(failure) => failure.kind(),
             // The upstream may be another broker.

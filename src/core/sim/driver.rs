@@ -141,6 +141,8 @@ impl Sim {
     fn dial(&mut self, lane: LaneKey) {
         self.next_link += 1;
         let link = self.next_link;
+        // Replicas are the same server; whether there is any is the upstream's affair.
+        let _ = self.broker.lane_address(lane);
         let dialled = self.broker.shared.connections.find(lane).expect("a lane to dial");
         let (role, pool) = (dialled.role(), self.broker.shared.connections.key_of(dialled));
         let under_way = self.dial_time > 0;

@@ -28,9 +28,10 @@ mod wire;
 
 use crate::base::clock::Millis;
 use crate::base::key::Key;
-use crate::config::{Settings, parse_upstream};
+use crate::config::{Address, Settings, parse_upstream};
 use crate::core::broker::Broker;
 use crate::core::child::ChildKind;
+use crate::core::child::reads::Reads;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::questions::control::Needed;
@@ -148,6 +149,8 @@ pub(super) struct Sim {
     pub(super) over_max: bool,
     /// Connections the broker gave up stay open until `let_go`.
     pub(super) lingers: bool,
+    /// Children read from replicas, which are the same server.
+    reads_replicas: bool,
 }
 
 impl Sim {
@@ -194,7 +197,15 @@ impl Sim {
             silent: Vec::new(),
             over_max: false,
             lingers: false,
+            reads_replicas: false,
         }
+    }
+
+    /// Children that come from now on read from so many replicas.
+    pub(super) fn read_from_replicas(&mut self, count: u16) {
+        self.reads_replicas = true;
+        let replicas = (1..=count).map(|port| Address::Tcp { host: "replica".into(), port });
+        self.broker.shared.sentinels.replicas_mut().learn(replicas.collect());
     }
 
     pub(super) fn child(&mut self) -> usize {
@@ -204,6 +215,10 @@ impl Sim {
     pub(super) fn child_of(&mut self, kind: ChildKind) -> usize {
         let link = self.peers.len();
         let key = self.broker.child_open(kind, "sim", link).expect("room for a child");
+        if self.reads_replicas {
+            let child = self.broker.children.known_mut(key).expect("it has just come");
+            *child.reads_mut() = Reads::of_replicas(true);
+        }
         self.peers.push(Peer { key: Some(key), room: usize::MAX, ..Peer::default() });
         link
     }

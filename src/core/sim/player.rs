@@ -75,6 +75,9 @@ pub(super) fn play(seed: u64) -> Played {
     if seed % 4 < 2 {
         player.sim.broker.shared.groups.look_soon();
     }
+    if seed % 16 == 10 {
+        player.sim.read_from_replicas(2);
+    }
     if player.rng.u8(..3) == 0 {
         player.sim.room = player.rng.usize(1..200);
     }

@@ -20,6 +20,7 @@ struct Command {
     name: String,
     arity: i64,
     flags: Vec<String>,
+    first_key: i64,
 }
 
 static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
@@ -28,7 +29,7 @@ static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
     elements(&reply).iter().for_each(|entry| read(entry, &mut known));
     for (name, arity) in LATER {
         let flags = ["noscript", "loading", "stale"].map(str::to_owned).to_vec();
-        known.push(Command { name: name.to_owned(), arity, flags });
+        known.push(Command { name: name.to_owned(), arity, flags, first_key: 0 });
     }
     known.retain(|known| NAMES.split(' ').any(|name| name == known.name));
     known.sort_by(|a, b| a.name.cmp(&b.name));
@@ -53,11 +54,14 @@ fn elements(reply: &Reply) -> &[Reply] {
 fn read(entry: &Reply, into: &mut Vec<Command>) {
     let text = |reply: &Reply| String::from_utf8_lossy(reply.text().expect("text")).into_owned();
     let entry = elements(entry);
-    let Reply::Int(arity) = entry[1] else { panic!("no arity: {entry:?}") };
+    let [Reply::Int(arity), Reply::Int(first_key)] = [&entry[1], &entry[3]] else {
+        panic!("no numbers: {entry:?}")
+    };
     into.push(Command {
         name: text(&entry[0]),
-        arity,
+        arity: *arity,
         flags: elements(&entry[2]).iter().map(text).collect(),
+        first_key: *first_key,
     });
     elements(&entry[9]).iter().for_each(|entry| read(entry, into));
 }
@@ -86,7 +90,7 @@ pub(super) fn all() -> Vec<u8> {
 
 /// One element of COMMAND or COMMAND INFO.
 pub(super) fn entry(out: &mut Vec<u8>, name: &str) {
-    let Some(Command { name, arity, flags }) = find(name) else {
+    let Some(Command { name, arity, flags, first_key }) = find(name) else {
         return out.extend_from_slice(b"*-1\r\n");
     };
     encode::array_header(out, 10);
@@ -94,7 +98,8 @@ pub(super) fn entry(out: &mut Vec<u8>, name: &str) {
     encode::int(out, *arity);
     encode::array_header(out, flags.len());
     flags.iter().for_each(|flag| out.extend_from_slice(format!("+{flag}\r\n").as_bytes()));
-    for _ in 3..9 {
+    encode::int(out, *first_key);
+    for _ in 4..9 {
         encode::int(out, 0);
     }
     let within =

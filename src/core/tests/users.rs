@@ -16,7 +16,7 @@ fn pools_of_users_that_have_gone_are_used_again() {
         sim.broker.shared.users.enter(user);
         let shared = &mut sim.broker.shared;
         for db in 0..3 {
-            let pool = PoolKey { user, db, proto: 2, no_touch: false };
+            let pool = PoolKey { user, db, proto: 2, no_touch: false, replica: 0 };
             let lane = shared.connections.shared_lane(&shared.env, pool, Traffic::Ordinary);
             shared.connections.want(&mut shared.env, lane);
         }
@@ -26,7 +26,7 @@ fn pools_of_users_that_have_gone_are_used_again() {
     }
     sim.pass(2 * limits::USER_LINGER);
     assert_eq!(sim.broker.shared.connections.lanes().count(), 2, "control and probe");
-    let upstream = PoolKey { user: UserId::UPSTREAM, db: 0, proto: 3, no_touch: false };
+    let upstream = PoolKey { user: UserId::UPSTREAM, db: 0, proto: 3, no_touch: false, replica: 0 };
     assert_eq!(sim.broker.shared.connections.pool_of(upstream).0, 0, "the broker's own stays where it is");
 }
 

@@ -2,6 +2,7 @@
 
 use super::files::{SocketPath as Spot, id_in};
 use super::*;
+use crate::config::ChildProfile;
 use crate::config::endpoint::SOCKET_MODE;
 use crate::transport::stream::Peer;
 use socket2::Domain;
@@ -60,7 +61,7 @@ impl SocketPath {
 }
 
 fn tcp(host: &str, insecure: bool) -> ListenUrl {
-    ListenUrl::Tcp { host: host.to_owned(), port: 0, insecure, label: None, tls: None }
+    ListenUrl::Tcp { host: host.to_owned(), port: 0, insecure, profile: ChildProfile::default(), tls: None }
 }
 
 /// A socket file nobody listens on, as a killed process leaves it.
@@ -124,8 +125,13 @@ fn a_taken_tcp_port_is_named() {
     let first = Listener::bind(&tcp("127.0.0.1", false), false).unwrap();
     let url = first.url();
     let port = url.rsplit(':').next().unwrap().parse().unwrap();
-    let second =
-        ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None, tls: None };
+    let second = ListenUrl::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port,
+        insecure: false,
+        profile: ChildProfile::default(),
+        tls: None,
+    };
     let error = Listener::bind(&second, false).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{url}: cannot listen on 127.0.0.1:{port}: ")), "{error}");
     drop(first);
@@ -286,7 +292,7 @@ fn owner_and_group_are_set_or_the_failure_leaves_nothing() {
     let with = |user: &str, group: &str| ListenUrl::Unix {
         path: place.path(),
         access: AccessOptions { mode: None, user: Some(user.to_owned()), group: Some(group.to_owned()) },
-        label: None,
+        profile: ChildProfile::default(),
     };
     let (uid, gid) = (rustix::process::geteuid().to_string(), rustix::process::getegid().to_string());
     let listener = Listener::bind(&with(&uid, &gid), false).unwrap();
@@ -428,7 +434,7 @@ fn permissions_never_go_through_a_name_that_has_changed() {
     let url = ListenUrl::Unix {
         path: place.path(),
         access: AccessOptions { mode: Some(0o666), ..AccessOptions::default() },
-        label: None,
+        profile: ChildProfile::default(),
     };
     let error = listener.apply(&url, false).unwrap_err().to_string();
     assert!(error.ends_with("another file is in the socket's place; it was not touched"), "{error}");
@@ -454,7 +460,13 @@ fn a_check_disturbs_no_broker() {
     let taken = Listener::bind(&tcp("127.0.0.1", false), false).unwrap();
     let port = taken.url().rsplit(':').next().unwrap().parse().unwrap();
     Listener::check(
-        &ListenUrl::Tcp { host: "127.0.0.1".to_owned(), port, insecure: false, label: None, tls: None },
+        &ListenUrl::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port,
+            insecure: false,
+            profile: ChildProfile::default(),
+            tls: None,
+        },
         false,
     )
     .unwrap();

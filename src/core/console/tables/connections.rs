@@ -31,6 +31,7 @@ pub(super) const LANES: ShowTable = ShowTable {
         child: 8, "Whose lease it is.";
         marks: 16, "slow: a very long reply passes; detached: WAIT blocks it; surplus; previous-upstream; unclean.";
         tls: 32, "Protocol and cipher suite of its TLS, if it has one.";
+        replica: 7, "The replica that it leads to (BROKER SHOW REPLICAS), if it is one.";
     },
     rows: TableRows::Each { keys: |broker| lanes_where(broker, |_| true), row: lane_row },
 };
@@ -108,6 +109,7 @@ fn lane_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
         tenant_id(lane).into(),
         marks.join(",").into(),
         record.secured.filter(|_| lane.is_counted()).map(|secured| secured.to_string()).into(),
+        Some(u64::from(lane.leads_to())).filter(|number| *number != 0).into(),
     ])
 }
 
@@ -179,7 +181,7 @@ fn lease_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
 
 pub(super) const POOLS: ShowTable = ShowTable {
     name: "POOLS",
-    doc: "One row for each (user, db, protocol): its connections, and who waits for one.",
+    doc: "One row for each (user, db, protocol, replica): its connections, and who waits for one.",
     columns: columns! {
         pool: 4, "Its number.";
         user: 8, "As whom its connections are authenticated.";
@@ -196,6 +198,7 @@ pub(super) const POOLS: ShowTable = ShowTable {
         waiting: 7, "Children that wait for a lease for a transaction or a session, and groups that wait for one.";
         maxwait_ms: 10, "For how long the first of them has waited.";
         refusal: 40, "Why the last attempt to connect failed.";
+        replica: 7, "The replica that its lanes are for (BROKER SHOW REPLICAS); none for the master.";
     },
     rows: TableRows::Each {
         keys: |broker| {
@@ -236,6 +239,7 @@ fn pool_row(broker: &Broker, key: RowKey) -> Option<Vec<Cell>> {
         waiting.into(),
         first.map(|since| shared.env.now.saturating_sub(since)).into(),
         Cell::words(pool.refusal_text().unwrap_or_default()),
+        Some(u64::from(pool.key().replica)).filter(|number| *number != 0).into(),
     ])
 }
 

@@ -1,6 +1,7 @@
-//! `BROKER SHOW SENTINELS`: who names the master, and what each of them says.
+//! `BROKER SHOW SENTINELS`, `REPLICAS`: who names the master, what each of them says, and which replicas are read from.
 
 use super::{ShowTable, TableRows, columns};
+use crate::config::Address;
 use crate::core::broker::Broker;
 use crate::core::console::cell::Cell;
 use crate::core::nodes::sentinel::Sentinel;
@@ -35,4 +36,34 @@ fn sentinels(broker: &mut Broker) -> Vec<Vec<Cell>> {
         ]
     };
     broker.shared.sentinels.list().map(|(_, sentinel)| row(sentinel)).collect()
+}
+
+pub(super) const REPLICAS: ShowTable = ShowTable {
+    name: "REPLICAS",
+    doc: "One row for each replica that sentinels name as sound, where a listener has ?read=replica.",
+    columns: columns! {
+        replica: 7, "Its number.";
+        address: 24, "Where it is.";
+        state: 6, "used; resting: it has failed just now, and another one or the master answers for it.";
+        ready: 5, "Connections to it.";
+        in_flight: 9, "Requests on them without a reply.";
+    },
+    rows: TableRows::Whole(replicas),
+};
+
+fn replicas(broker: &mut Broker) -> Vec<Vec<Cell>> {
+    let shared = &broker.shared;
+    let row = |(number, address, is_used): (u8, &Address, bool)| {
+        let lanes = || {
+            shared.connections.lanes().filter(move |(_, lane)| lane.leads_to() == number && lane.is_ready())
+        };
+        vec![
+            u64::from(number).into(),
+            address.to_string().into(),
+            if is_used { "used" } else { "resting" }.into(),
+            lanes().count().into(),
+            lanes().map(|(_, lane)| lane.owed()).sum::<usize>().into(),
+        ]
+    };
+    shared.sentinels.replicas().list(shared.env.now).map(row).collect()
 }
