@@ -476,7 +476,10 @@ impl Shared {
         let Some((lane, table)) = lane.zip(self.commands.table()) else { return true };
         let mut scanner = Scanner::default();
         scanner.scan(bytes, &FrameLimits { request_max: usize::MAX, authenticated: true });
-        let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else { return false };
+        let Verdict::Known(known) = table.classify(&scanner.request(bytes)) else {
+            // Queued when another table was in use: the upstream has become another release.
+            return flags.has(SlotFlags::UNIT);
+        };
         let changes = Facts::of_name(known.name).effect() != Effect::None;
         let stands = match kind {
             SlotKind::Wait => Stand::Detached,
