@@ -74,7 +74,7 @@ without `attempts` that is three times.
 
 The broker goes on meanwhile, whatever the name servers do. All addresses of a name, up to 32, are tried in turn, the one
 that worked last first. The name is looked up again when its answer is too old, and after a connection to it has failed or
-was lost, at most once a second; until there is another answer the last one is used. While there is none, requests wait
+was lost, at most once a second (the names of sentinels and replicas: for each connection); until there is another answer the last one is used. While there is none, requests wait
 `queue_timeout`, and the error says why the name has no address. Names in `listen` are resolved once, by the system.
 
 ## Where children connect

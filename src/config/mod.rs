@@ -149,6 +149,9 @@ impl Settings {
         self.upstream_password_file.iter().for_each(|path| warn_of_mode("upstream_password_file", path));
         self.sentinel_password_file.iter().for_each(|path| warn_of_mode("sentinel_password_file", path));
         users.iter().for_each(|path| warn_of_mode("auth_file", path));
+        self.tls_key_file.iter().for_each(|path| warn_of_mode("tls_key_file", path));
+        let keys = self.listen.iter().filter_map(|url| Some(&url.tls()?.key));
+        keys.for_each(|path| warn_of_mode("the key of a listener", path));
     }
 }
 
