@@ -139,11 +139,12 @@ impl Broker {
         let Some(answered) = answered else { return self.stray_reply(key, frame) };
         self.shared.note_latency(&self.children, key, &answered);
         let Answered { slot, front_since, role, is_proven, is_yielding, .. } = answered;
-        if reply::is_error(frame) {
+        let is_refusal = reply::is_error(frame);
+        let is_of_replica = is_refusal && self.shared.note_refusal_of_read(key, frame);
+        if is_refusal && !is_of_replica {
             self.shared.note_refusal_of_write(role, frame);
-            self.shared.note_refusal_of_read(key, frame);
         }
-        let ran_long = self.shared.note_work(key, role, &slot, front_since, frame);
+        let ran_long = !is_of_replica && self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long || frame.len() >= limits::BULK_MIN {
             self.note_heavy(key, &slot, frame.len());
         }

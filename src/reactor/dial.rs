@@ -106,6 +106,8 @@ impl Loop {
         }
         let (target, host) = match self.destination(caller) {
             Ok(found) => found,
+            // It is dialled afresh when they have spoken, or given up in its time.
+            Err(_) if self.core.sentinels().are_awaited() => return,
             Err(why) => return self.not_dialled(caller, None, &why),
         };
         let Dialler { resolver, waiting, .. } = &mut self.dialler;

@@ -80,7 +80,10 @@ impl Shared {
         if lane.is_backing_off() {
             self.connections.dial_afresh(&mut self.env, key);
         } else if lane.is_connecting() {
-            let reason = format!("no answer within {} ms", self.env.settings.connect_timeout);
+            let reason = match self.address() {
+                Some(_) => format!("no answer within {} ms", self.env.settings.connect_timeout),
+                None => self.sentinels.trouble(),
+            };
             self.lane_failed(key, &reason);
         } else if lane.is_ready() && key == self.control.lane() && self.control.is_leaving() {
             self.replace_control();

@@ -65,12 +65,15 @@ impl Shared {
         number != 0
     }
 
-    /// A read was answered with an error. A replica that loads its data, or has lost its master, is left for a while.
-    pub(crate) fn note_refusal_of_read(&mut self, key: LaneKey, frame: &[u8]) {
+    /// A request was answered with an error. A replica that loads its data, has lost its master or is busy is left for a while.
+    /// Whether it was that: it says nothing of the master.
+    pub(crate) fn note_refusal_of_read(&mut self, key: LaneKey, frame: &[u8]) -> bool {
         let cannot = matches!(reply::error_code(frame), Some(b"LOADING" | b"MASTERDOWN" | b"BUSY"));
-        if cannot && self.replica_failed(key) {
+        let is_of_replica = cannot && self.replica_failed(key);
+        if is_of_replica {
             self.leave_replica(key);
         }
+        is_of_replica
     }
 
     /// Lanes that lead elsewhere than they would if they were connected now are connected anew, once they are answered.

@@ -134,6 +134,13 @@ impl Sentinels {
         self.list.iter().map(|(id, sentinel)| (*id, sentinel))
     }
 
+    /// Whether the master may be named any moment: no sentinel has failed or refused yet.
+    pub fn are_awaited(&self) -> bool {
+        self.is_watching()
+            && self.current.is_none()
+            && self.list.iter().all(|(_, one)| one.trouble().is_empty())
+    }
+
     /// Why no master is known, in words.
     pub fn trouble(&self) -> String {
         let name = self.watched.as_ref().map_or("", |watched| &watched.name);
