@@ -50,6 +50,8 @@ pub(super) struct MasterClaim {
 pub(super) enum SentinelNews {
     /// It has told who the master is.
     Master,
+    /// It is carrying out a failover. Until that is done it names the former master, but with the new epoch, once there is one.
+    UnderWay(MasterClaim),
     /// Other sentinels that it knows.
     Others(Vec<Address>),
     /// Replicas of the master that can be read from.
@@ -291,9 +293,13 @@ impl Sentinel {
                 self.trouble = text.chars().take(limits::SENTINEL_WORDS).collect()
             }
             (SentinelQuestion::Master, None) => {
-                self.claim = Some(claim_of(frame).ok_or("it has not said where the master is")?);
+                let (claim, is_under_way) = claim_of(frame).ok_or("it has not said where the master is")?;
                 self.heard_at = Some(now);
                 self.trouble.clear();
+                if is_under_way {
+                    return Ok(Some(SentinelNews::UnderWay(claim)));
+                }
+                self.claim = Some(claim);
                 return Ok(Some(SentinelNews::Master));
             }
             (SentinelQuestion::Events, Some(text)) => {
@@ -334,9 +340,13 @@ fn address_of(pairs: &[(Value, Value)]) -> Option<Address> {
     is_whole.then_some(Address::Tcp { host, port })
 }
 
-fn claim_of(frame: &[u8]) -> Option<MasterClaim> {
+/// What it says of the master, and whether it is carrying out a failover itself.
+fn claim_of(frame: &[u8]) -> Option<(MasterClaim, bool)> {
     let pairs = value::parse(frame).and_then(value::pairs)?;
-    Some(MasterClaim { epoch: field(&pairs, "config-epoch")?.parse().ok()?, address: address_of(&pairs)? })
+    let is_under_way = field(&pairs, "flags")
+        .is_some_and(|flags| flags.split(',').any(|flag| flag == "failover_in_progress"));
+    let epoch = field(&pairs, "config-epoch")?.parse().ok()?;
+    Some((MasterClaim { epoch, address: address_of(&pairs)? }, is_under_way))
 }
 
 fn others_of(frame: &[u8]) -> Vec<Address> {

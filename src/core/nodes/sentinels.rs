@@ -236,6 +236,7 @@ impl Sentinels {
                         SentinelNews::Others(others) => self.learn(others, now),
                         SentinelNews::Replicas(found) => self.learn_replicas(id, found),
                         SentinelNews::Master => self.judge(id, now),
+                        SentinelNews::UnderWay(claim) => self.note_under_way(id, claim, now),
                     }
                 }
             }
@@ -345,6 +346,12 @@ impl Sentinels {
             );
             self.accept(claim, told_by, true, now);
         }
+    }
+
+    /// A sentinel has named the master that it is about to replace. Where none is known it is used, until any other word.
+    fn note_under_way(&mut self, id: SentinelId, claim: MasterClaim, now: Millis) {
+        let Some(told_by) = self.address_of(id).filter(|_| self.current.is_none()).cloned() else { return };
+        self.accept(MasterClaim { epoch: 0, ..claim }, told_by, false, now);
     }
 
     /// Every sentinel that answers, and more than half of those known, say this epoch: one that has won a vote is heard

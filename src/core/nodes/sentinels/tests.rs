@@ -40,8 +40,17 @@ fn written(sentinels: &mut Sentinels, id: SentinelId) -> String {
 }
 
 fn claim(epoch: u64, port: u16) -> String {
+    flagged(epoch, port, "master")
+}
+
+/// The same of a failover that the sentinel is carrying out itself.
+fn claim_under_way(epoch: u64, port: u16) -> String {
+    flagged(epoch, port, "master,failover_in_progress")
+}
+
+fn flagged(epoch: u64, port: u16, flags: &str) -> String {
     let (epoch, port) = (epoch.to_string(), port.to_string());
-    let pairs = [("name", "m"), ("ip", "h"), ("port", &port), ("config-epoch", &epoch)];
+    let pairs = [("flags", flags), ("ip", "h"), ("port", &port), ("config-epoch", &epoch)];
     let pair =
         |(name, value): (&str, &str)| format!("${}\r\n{name}\r\n${}\r\n{value}\r\n", name.len(), value.len());
     format!("%4\r\n{}", pairs.map(pair).concat())
@@ -49,12 +58,16 @@ fn claim(epoch: u64, port: u16) -> String {
 
 /// The sentinel is asked, if it has not been, and says this.
 fn says(sentinels: &mut Sentinels, id: SentinelId, epoch: u64, port: u16, now: Millis) {
+    says_of(sentinels, id, &claim(epoch, port), now);
+}
+
+fn says_of(sentinels: &mut Sentinels, id: SentinelId, claim: &str, now: Millis) {
     if !sentinels.find(id).expect("a sentinel").is_asked_for_master() {
         sentinels.doubt(now);
         sentinels.advance(now, 1000);
         assert!(written(sentinels, id).contains("MASTER"), "it is asked");
     }
-    sentinels.input(id, claim(epoch, port).as_bytes(), now);
+    sentinels.input(id, claim.as_bytes(), now);
     if sentinels.find(id).expect("a sentinel").is_asked_for_others() {
         sentinels.input(id, b"*0\r\n", now);
     }
@@ -106,6 +119,30 @@ fn of_two_addresses_with_one_epoch_most_decide() {
     assert_eq!(changed_to(&mut sentinels), None, "one against one: what is in use stays");
     says(&mut sentinels, ids[2], 0, 2, 0);
     assert_eq!(changed_to(&mut sentinels), Some((Some(at(1)), at(2), 0)));
+}
+
+/// The sentinel that carries out a failover names the former master with the new epoch, from the promotion until it is done.
+#[test]
+fn who_is_in_the_middle_of_a_failover_contradicts_nobody() {
+    let (mut sentinels, ids) = greeted(3);
+    ids.iter().for_each(|id| says(&mut sentinels, *id, 5, 1, 0));
+    changed_to(&mut sentinels);
+    says_of(&mut sentinels, ids[0], &claim_under_way(6, 1), 100);
+    assert_eq!((changed_to(&mut sentinels), sentinels.epoch()), (None, Some(5)));
+    says(&mut sentinels, ids[1], 6, 2, 200);
+    assert_eq!(changed_to(&mut sentinels), Some((Some(at(1)), at(2), 6)), "one voice is enough");
+    says_of(&mut sentinels, ids[0], &claim_under_way(6, 1), 300);
+    says(&mut sentinels, ids[0], 6, 2, 400);
+    assert_eq!(changed_to(&mut sentinels), None);
+}
+
+#[test]
+fn in_the_middle_of_a_failover_the_former_master_is_better_than_none() {
+    let (mut sentinels, ids) = greeted(3);
+    says_of(&mut sentinels, ids[0], &claim_under_way(6, 1), 0);
+    assert_eq!(changed_to(&mut sentinels), Some((None, at(1), 0)));
+    says(&mut sentinels, ids[1], 6, 2, 100);
+    assert_eq!(changed_to(&mut sentinels), Some((Some(at(1)), at(2), 6)));
 }
 
 #[test]
