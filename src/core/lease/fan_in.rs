@@ -162,10 +162,11 @@ impl Shared {
     /// over are told by notices.
     fn element_came(&mut self, key: GroupKey, lane: LaneKey, frame: &[u8]) -> Vec<Served> {
         let now = self.env.now;
+        let is_demoted = frame.starts_with(texts::DEMOTED) || self.is_from_former_master(lane, frame);
         let Some(group) = self.groups.get_mut(key) else { return Vec::new() };
         let Some((rank, work)) = group.answered(lane) else { return Vec::new() };
-        if frame.starts_with(texts::DEMOTED) && group.restarts() {
-            // Nothing was executed, and Redis ends the connection: whoever has waited there waits elsewhere.
+        if is_demoted && group.restarts() {
+            // Nothing was executed, and the connection is of no more use: whoever has waited there waits elsewhere.
             group.let_go(lane);
             self.connections.known_mut(lane).map(Lane::need_close);
             self.serve_on(key, lane);

@@ -92,6 +92,11 @@ impl Master {
         self.is_replica_served
     }
 
+    /// Whether the server is known to be a replica where it must be a master.
+    pub(super) fn is_missed(&self) -> bool {
+        self.demoted_at.is_some()
+    }
+
     /// True if nobody asks once a second yet.
     pub(super) fn begins_rechecks(&mut self) -> bool {
         !std::mem::replace(&mut self.is_rechecked, true)

@@ -126,6 +126,17 @@ impl Shared {
         self.env.timers.arm(self.env.now + limits::ROLE_RECHECK, Timer::Role);
     }
 
+    /// Whether this says that nothing was executed, by a server that is a replica and is not to serve: it has been left, the
+    /// master is looked for, or the server is being asked what it is.
+    pub(crate) fn is_from_former_master(&self, key: LaneKey, frame: &[u8]) -> bool {
+        if reply::error_code(frame) != Some(b"READONLY") {
+            return false;
+        }
+        let may_not_serve = self.master.must_be(self.wanted_role()) && !self.master.is_replica_served();
+        let is_known = self.master.is_missed() || self.control.is_asked(Needed::Greeting);
+        self.connections.find(key).is_some_and(Lane::is_former) || may_not_serve && is_known
+    }
+
     /// An error has come from the upstream. Of a write that a replica has refused the server is asked itself: a script may
     /// say the same.
     #[inline(never)]

@@ -259,6 +259,11 @@ impl Control {
         &mut self.fresh[needed as usize]
     }
 
+    /// Whether it is being asked.
+    pub(crate) fn is_asked(&self, needed: Needed) -> bool {
+        self.fresh[needed as usize].is_under_way()
+    }
+
     pub(crate) fn db_is_valid(&self, db: u32) -> bool {
         self.valid_dbs.contains(&db)
     }

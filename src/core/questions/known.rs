@@ -25,6 +25,10 @@ impl Fresh {
         self.answered > asked
     }
 
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
     pub(super) fn wait(&mut self, child: ChildKey) {
         self.waiting.push(child);
     }

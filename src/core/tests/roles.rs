@@ -121,6 +121,25 @@ fn leases_end_with_the_server_they_led_to() {
     assert_eq!(sim.received(blocked), "*2 $1 x $1 e", "it waits at the new one");
 }
 
+/// Redis has ended the wait, or refuses it: what is at hand leads to the same server, until another one is known.
+#[test]
+fn what_waits_for_an_element_hears_of_no_role() {
+    let (mut sim, [blocked, late, pusher]) =
+        Sim::with(&[("upstream_role", "master"), ("queue_timeout", "5000")]);
+    sim.send(blocked, "BLPOP x 0");
+    sim.send(late, "BLPOP y 0");
+    assert_eq!(sim.ask(pusher, "RPUSH y e"), ":1");
+    assert_eq!(sim.received(late), "*2 $1 y $1 e", "a connection is left idle");
+    sim.become_replica();
+    sim.send(late, "BLPOP y 0");
+    assert_eq!((sim.received(blocked), sim.received(late)), (String::new(), String::new()));
+    sim.become_master();
+    sim.pass(1000);
+    assert_eq!(sim.ask(pusher, "RPUSH x e\nRPUSH y e"), ":1 :1");
+    assert_eq!(sim.received(blocked), "*2 $1 x $1 e");
+    assert_eq!(sim.received(late), "*2 $1 y $1 e");
+}
+
 /// What stands on a leased lane and has not left is never written by it: nobody waits for its answer.
 #[test]
 fn what_had_not_left_on_a_leased_lane_is_not_waited_for() {
