@@ -34,7 +34,7 @@ SEED ?=
 LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
 
 .PHONY: help demo test test-servers build library install install-library uninstall abi_library abi abi-check deb c-examples \
-    twin soak sim fuzz mutants tls-clients instructions deps build-deps library-deps deb-deps demo-deps clean
+    twin soak sim fuzz mutants tls-clients failover instructions deps build-deps library-deps deb-deps demo-deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -129,6 +129,12 @@ mutants: deps ## Break each invariant on purpose and check that its test fails; 
 
 tls-clients: deps build ## Run redis-py, ioredis and others over TLS; installs them with pip and npm
 	@BROKER=$(OUT)/release/broker scripts/tls-clients $(OUT)/tls-clients
+
+# Its options: make failover FAILOVER="--rounds 10 --kinds kill,stop".
+FAILOVER ?=
+
+failover: deps build ## Fail over 50 times under load, with sentinels, redis-py, Celery, BullMQ; by pip and npm
+	@BROKER=$(OUT)/release/broker scripts/failover $(OUT)/failover $(FAILOVER)
 
 instructions: deps ## Count the instructions per GET in the core, with callgrind
 	@scripts/instructions
