@@ -4,7 +4,7 @@ use crate::name_lookups::{redis_at, redis_at_port};
 use crate::support::console::rows;
 use crate::support::name_server::NameServer;
 use crate::support::native::free_port;
-use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
+use crate::support::{Broker, Proxy, Raw, Redis, upstream_clients, wait_until};
 
 const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
 
@@ -159,4 +159,32 @@ fn the_other_address_of_a_name_may_be_the_master() {
     assert_eq!(master.ask(&format!("REPLICAOF {} {port}", other.1)), "+OK\r\n");
     wait_until("the other one is written to", || child.ask("SET k 2") == "+OK\r\n");
     assert_eq!(other.0.ask("GET k"), "$1\r\n2\r\n");
+}
+
+/// Behind a balancer only new connections lead to the new master. Those that stand follow it once a write is refused there.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn connections_that_stand_follow_a_balancer() {
+    let (old, new, port) = pair();
+    let proxy = Proxy::start(&old);
+    let broker = Broker::start_at(proxy.socket(), &[]);
+    let [mut child, mut watches] = [(); 2].map(|()| broker.connect());
+    child.expect("SET k 1", "+OK\r\n");
+    watches.expect("WATCH k", "+OK\r\n");
+    proxy.lead_to(&new);
+    let clients = upstream_clients(&old);
+    let control = clients.iter().find(|client| client.name() == "broker-control").expect("it is there");
+    assert_eq!(old.ask(&format!("CLIENT KILL ID {}", control.field("id"))), ":1\r\n");
+    wait_until("the control connection leads to the new one", || {
+        upstream_clients(&new).iter().any(|client| client.name() == "broker-control")
+    });
+    demote(&old, port);
+    watches.expect("SET k 2", READONLY);
+    child.expect("SET k 3", READONLY);
+    wait_until("writes go to the new master", || child.ask("SET k 4") == "+OK\r\n");
+    assert_eq!(new.ask("GET k"), "$1\r\n4\r\n");
+    watches.expect("UNWATCH", "+OK\r\n");
+    wait_until("none is left", || {
+        upstream_clients(&old).iter().all(|client| !client.name().starts_with("broker-"))
+    });
 }

@@ -53,6 +53,8 @@ pub const CLIENT_ID_INVALID: &str = "ERR Invalid client ID";
 pub const UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
 /// How a blocked command ends where its server becomes a replica.
 pub const DEMOTED: &[u8] = b"-UNBLOCKED force unblock from blocking operation";
+/// How a replica refuses a write; a script may say READONLY in words of its own.
+pub const READ_ONLY_REPLICA: &[u8] = b"-READONLY You can't write against a read only replica.";
 /// What CLIENT UNBLOCK ERROR tells the blocked child.
 pub const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 /// CLIENT CACHING of a client that does not track.

@@ -142,7 +142,7 @@ impl Broker {
         let is_refusal = reply::is_error(frame);
         let is_of_replica = is_refusal && self.shared.note_refusal_of_read(key, frame);
         if is_refusal && !is_of_replica {
-            self.shared.note_refusal_of_write(role, frame);
+            self.shared.note_refusal_of_write(key, role, frame);
         }
         let ran_long = !is_of_replica && self.shared.note_work(key, role, &slot, front_since, frame);
         if ran_long || frame.len() >= limits::BULK_MIN {

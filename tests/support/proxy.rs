@@ -14,6 +14,8 @@ use super::{Redis, wait_until};
 /// A running proxy on a socket of its own.
 pub(crate) struct Proxy {
     socket: PathBuf,
+    /// Where connections lead that come from now on.
+    upstream: Arc<Mutex<PathBuf>>,
     links: Arc<Mutex<Vec<Arc<Link>>>>,
 }
 
@@ -33,16 +35,23 @@ impl Proxy {
         let socket = redis.directory().join("proxy.sock");
         let listener = UnixListener::bind(&socket).expect("bind the proxy");
         let links: Arc<Mutex<Vec<Arc<Link>>>> = Arc::default();
-        let (table, upstream) = (Arc::clone(&links), redis.socket());
+        let upstream = Arc::new(Mutex::new(redis.socket()));
+        let (table, leads_to) = (Arc::clone(&links), Arc::clone(&upstream));
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
-                let Ok(far) = UnixStream::connect(&upstream) else { continue };
+                let address = leads_to.lock().expect("upstream").clone();
+                let Ok(far) = UnixStream::connect(address) else { continue };
                 let link = Arc::new(Link::new(&near));
                 table.lock().expect("links").push(Arc::clone(&link));
                 pump(near, far, link);
             }
         });
-        Proxy { socket, links }
+        Proxy { socket, upstream, links }
+    }
+
+    /// New connections lead to this server; those that stand stay where they are.
+    pub(crate) fn lead_to(&self, redis: &Redis) {
+        *self.upstream.lock().expect("upstream") = redis.socket();
     }
 
     /// The socket the broker dials.

@@ -5,6 +5,7 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::value::UpstreamRole;
 use crate::core::connection::handshake::Greeting;
+use crate::core::keys::LaneKey;
 
 /// A role as HELLO names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(crate) struct Master {
     is_rechecked: bool,
     /// When a write was last refused since the server is a replica.
     refused_write_at: Option<Millis>,
+    /// The connections that have refused writes so since the server was last asked.
+    refused_by: Vec<LaneKey>,
 }
 
 impl Master {
@@ -116,6 +119,17 @@ impl Master {
             self.refused_write_at = Some(now);
         }
         looks
+    }
+
+    /// This connection leads to a replica, if not by a script's word.
+    pub(super) fn note_refused_by(&mut self, key: LaneKey) {
+        if !self.refused_by.contains(&key) {
+            self.refused_by.push(key);
+        }
+    }
+
+    pub(super) fn take_refused_by(&mut self) -> Vec<LaneKey> {
+        std::mem::take(&mut self.refused_by)
     }
 
     /// Another server is dialled from now on, of which nothing is known.

@@ -3,6 +3,7 @@
 //! that is the driver's, by the name.
 
 use crate::base::limits;
+use crate::command::texts;
 use crate::config::endpoint::UpstreamPlace;
 use crate::config::value::UpstreamRole;
 use crate::core::action::Action;
@@ -80,6 +81,22 @@ impl Shared {
             Some(Judged::Returned) => self.master_is_back(None),
             Some(Judged::Serves | Judged::Refused) | None => {}
         }
+        let refused_by = self.master.take_refused_by();
+        if role == Some(ServerRole::Master) {
+            refused_by.into_iter().for_each(|key| self.leave_replica_behind_proxy(key));
+        }
+    }
+
+    /// The server is a master and this connection, which has refused a write, leads to a replica: there is a proxy between
+    /// them. It is connected anew, once it has answered.
+    fn leave_replica_behind_proxy(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.find_mut(key).filter(|lane| lane.is_ready()) else { return };
+        match lane.role() {
+            LaneRole::Shared => self.connections.start_yield(&mut self.env, key),
+            LaneRole::Lease if lane.lease().is_none() => self.connections.remove(&mut self.env, key),
+            LaneRole::Lease => lane.need_close(),
+            _ => {}
+        }
     }
 
     /// What was a master is known not to be one: nothing more is written there, by any connection but the one that has said
@@ -140,10 +157,13 @@ impl Shared {
     /// An error has come from the upstream. Of a write that a replica has refused the server is asked itself: a script may
     /// say the same.
     #[inline(never)]
-    pub(crate) fn note_refusal_of_write(&mut self, role: LaneRole, frame: &[u8]) {
+    pub(crate) fn note_refusal_of_write(&mut self, key: LaneKey, role: LaneRole, frame: &[u8]) {
         let is_meant = matches!(reply::error_code(frame), Some(b"READONLY" | b"UNBLOCKED" | b"MASTERDOWN"));
         if !is_meant || role.is_own() {
             return;
+        }
+        if frame.starts_with(texts::READ_ONLY_REPLICA) {
+            self.master.note_refused_by(key);
         }
         if self.master.note_refused_write(self.wanted_role(), self.env.now) {
             self.sentinels.doubt(self.env.now);
