@@ -194,10 +194,12 @@ impl Broker {
         self.shared.commands.set_policy(&policy_of(&self.shared.env.settings));
         self.shared.forget_script_rights();
         self.shared.sentinels.want_replicas(self.shared.env.settings.reads_from_replicas());
-        if self.shared.env.upstream != upstream {
+        if self.shared.env.upstream == upstream {
+            self.shared.refuse_without_canaries();
+        } else {
+            // It is judged by what its own user may do, once that is known.
             self.shared.move_to(upstream);
         }
-        self.shared.refuse_without_canaries();
         self.shared.connections.mark_surplus_lanes(self.shared.env.settings.lanes);
         self.shared.remove_surplus_lanes();
         self.shared.close_surplus_leases(&previous);

@@ -111,6 +111,16 @@ fn another_upstream_is_tried_at_once() {
     assert_eq!(sim.ask(children[0], "GET x"), "$1 x");
 }
 
+/// The rights of another upstream's user are not those of the one before.
+#[test]
+fn another_upstream_is_not_refused_for_the_rights_of_the_former() {
+    let (mut sim, [child]) = lacking(&["ping", "echo"], &[("integrity", "off")]);
+    assert_eq!(sim.ask(child, "GET x"), "$1 x");
+    sim.clear_up();
+    sim.reload("redis://other/0", &[("integrity", "always")]);
+    assert_eq!(sim.ask(child, "GET y"), "$1 y");
+}
+
 /// The user has lost all these rights, and the broker its control connection.
 fn lacking<const CHILDREN: usize>(
     rights: &[&'static str],
