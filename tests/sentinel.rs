@@ -2,12 +2,13 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::support::console::rows;
 use crate::support::native::free_port;
 use crate::support::raw::pipeline;
 use crate::support::sentinel::{MASTER, SentinelGroup};
-use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
+use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until, wait_within};
 
 /// A master, a replica of it, their ports.
 struct Pair {
@@ -256,4 +257,42 @@ fn reads_go_to_a_replica_that_is_asked_for() {
     for _ in 0..50 {
         assert_eq!(reader.ask("GET k"), "$1\r\nw\r\n");
     }
+}
+
+/// The replica becomes the master and the master its replica: reads go on, in the end to the other one of the two, and no
+/// write is refused by it.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn reads_from_replicas_outlive_a_failover() {
+    let pair = Pair::start(&[]);
+    let sentinels = SentinelGroup::start(pair.ports[0], 1, 1, None);
+    let url = format!("redis+sentinel://{}/{MASTER}", sentinels.hosts());
+    let broker = Broker::start_listening("?read=replica", &url, &[]);
+    let [old, new] = &pair.servers;
+    let (mut reader, mut writer) = (broker.connect(), broker.connect());
+    wait_until("it is served", || writer.ask("SET k v") == "+OK\r\n");
+    wait_until("it reads from the replica", || reader.ask("GET k") == "$1\r\nv\r\n" && calls(new, "get") > 0);
+    sentinels.fail_over();
+    let before = calls(old, "get");
+    let mut lost = 0;
+    let mut number = 0u64;
+    // Sentinels turn the former master round ten seconds later, and are asked for replicas every ten seconds.
+    wait_within("it reads from the former master", Duration::from_secs(60), || {
+        number += 1;
+        for (child, request) in [(&mut reader, "GET k".to_owned()), (&mut writer, format!("SET n {number}"))]
+        {
+            let reply = child.ask(&request);
+            if reply.starts_with("-BROKERLOST ") {
+                lost += 1;
+            } else {
+                assert!(["$1\r\nv\r\n", "+OK\r\n"].contains(&reply.as_str()), "{request}: {reply}");
+            }
+        }
+        let is_replica = old.ask("ROLE").contains("slave");
+        is_replica && calls(old, "get") > before + 100
+    });
+    assert!(lost <= 2, "what was written to a server that closed: {lost}");
+    assert_eq!(writer.ask("SET n end"), "+OK\r\n");
+    assert_eq!(new.ask("GET n"), "$3\r\nend\r\n");
+    assert_eq!(rows(&mut writer, "REPLICAS").len(), 1);
 }
