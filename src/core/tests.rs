@@ -3,6 +3,7 @@
 mod armed;
 mod barred;
 mod busy;
+mod failovers;
 mod fan_in;
 mod lanes;
 mod reading;

@@ -103,10 +103,12 @@ impl Redis {
                 index += 1;
             }
         }
-        let role: &[u8] = if self.weather.is_replica() { b"replica" } else { b"master" };
         let Some(client) = self.clients.get_mut(&link).filter(|client| client.known) else {
             return error(HELLO_NOAUTH);
         };
+        let weather = &self.servers[client.server];
+        client.greeted_by = weather.role;
+        let role: &[u8] = if weather.is_replica() { b"replica" } else { b"master" };
         if let Some(proto) = argv.get(1) {
             client.proto = if proto == b"3" { 3 } else { 2 };
         }

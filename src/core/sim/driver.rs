@@ -26,7 +26,9 @@ impl Sim {
     pub(super) fn tick(&mut self, now: Millis) {
         self.now = now;
         self.redis.advance(now);
+        self.advance_failovers();
         self.finish_dials();
+        self.finish_watcher_dials();
         self.broker.advance(now);
     }
 
@@ -47,6 +49,10 @@ impl Sim {
             (0..self.peers.len()).for_each(|child| moved |= self.read_child(child, usize::MAX));
             self.all_links().into_iter().for_each(|link| moved |= self.read_redis(link, usize::MAX));
             self.all_links().into_iter().for_each(|link| moved |= self.read_lane(link, usize::MAX));
+            for link in self.watchers.links() {
+                moved |= self.read_watcher(link);
+                moved |= self.hear_watcher(link, usize::MAX);
+            }
             if !moved {
                 return self.check();
             }
@@ -71,7 +77,8 @@ impl Sim {
             assert!(round < ROUNDS_MAX, "a turn of the broker never ends");
             let has_time = self.run(&mut steps);
             self.arm_resumed();
-            let mut moved = self.carry_out_actions();
+            let mut moved = self.serve_watchers();
+            moved |= self.carry_out_actions();
             self.broker.take_dirty_lanes(&mut late);
             moved |= !late.is_empty();
             late.drain(..).for_each(|lane| self.flush_lane(lane));
@@ -119,7 +126,7 @@ impl Sim {
         self.broker.take_actions(&mut actions);
         for action in &actions {
             match *action {
-                Action::Connect(lane) if self.refuses => self.refuse(lane),
+                Action::Connect(lane) if self.refuses => self.refuse(lane, "refused"),
                 Action::Connect(lane) => self.dial(lane),
                 Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
                 Action::CloseLane { link: Some(link), .. } => self.leave(link),
@@ -133,12 +140,20 @@ impl Sim {
         !actions.is_empty()
     }
 
-    fn refuse(&mut self, lane: LaneKey) {
+    fn refuse(&mut self, lane: LaneKey, why: &str) {
         self.redis.ledger.truth.went_otherwise();
-        self.broker.lane_failed(lane, "refused");
+        self.broker.lane_failed(lane, why);
     }
 
     fn dial(&mut self, lane: LaneKey) {
+        let Some(server) = self.server_in_use() else {
+            let why = self.broker.sentinels().trouble();
+            return self.refuse(lane, &why);
+        };
+        if self.redis.servers[server].is_gone {
+            return self.refuse(lane, "refused");
+        }
+        let side = self.sides.count();
         self.next_link += 1;
         let link = self.next_link;
         // Replicas are the same server; whether there is any is the upstream's affair.
@@ -150,6 +165,8 @@ impl Sim {
             lane,
             role,
             of: (pool.db, pool.proto),
+            server,
+            side,
             to_redis: Vec::new(),
             to_broker: Vec::new(),
             dialling: under_way.then_some(self.now + self.dial_time),
@@ -164,9 +181,10 @@ impl Sim {
             useful: false,
         };
         self.conns.insert(link, conn);
+        self.redis.ledger.sides.insert(link, (server, side));
         self.check_dial(lane, role);
         // Accepted by the kernel, and so counted, before the broker hears of it.
-        if !self.redis.connect(link, role) {
+        if !self.redis.connect(link, role, server) {
             let conn = self.conns.get_mut(&link).expect("just dialled");
             (conn.to_broker, conn.ended) = (error(FULL), true);
         }
@@ -177,13 +195,13 @@ impl Sim {
 
     fn finish_dials(&mut self) -> bool {
         let due = self.conns.iter_mut().filter_map(|(link, conn)| {
-            conn.dialling.take_if(|due| *due <= self.now).map(|_| (*link, conn.lane))
+            conn.dialling.take_if(|due| *due <= self.now).map(|_| (*link, conn.lane, conn.server))
         });
-        let done: Vec<(usize, LaneKey)> = due.collect();
-        for &(link, lane) in &done {
-            if self.refuses {
+        let done: Vec<(usize, LaneKey, usize)> = due.collect();
+        for &(link, lane, server) in &done {
+            if self.refuses || self.redis.servers[server].is_gone {
                 self.remove(link);
-                self.refuse(lane);
+                self.refuse(lane, "refused");
             } else {
                 self.broker.lane_connected(lane, link, None);
             }
@@ -221,10 +239,13 @@ impl Sim {
 
     /// Redis closes its side of a connection the broker has given up, once it has run what had arrived.
     pub(super) fn end_leaving(&mut self, link: usize) {
-        if self.conns.get(&link).is_some_and(|conn| conn.leaving) {
-            self.remove(link);
-            self.broker.connection_closed();
+        let Some(conn) = self.conns.get_mut(&link).filter(|conn| conn.leaving) else { return };
+        if self.redis.servers[conn.server].hangs && !conn.ended {
+            let unread = std::mem::take(&mut conn.to_redis);
+            self.redis.orphan(link, unread);
         }
+        self.remove(link);
+        self.broker.connection_closed();
     }
 
     fn flush_lane(&mut self, lane: LaneKey) {
@@ -239,6 +260,8 @@ impl Sim {
                 conn.blocked = true;
                 break;
             }
+            self.check_write(link);
+            let conn = self.conns.get_mut(&link).expect("as before");
             conn.to_redis.extend_from_slice(&bytes[..count]);
             self.broker.lane_wrote(lane, count);
         }
@@ -310,7 +333,8 @@ impl Sim {
     /// Redis reads a connection, at most so many bytes, and answers what it can.
     pub(super) fn read_redis(&mut self, link: usize, limit: usize) -> bool {
         let Some(conn) = self.conns.get_mut(&link) else { return false };
-        let stopped = self.frozen.contains(&conn.role) || self.silent.contains(&link);
+        let hangs = self.redis.servers[conn.server].hangs;
+        let stopped = hangs || self.frozen.contains(&conn.role) || self.silent.contains(&link);
         let mut moved = false;
         if let Some(client) = self.redis.clients.get_mut(&link) {
             client.frozen = stopped;

@@ -23,6 +23,7 @@ impl Sim {
         self.check_holds();
         self.check_forgotten();
         self.check_remains();
+        self.check_former();
     }
 
     /// 7: as Redis counts, at any moment.

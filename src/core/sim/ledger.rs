@@ -1,6 +1,7 @@
 //! What the model Redis has executed, in its order, and what children were told about it. Every request the
 //! player sends carries a nonce that exists once; here each is followed from its execution to its outcome.
 
+use super::redis::ServerDb;
 use super::truth::Truth;
 use super::{broken, holds};
 use std::collections::{HashMap, HashSet};
@@ -45,6 +46,7 @@ fn digits(text: &[u8]) -> Option<u64> {
 pub(super) struct Execution {
     pub(super) at: u64,
     pub(super) link: usize,
+    pub(super) server: usize,
     /// Queued in a MULTI whose EXEC failed, so that it did nothing.
     pub(super) aborted: bool,
 }
@@ -53,6 +55,8 @@ pub(super) struct Execution {
 pub(super) struct Message {
     pub(super) channel: Vec<u8>,
     pub(super) shard: bool,
+    /// Where it was published, and heard.
+    pub(super) server: usize,
     pub(super) nonce: Nonce,
     /// Its publisher is told exactly how many hear it: it was published on a connection that carries subscriptions.
     pub(super) is_exact: bool,
@@ -67,16 +71,16 @@ pub(super) struct Ledger {
     refused: HashSet<Nonce>,
     /// Left out of their EXEC, since the right to run them was taken away after they were queued.
     revoked: HashSet<Nonce>,
-    /// When a key was written, by (db, key).
-    touched: HashMap<(u32, Vec<u8>), Vec<u64>>,
+    /// When a key was written, by server, db and key.
+    touched: HashMap<(ServerDb, Vec<u8>), Vec<u64>>,
     pub(super) published: Vec<Message>,
     /// How many children a message was heard by, and how many its publisher was told of.
     heard: HashMap<Nonce, i64>,
     counted: HashMap<Nonce, i64>,
-    /// Elements a blocking command has taken.
-    popped: HashSet<Nonce>,
-    /// Of these, those a child has received.
-    delivered: HashSet<Nonce>,
+    /// How often an element was taken by a blocking command: once by each server that has had it.
+    popped: HashMap<Nonce, usize>,
+    /// How often a child has received it.
+    delivered: HashMap<Nonce, usize>,
     /// When each child wrote last.
     writes: HashMap<usize, u64>,
     /// The transaction a request was sent in.
@@ -84,6 +88,10 @@ pub(super) struct Ledger {
     /// Connections that one side or the other has given up.
     pub(super) closed: HashSet<usize>,
     pub(super) truth: Truth,
+    /// Where a connection leads, and how often the master had changed when it was dialled.
+    pub(super) sides: HashMap<usize, (usize, usize)>,
+    /// The latest side on which each child has been answered, and by which server.
+    answered: HashMap<usize, (usize, usize)>,
 }
 
 impl Ledger {
@@ -91,9 +99,9 @@ impl Ledger {
         self.executed.get(&nonce).copied()
     }
 
-    pub(super) fn ran(&mut self, nonce: Nonce, link: usize, aborted: bool) {
+    pub(super) fn ran(&mut self, nonce: Nonce, (link, server): (usize, usize), aborted: bool) {
         self.clock += 1;
-        let execution = Execution { at: self.clock, link, aborted };
+        let execution = Execution { at: self.clock, link, server, aborted };
         let before = self.executed.insert(nonce, execution);
         holds!(5, before.is_none(), "{nonce} was executed twice");
         let open = aborted || !self.refused.contains(&nonce);
@@ -111,14 +119,14 @@ impl Ledger {
         self.writes.get(&child).copied().unwrap_or(0)
     }
 
-    pub(super) fn touch(&mut self, db: u32, key: &[u8]) {
+    pub(super) fn touch(&mut self, place: ServerDb, key: &[u8]) {
         self.clock += 1;
-        self.touched.entry((db, key.to_vec())).or_default().push(self.clock);
+        self.touched.entry((place, key.to_vec())).or_default().push(self.clock);
     }
 
     /// Whether a key was written after `from` and before `to`.
-    pub(super) fn touched_between(&self, db: u32, key: &[u8], from: u64, to: u64) -> bool {
-        let touches = self.touched.get(&(db, key.to_vec()));
+    pub(super) fn touched_between(&self, place: ServerDb, key: &[u8], from: u64, to: u64) -> bool {
+        let touches = self.touched.get(&(place, key.to_vec()));
         touches.is_some_and(|touches| touches.iter().any(|at| (from + 1..to).contains(at)))
     }
 
@@ -135,10 +143,25 @@ impl Ledger {
     }
 
     /// A child got the reply: exactly one execution stands behind it.
-    pub(super) fn acknowledged(&self, nonce: Nonce) {
-        match self.executed.get(&nonce) {
-            Some(execution) if !execution.aborted => {}
+    pub(super) fn acknowledged(&mut self, nonce: Nonce) {
+        match self.executed.get(&nonce).copied() {
+            Some(execution) if !execution.aborted => self.answered_by(nonce, execution),
             found => broken!(4, "{nonce} was acknowledged, and in truth: {found:?}"),
+        }
+    }
+
+    pub(super) fn server_of(&self, link: usize) -> usize {
+        self.sides.get(&link).copied().unwrap_or_default().0
+    }
+
+    /// 30: once the master of one side has answered a child, that of an earlier side answers it no more.
+    fn answered_by(&mut self, nonce: Nonce, execution: Execution) {
+        let (_, side) = self.sides.get(&execution.link).copied().unwrap_or_default();
+        let last = self.answered.entry(nonce.child()).or_insert((side, execution.server));
+        let in_order = side >= last.0 || execution.server == last.1;
+        holds!(30, in_order, "{nonce} was answered on side {side}, and one before it on {last:?}");
+        if side > last.0 {
+            *last = (side, execution.server);
         }
     }
 
@@ -176,17 +199,20 @@ impl Ledger {
     }
 
     pub(super) fn popped(&mut self, element: &[u8]) {
-        self.popped.extend(Nonce::of(element));
+        Nonce::of(element).into_iter().for_each(|nonce| *self.popped.entry(nonce).or_default() += 1);
     }
 
     pub(super) fn delivered(&mut self, element: &[u8]) {
         let Some(nonce) = Nonce::of(element) else { return };
-        holds!(1, self.popped.contains(&nonce), "{nonce} was popped by nobody and delivered");
-        holds!(5, self.delivered.insert(nonce), "the element {nonce} was delivered twice");
+        let popped = self.popped.get(&nonce).copied().unwrap_or(0);
+        holds!(1, popped > 0, "{nonce} was popped by nobody and delivered");
+        let delivered = self.delivered.entry(nonce).or_default();
+        *delivered += 1;
+        holds!(5, *delivered <= popped, "the element {nonce} was delivered twice");
     }
 
     pub(super) fn undelivered(&self) -> usize {
-        self.popped.len() - self.delivered.len()
+        self.popped.values().sum::<usize>() - self.delivered.values().sum::<usize>()
     }
 }
 

@@ -8,6 +8,7 @@ mod corpus;
 mod dials;
 mod driver;
 mod encoded;
+mod failovers;
 mod fuzz;
 #[path = "../../../tests/generator/mod.rs"]
 mod generator;
@@ -21,8 +22,11 @@ mod reply;
 mod run;
 mod schedules;
 mod script;
+mod servers;
+mod sides;
 mod table;
 mod truth;
+mod watchers;
 mod weather;
 mod wire;
 
@@ -37,8 +41,11 @@ use crate::core::keys::{ChildKey, LaneKey};
 use crate::core::questions::control::Needed;
 use crate::resp::encode;
 use dials::Dials;
+use failovers::Failovers;
 use redis::Redis;
+use sides::Sides;
 use std::collections::BTreeMap;
+use watchers::Watchers;
 
 /// Says what happens, where `BROKER_SIM_TRACE` is set: for whoever looks at one failing schedule.
 macro_rules! trace {
@@ -77,6 +84,9 @@ pub(super) struct Conn {
     pub(super) role: LaneRole,
     /// Its db and protocol.
     of: (u32, u8),
+    /// Where it leads, and how often the master had changed when it was dialled.
+    server: usize,
+    side: usize,
     /// Sent by the broker, not yet read by Redis.
     to_redis: Vec<u8>,
     /// Sent by Redis, not yet read by the broker.
@@ -131,6 +141,9 @@ pub(super) struct Sim {
     /// By link.
     pub(super) conns: BTreeMap<usize, Conn>,
     dials: Dials,
+    watchers: Watchers,
+    failovers: Failovers,
+    sides: Sides,
     next_link: usize,
     pub(super) refuses: bool,
     /// Dials take this long.
@@ -187,6 +200,9 @@ impl Sim {
             redis: Redis::new(),
             conns: BTreeMap::new(),
             dials,
+            watchers: Watchers::default(),
+            failovers: Failovers::none(),
+            sides: Sides::default(),
             next_link: 0,
             refuses: false,
             dial_time: 0,
@@ -348,7 +364,7 @@ impl Sim {
 
     /// No further connection is let in.
     pub(super) fn take_no_more(&mut self) {
-        self.redis.weather.full = true;
+        self.redis.servers[0].full = true;
     }
 
     /// Whatever stood in the way is gone.
@@ -358,11 +374,11 @@ impl Sim {
 
     /// A script that has run for so long is said to be busy.
     pub(super) fn say_busy_after(&mut self, patience: Millis) {
-        self.redis.weather.patience = patience;
+        self.redis.servers[0].patience = patience;
     }
 
     pub(super) fn become_master(&mut self) {
-        self.redis.set_role(weather::Role::Master);
+        self.redis.set_role(0, weather::Role::Master);
     }
 
     /// The broker asks, on its control connection, who that leads to.
@@ -372,7 +388,7 @@ impl Sim {
     }
 
     pub(super) fn become_replica(&mut self) {
-        self.redis.set_role(weather::Role::Replica);
+        self.redis.set_role(0, weather::Role::Replica);
         self.settle();
     }
 
@@ -412,6 +428,7 @@ impl Sim {
         let end = self.now + duration;
         while self.now < end {
             let step = self.redis.next_expiry().map_or(duration, |due| due.saturating_sub(self.now));
+            let step = step.min(self.next_planned().map_or(duration, |due| due.saturating_sub(self.now)));
             let step = step.min(self.broker.timeout().unwrap_or(duration)).max(1);
             self.tick((self.now + step).min(end));
             self.settle();

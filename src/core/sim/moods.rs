@@ -54,7 +54,8 @@ impl Player {
             return;
         }
         redis.access.user = moods.user;
-        redis.weather.patience = [20, 100, 400][moods.rng.usize(..3)];
+        let patience = [20, 100, 400][moods.rng.usize(..3)];
+        redis.servers.iter_mut().for_each(|weather| weather.patience = patience);
         for name in RIGHTS_OF_BLOCKS {
             if moods.rng.u8(..12) == 0 {
                 redis.set_right(name, false);
@@ -82,7 +83,7 @@ impl Player {
             }
             6 | 7 => self.change_role(),
             8 => {
-                self.sim.redis.weather.full = again;
+                self.sim.redis.servers.iter_mut().for_each(|weather| weather.full = again);
                 self.count("maxclients");
             }
             9 | 10 => self.load(),
@@ -106,15 +107,19 @@ impl Player {
 
     fn change_role(&mut self) {
         let role = [Role::Master, Role::Replica, Role::Orphan][self.moods.rng.usize(..3)];
-        self.sim.redis.set_role(role);
-        self.count("role");
+        // Where sentinels watch, roles are theirs.
+        if !self.sim.is_watched() {
+            self.sim.redis.set_role(0, role);
+            self.count("role");
+        }
     }
 
     /// The server begins anew with a dataset to read.
     fn load(&mut self) {
         let duration: Millis = [30, 300, 3000][self.moods.rng.usize(..3)];
         self.restart();
-        self.sim.redis.load_for(duration);
+        let server = self.sim.server_in_use().unwrap_or(0);
+        self.sim.redis.load_for(server, duration);
         self.count("loading");
     }
 

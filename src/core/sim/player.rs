@@ -2,6 +2,7 @@
 //! everything that must hold is checked; at the end all faults stop, and whoever has asked must be answered.
 
 use super::asking::{Asking, DBS, LISTS, nonce_of};
+use super::failovers::Failovers;
 use super::generator::{self, Answer, Fault, Request, Settings, Situation, Speaker};
 use super::moods::Moods;
 use super::reply::parse;
@@ -9,7 +10,7 @@ use super::script::Script;
 use super::{Sim, holds, trace};
 use crate::base::clock::Millis;
 use crate::config::parse_upstream;
-use crate::config::value::{Integrity, OnUpstreamLoss};
+use crate::config::value::{Integrity, OnUpstreamLoss, UpstreamRole};
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
@@ -41,6 +42,7 @@ pub(super) struct Player {
     pub(super) scripts: Vec<Script>,
     played: Played,
     pub(super) moods: Moods,
+    upstream: String,
     /// Which requests this schedule prefers.
     taste: [u32; 4],
     /// Settings of this schedule may close a child for what it does not do.
@@ -57,9 +59,11 @@ pub(super) struct Player {
 pub(super) fn play(seed: u64) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
-    let moods = Moods::of(seed);
+    let (moods, mut failovers) = (Moods::of(seed), Failovers::of(seed));
+    let upstream = failovers.upstream(moods.upstream);
     let mut player = Player {
-        sim: Sim::begin(&settings, moods.upstream, seed),
+        sim: Sim::begin(&settings, &upstream, seed),
+        upstream,
         moods,
         scripts: Vec::new(),
         played: Played::default(),
@@ -70,6 +74,7 @@ pub(super) fn play(seed: u64) -> Played {
         moved: false,
         rng,
     };
+    player.sim.begin_failovers(failovers);
     player.note_policy();
     player.begin_moods();
     if seed % 4 < 2 {
@@ -110,7 +115,9 @@ fn random_taste(rng: &mut fastrand::Rng) -> [u32; 4] {
 
 impl Player {
     fn note_policy(&mut self) {
-        self.closes_on_loss |= self.sim.broker.settings().on_upstream_loss == OnUpstreamLoss::Close;
+        let settings = self.sim.broker.settings();
+        self.closes_on_loss |= settings.on_upstream_loss == OnUpstreamLoss::Close;
+        self.sim.redis.serves_replicas |= settings.upstream_role == UpstreamRole::Any;
     }
 
     /// Nobody comes to a broker that drains.
@@ -147,6 +154,7 @@ impl Player {
             _ if self.changes_mind() => {}
             _ => self.fault(),
         }
+        self.change_masters();
         self.sim.turn();
         // What is put off is not told to everybody yet.
         if self.sim.steps == usize::MAX || !self.sim.broker.has_work() {
@@ -156,10 +164,11 @@ impl Player {
     }
 
     /// Time passes and nothing else moves, but every timer fires at its own moment.
-    fn pass_until(&mut self, end: Millis) {
+    pub(super) fn pass_until(&mut self, end: Millis) {
         while self.sim.now < end {
             let due = self.sim.broker.timeout().map_or(end, |wait| self.sim.now + wait.max(1));
             let due = due.min(self.sim.redis.next_expiry().unwrap_or(end).max(self.sim.now + 1));
+            let due = due.min(self.sim.next_planned().unwrap_or(end).max(self.sim.now + 1));
             self.sim.tick(due.min(end));
             self.sim.turn();
         }
@@ -195,7 +204,7 @@ impl Player {
         }
     }
 
-    fn talk(&mut self) {
+    pub(super) fn talk(&mut self) {
         let Some(child) = self.one_of() else { return };
         let mut bytes = Vec::new();
         for _ in 0..self.rng.usize(1..5) {
@@ -380,8 +389,13 @@ impl Player {
         }
         let backoff_max = self.sim.broker.settings().reconnect_backoff_max;
         self.sim.dials.begin(backoff_max.min(settings.reconnect_backoff_max));
-        let own = self.moods.upstream;
-        let url = if self.moved { own.replace("sim", "other") } else { own.to_owned() };
+        let own = &self.upstream;
+        // Sentinels are those of one master, wherever that is.
+        let url = if self.moved {
+            own.replace("@sim/", "@other/").replace("//sim/", "//other/")
+        } else {
+            own.clone()
+        };
         self.sim.broker.reload(settings, parse_upstream(&url).expect("a URL"));
         self.note_policy();
         // Those above the cap take no place from whoever needs none of theirs.
@@ -422,7 +436,7 @@ impl Player {
     /// All is well again: whoever waits is served or told.
     fn end(&mut self) {
         self.clear_up();
-        self.sim.redis.weather.swift = true;
+        self.sim.redis.servers.iter_mut().for_each(|weather| weather.swift = true);
         let sim = &mut self.sim;
         (sim.full, sim.refuses, sim.dial_time, sim.room) = (false, false, 0, usize::MAX);
         sim.steps = usize::MAX;
@@ -432,6 +446,7 @@ impl Player {
         sim.conns.values_mut().for_each(|conn| conn.room = usize::MAX);
         sim.peers.iter_mut().for_each(|peer| peer.room = usize::MAX);
         sim.let_go();
+        sim.restore();
         for link in std::mem::take(&mut self.tampered) {
             self.cut_link(link, 0);
         }
@@ -448,7 +463,8 @@ impl Player {
         self.sim.settle();
         self.listen_only();
         let ledger = &self.sim.redis.ledger;
-        self.scripts.iter().for_each(|script| script.check_end(ledger));
+        let server = self.sim.server_in_use().unwrap_or(0);
+        self.scripts.iter().for_each(|script| script.check_end(ledger, server));
         let gone = self.scripts.iter().filter(|script| script.gives_up || self.sim.is_closed(script.child));
         ledger.check_counts(gone.count() as i64);
         let lost: usize = self.scripts.iter().map(|script| script.lost_pops).sum();

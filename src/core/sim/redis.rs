@@ -5,7 +5,7 @@
 use super::access::{Access, REVOKED};
 use super::encoded::{bulk, error, int, null, null_bulk, ok, pair, push_header};
 use super::ledger::{Ledger, Message, Nonce};
-use super::weather::Weather;
+use super::weather::{Role, Weather};
 use super::wire::{Argv, full_name, nonce_in, shown, take_request};
 use super::{holds, table, trace};
 use crate::base::clock::Millis;
@@ -22,8 +22,11 @@ const POISON: &str = "reset quit watch monitor client|reply client|tracking clie
 
 const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
-#[derive(Debug)]
-enum Value {
+/// A database of a server.
+pub(super) type ServerDb = (usize, u32);
+
+#[derive(Debug, Clone)]
+pub(super) enum Value {
     Text(Vec<u8>),
     List(VecDeque<Vec<u8>>),
 }
@@ -45,6 +48,9 @@ pub(super) struct Client {
     role: Option<LaneRole>,
     pub(super) proto: u8,
     pub(super) db: u32,
+    /// Which server it is connected to, and what that said it was.
+    pub(super) server: usize,
+    pub(super) greeted_by: Role,
     pub(super) user: String,
     /// It is that user by right: it has said a password, or needs none.
     pub(super) known: bool,
@@ -85,6 +91,10 @@ impl Client {
         self.watched.clear();
     }
 
+    pub(super) fn place(&self) -> ServerDb {
+        (self.server, self.db)
+    }
+
     fn count(&self, family: usize) -> i64 {
         let counted = if family == 2 { &self.subscribed[2..] } else { &self.subscribed[..2] };
         counted.iter().map(BTreeSet::len).sum::<usize>() as i64
@@ -97,7 +107,7 @@ pub(super) struct Redis {
     /// By link.
     pub(super) clients: BTreeMap<usize, Client>,
     pub(super) ledger: Ledger,
-    keys: HashMap<(u32, Vec<u8>), Value>,
+    pub(super) keys: HashMap<(ServerDb, Vec<u8>), Value>,
     turns: u64,
     table: Vec<u8>,
     pub(super) early_unblocks: usize,
@@ -105,7 +115,12 @@ pub(super) struct Redis {
     pub(super) texts: Option<Vec<(i64, String)>>,
     pub(super) commands: u64,
     pub(super) access: Access,
-    pub(super) weather: Weather,
+    /// What each server is like; there is more than one where sentinels watch them.
+    pub(super) servers: Vec<Weather>,
+    /// The broker may use connections to replicas.
+    pub(super) serves_replicas: bool,
+    /// Connections that the broker has closed while their server hung.
+    pub(super) orphans: Vec<(usize, Client)>,
     /// Connections the server closes once they have read what it has written.
     pub(super) closing: Vec<usize>,
 }
@@ -113,16 +128,24 @@ pub(super) struct Redis {
 impl Redis {
     pub(super) fn new() -> Redis {
         let mut redis = Redis { table: table::all(), ..Redis::default() };
-        (redis.access.user, redis.weather.patience) = ("default", 50);
+        (redis.access.user, redis.serves_replicas) = ("default", true);
+        redis.servers.push(Weather::new(Role::Master, 50));
         redis.witness();
         redis
     }
 
-    pub(super) fn connect(&mut self, link: usize, role: LaneRole) -> bool {
-        if !self.weather.full {
-            self.clients.insert(link, Client::new(1000 + link as i64, Some(role), self.access.is_open()));
+    pub(super) fn connect(&mut self, link: usize, role: LaneRole, server: usize) -> bool {
+        let full = self.servers[server].full;
+        if !full {
+            let client = Client::new(1000 + link as i64, Some(role), self.access.is_open());
+            self.clients.insert(link, Client { server, ..client });
         }
-        !self.weather.full
+        !full
+    }
+
+    /// What the server of a connection is like.
+    fn weather_of(&self, link: usize) -> &Weather {
+        &self.servers[self.clients.get(&link).map_or(0, |client| client.server)]
     }
 
     pub(super) fn disconnect(&mut self, link: usize) {
@@ -133,24 +156,30 @@ impl Redis {
 
     /// An element from nobody, for whoever waits on this list.
     pub(super) fn give(&mut self, db: u32, list: &[u8]) {
-        self.push(db, list, &[b"e".to_vec()]);
+        for server in 0..self.servers.len() {
+            if self.servers[server].takes_writes() {
+                self.push((server, db), list, &[b"e".to_vec()]);
+            }
+        }
     }
 
     /// When something here changes by itself: a blocking command gives up, a script ends.
     pub(super) fn next_expiry(&self) -> Option<Millis> {
-        let blocked = self.clients.values().filter_map(|client| client.blocked.as_ref());
-        let expires = blocked.map(|blocked| blocked.until).min();
-        expires.into_iter().chain(self.weather.next_change(self.now)).min()
+        let awake = self.clients.values().filter(|client| !self.servers[client.server].hangs);
+        let expires = awake.filter_map(|client| client.blocked.as_ref()).map(|blocked| blocked.until).min();
+        let changes = self.servers.iter().filter_map(|weather| weather.next_change(self.now));
+        expires.into_iter().chain(changes).min()
     }
 
     pub(super) fn advance(&mut self, now: Millis) {
         self.now = now;
         self.change_in_time();
-        if self.weather.script_runs() {
-            // Nobody gives up meanwhile.
-            return;
-        }
         for client in self.clients.values_mut() {
+            let weather = &self.servers[client.server];
+            if weather.script_runs() || weather.hangs {
+                // Nobody gives up meanwhile.
+                continue;
+            }
             if let Some(blocked) = client.blocked.take_if(|blocked| blocked.until <= now) {
                 encode::null_array(&mut client.out, client.proto);
                 self.ledger.truth.note_stay(&blocked.keys, |stay| stay.timed_out = true);
@@ -164,8 +193,8 @@ impl Redis {
         let mut input = std::mem::take(&mut client.input);
         let mut used = 0;
         while self.clients.get(&link).is_some_and(|client| !client.frozen && client.blocked.is_none())
-            && !self.weather.is_deaf(self.now)
-            && !self.weather.is_running(link)
+            && !self.weather_of(link).is_deaf(self.now)
+            && !self.weather_of(link).is_running(link)
             && !self.closing.contains(&link)
         {
             let Some((argv, len)) = take_request(&input[used..]) else { break };
@@ -182,8 +211,12 @@ impl Redis {
     fn request(&mut self, link: usize, argv: Argv) {
         self.commands += 1;
         let name = full_name(&argv);
+        let serves_replicas = self.serves_replicas;
         let client = self.client(link);
         let (id, role, useful) = (client.id, client.role, is_use(client.role, &name));
+        let greets = is_greeting(&name) || (name == "multi" && !client.greeted);
+        let serves = serves_replicas || client.greeted_by == Role::Master || greets;
+        holds!(31, serves || role.is_none_or(LaneRole::is_own), "a replica is asked {}", shown(&argv));
         trace!("    redis {link} ({:?}) runs {}", client.role, shown(&argv));
         watch_for_poison(client, &name, &argv);
         if let Some(texts) = &mut self.texts {
@@ -253,7 +286,8 @@ impl Redis {
     /// Writes the request's nonce down, if it has one.
     fn note(&mut self, link: usize, argv: &[Vec<u8>], aborted: bool) {
         if let Some(nonce) = nonce_in(argv) {
-            self.ledger.ran(nonce, link, aborted);
+            let server = self.client(link).server;
+            self.ledger.ran(nonce, (link, server), aborted);
             if !aborted && matches!(full_name(argv).as_str(), "set" | "getset" | "incr" | "rpush") {
                 self.ledger.wrote(nonce, link);
             }
@@ -285,9 +319,9 @@ impl Redis {
             self.note(link, &argv, false);
             let reply = match name.as_str() {
                 "blpop" | "brpop" => {
-                    let db = self.clients[&link].db;
+                    let place = self.clients[&link].place();
                     let (keys, now) = (&argv[1..argv.len() - 1], self.now);
-                    let popped = self.pop_any(db, keys, name == "blpop");
+                    let popped = self.pop_any(place, keys, name == "blpop");
                     if popped.is_none() {
                         self.ledger.truth.note_stay(keys, |stay| stay.looked = Some(now));
                     }
@@ -311,7 +345,7 @@ impl Redis {
 
     fn run(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
-        let db = client.db;
+        let (place, db) = (client.place(), client.db);
         let arg = |index: usize| argv.get(index).map_or(&b""[..], Vec::as_slice);
         match name {
             "ping" if argv.len() == 1 => b"+PONG\r\n".to_vec(),
@@ -324,16 +358,16 @@ impl Redis {
             "eval" => bulk(&self.tagged(link, arg(3))),
             "set" | "getset" => {
                 let before = self.value(link, arg(1));
-                self.write(db, arg(1), arg(2));
+                self.write(place, arg(1), arg(2));
                 if name == "set" { ok() } else { bulk(&before) }
             }
             "incr" => {
                 let before = String::from_utf8_lossy(&self.value(link, arg(1))).parse().unwrap_or(0i64);
-                self.write(db, arg(1), (before + 1).to_string().as_bytes());
+                self.write(place, arg(1), (before + 1).to_string().as_bytes());
                 int(before + 1)
             }
-            "rpush" => int(self.push(db, arg(1), &argv[2..])),
-            "blpop" | "brpop" => self.block(link, db, argv, name == "blpop"),
+            "rpush" => int(self.push(place, arg(1), &argv[2..])),
+            "blpop" | "brpop" => self.block(link, place, argv, name == "blpop"),
             "multi" | "discard" | "watch" | "unwatch" => {
                 match name {
                     "multi" => client.multi = Some(Vec::new()),
@@ -345,12 +379,13 @@ impl Redis {
             }
             "publish" | "spublish" => {
                 let on_topics_lane = client.role == Some(LaneRole::Subscriber);
-                self.publish(arg(1), arg(2), name == "spublish", on_topics_lane)
+                let message = (arg(1), arg(2), name == "spublish");
+                self.publish(place.0, message, on_topics_lane)
             }
-            "pubsub|numsub" => self.subscribers(&argv[2..], 0),
-            "pubsub|shardnumsub" => self.subscribers(&argv[2..], 2),
+            "pubsub|numsub" => self.subscribers(place.0, &argv[2..], 0),
+            "pubsub|shardnumsub" => self.subscribers(place.0, &argv[2..], 2),
             "wait" => int(0),
-            "script|kill" => self.kill_script(),
+            "script|kill" => self.kill_script(link),
             "function|kill" => error("NOTBUSY No scripts in execution right now."),
             _ if name.contains("subscribe") => self.subscribe(link, name, argv),
             _ => self.run_connection(link, name, argv),
@@ -359,6 +394,7 @@ impl Redis {
 
     fn run_connection(&mut self, link: usize, name: &str, argv: &[Vec<u8>]) -> Vec<u8> {
         let Some(client) = self.clients.get_mut(&link) else { return Vec::new() };
+        let place = client.place();
         let arg = |index: usize| String::from_utf8_lossy(argv.get(index).map_or(&b""[..], Vec::as_slice));
         match name {
             "hello" => self.hello(link, argv),
@@ -383,11 +419,11 @@ impl Redis {
                 client.silent = arg(2).eq_ignore_ascii_case("off");
                 if client.silent { Vec::new() } else { ok() }
             }
-            "client|unblock" => self.unblock(arg(2).parse().unwrap_or(0), &arg(3)),
+            "client|unblock" => self.unblock(place.0, arg(2).parse().unwrap_or(0), &arg(3)),
             "reset" => {
                 let fresh = Client::new(client.id, client.role, self.access.is_open());
-                let Client { input, out, greeted, .. } = std::mem::take(client);
-                *client = Client { input, out, greeted, ..fresh };
+                let Client { input, out, greeted, server, greeted_by, .. } = std::mem::take(client);
+                *client = Client { input, out, greeted, server, greeted_by, ..fresh };
                 b"+RESET\r\n".to_vec()
             }
             "command" => self.table.clone(),
@@ -403,8 +439,8 @@ impl Redis {
     }
 
     fn value(&self, link: usize, key: &[u8]) -> Vec<u8> {
-        let db = self.clients.get(&link).map_or(0, |client| client.db);
-        match self.keys.get(&(db, key.to_vec())) {
+        let place = self.clients.get(&link).map_or((0, 0), Client::place);
+        match self.keys.get(&(place, key.to_vec())) {
             Some(Value::Text(text)) => text.clone(),
             Some(Value::List(_)) => Vec::new(),
             None => self.tagged(link, key),
@@ -422,53 +458,53 @@ impl Redis {
         }
     }
 
-    fn write(&mut self, db: u32, key: &[u8], text: &[u8]) {
-        self.keys.insert((db, key.to_vec()), Value::Text(text.to_vec()));
-        self.touch(db, key);
+    fn write(&mut self, place: ServerDb, key: &[u8], text: &[u8]) {
+        self.keys.insert((place, key.to_vec()), Value::Text(text.to_vec()));
+        self.touch(place, key);
     }
 
-    fn touch(&mut self, db: u32, key: &[u8]) {
-        self.ledger.touch(db, key);
-        for client in self.clients.values_mut() {
-            client.touched |= client.watched.iter().any(|(of, watched)| *of == db && watched == key);
+    pub(super) fn touch(&mut self, place: ServerDb, key: &[u8]) {
+        self.ledger.touch(place, key);
+        for client in self.clients.values_mut().filter(|client| client.server == place.0) {
+            client.touched |= client.watched.iter().any(|(of, watched)| *of == place.1 && watched == key);
         }
     }
 
-    fn push(&mut self, db: u32, key: &[u8], elements: &[Vec<u8>]) -> i64 {
-        let value = self.keys.entry((db, key.to_vec())).or_insert(Value::List(VecDeque::new()));
+    fn push(&mut self, place: ServerDb, key: &[u8], elements: &[Vec<u8>]) -> i64 {
+        let value = self.keys.entry((place, key.to_vec())).or_insert(Value::List(VecDeque::new()));
         let Value::List(list) = value else { return 0 };
         list.extend(elements.iter().cloned());
         let len = list.len() as i64;
-        self.ledger.truth.list_is_empty(db, key, false);
-        self.touch(db, key);
-        self.feed(db, key);
+        self.ledger.truth.list_is_empty(place, key, false);
+        self.touch(place, key);
+        self.feed(place, key);
         len
     }
 
-    fn pop(&mut self, db: u32, key: &[u8], left: bool) -> Option<Vec<u8>> {
-        let Some(Value::List(list)) = self.keys.get_mut(&(db, key.to_vec())) else { return None };
+    fn pop(&mut self, place: ServerDb, key: &[u8], left: bool) -> Option<Vec<u8>> {
+        let Some(Value::List(list)) = self.keys.get_mut(&(place, key.to_vec())) else { return None };
         let element = if left { list.pop_front() } else { list.pop_back() };
         if list.is_empty() {
-            self.keys.remove(&(db, key.to_vec()));
-            self.ledger.truth.list_is_empty(db, key, true);
+            self.keys.remove(&(place, key.to_vec()));
+            self.ledger.truth.list_is_empty(place, key, true);
         }
         if element.is_some() {
-            self.touch(db, key);
+            self.touch(place, key);
         }
         element
     }
 
     /// The longest waiters on a key get its elements.
-    fn feed(&mut self, db: u32, key: &[u8]) {
+    fn feed(&mut self, place: ServerDb, key: &[u8]) {
         loop {
             let waits = |client: &Client| {
-                client.db == db
+                client.place() == place
                     && client.blocked.as_ref().is_some_and(|blocked| blocked.keys.iter().any(|of| of == key))
             };
             let waiting = self.clients.iter().filter(|(_, client)| waits(client));
             let first = waiting.min_by_key(|(_, client)| client.blocked.as_ref().map(|blocked| blocked.turn));
             let Some(link) = first.map(|(link, _)| *link) else { return };
-            let Some(element) = self.pop(db, key, true) else { return };
+            let Some(element) = self.pop(place, key, true) else { return };
             self.ledger.popped(&element);
             let client = self.clients.get_mut(&link).expect("just found");
             client.blocked = None;
@@ -477,15 +513,20 @@ impl Redis {
     }
 
     /// An element of the first of these lists that has one, for a command that takes it from there.
-    fn pop_any<'a>(&mut self, db: u32, keys: &'a [Vec<u8>], left: bool) -> Option<(&'a [u8], Vec<u8>)> {
-        let (key, element) = keys.iter().find_map(|key| Some((key, self.pop(db, key, left)?)))?;
+    fn pop_any<'a>(
+        &mut self,
+        place: ServerDb,
+        keys: &'a [Vec<u8>],
+        left: bool,
+    ) -> Option<(&'a [u8], Vec<u8>)> {
+        let (key, element) = keys.iter().find_map(|key| Some((key, self.pop(place, key, left)?)))?;
         self.ledger.popped(&element);
         Some((key, element))
     }
 
-    fn block(&mut self, link: usize, db: u32, argv: &[Vec<u8>], left: bool) -> Vec<u8> {
+    fn block(&mut self, link: usize, place: ServerDb, argv: &[Vec<u8>], left: bool) -> Vec<u8> {
         let (keys, timeout) = (&argv[1..argv.len() - 1], &argv[argv.len() - 1]);
-        if let Some((key, element)) = self.pop_any(db, keys, left) {
+        if let Some((key, element)) = self.pop_any(place, keys, left) {
             return pair(key, &element);
         }
         let Ok(seconds) = String::from_utf8_lossy(timeout).parse::<f64>() else {
@@ -504,13 +545,14 @@ impl Redis {
         Vec::new()
     }
 
-    fn unblock(&mut self, id: i64, how: &str) -> Vec<u8> {
+    fn unblock(&mut self, server: usize, id: i64, how: &str) -> Vec<u8> {
         // That one asks only whether it may.
         if self.early_unblocks > 0 && id != 0 {
             self.early_unblocks -= 1;
             return int(0);
         }
-        let target = self.clients.values_mut().find(|client| client.id == id && client.blocked.is_some());
+        let is_meant = |client: &&mut Client| client.server == server && client.id == id;
+        let target = self.clients.values_mut().find(is_meant).filter(|client| client.blocked.is_some());
         let Some(target) = target else { return int(0) };
         target.blocked = None;
         let is_error = how.eq_ignore_ascii_case("error");
@@ -545,27 +587,33 @@ impl Redis {
         out
     }
 
-    fn subscribers(&self, names: &[Vec<u8>], family: usize) -> Vec<u8> {
+    fn subscribers(&self, server: usize, names: &[Vec<u8>], family: usize) -> Vec<u8> {
         let mut out = Vec::new();
         encode::array_header(&mut out, 2 * names.len());
         for name in names {
-            let listens = |client: &&Client| client.subscribed[family].contains(name);
+            let listens =
+                |client: &&Client| client.server == server && client.subscribed[family].contains(name);
             encode::bulk(&mut out, name);
             encode::int(&mut out, self.clients.values().filter(listens).count() as i64);
         }
         out
     }
 
-    fn publish(&mut self, channel: &[u8], payload: &[u8], shard: bool, on_topics_lane: bool) -> Vec<u8> {
+    fn publish(
+        &mut self,
+        server: usize,
+        (channel, payload, shard): (&[u8], &[u8], bool),
+        on_topics_lane: bool,
+    ) -> Vec<u8> {
         if let Some(nonce) = Nonce::of(payload) {
             // Redis counts a connection that the broker has given up until it has noticed that.
             let mut given_up = self.ledger.closed.iter().filter_map(|link| self.clients.get(link));
             let listens = |client: &Client| client.subscribed.iter().any(|names| !names.is_empty());
             let is_exact = on_topics_lane && !given_up.any(listens);
-            self.ledger.published.push(Message { channel: channel.to_vec(), shard, nonce, is_exact });
+            self.ledger.published.push(Message { channel: channel.to_vec(), shard, server, nonce, is_exact });
         }
         let mut count = 0;
-        for client in self.clients.values_mut() {
+        for client in self.clients.values_mut().filter(|client| client.server == server) {
             let (own, kind): (usize, &[u8]) = if shard { (2, b"smessage") } else { (0, b"message") };
             if client.subscribed[own].contains(channel) {
                 count += 1;

@@ -96,9 +96,16 @@ struct Subscription {
 impl Subscription {
     /// A message that should have come before the one at `end`. What was published before the confirmation came may
     /// have been before the subscription.
-    fn missed(&self, ledger: &Ledger, end: usize, family: usize, name: &[u8]) -> Option<String> {
+    fn missed(
+        &self,
+        ledger: &Ledger,
+        (server, end): (usize, usize),
+        family: usize,
+        name: &[u8],
+    ) -> Option<String> {
         let due = self.next.unwrap_or(self.confirmed);
-        let missed = (due..end).find(|at| concerns(ledger, *at, family, name));
+        let is_its = |at: &usize| ledger.published[*at].server == server;
+        let missed = (due..end).filter(is_its).find(|at| concerns(ledger, *at, family, name));
         missed.map(|at| ledger.published[at].nonce.to_string())
     }
 }
@@ -345,6 +352,14 @@ impl Script {
                 {
                     let key = watched.key.escape_ascii();
                     broken!(9, "{}: EXEC succeeded though {key} was touched", self.who());
+                }
+                if let Some(execution) = execution {
+                    let stood = |watched: &&Watched| {
+                        let watch = ledger.execution(watched.nonce).filter(|_| !watched.doubtful);
+                        watch.is_none_or(|watch| watch.link == execution.link)
+                    };
+                    let elsewhere = watched.iter().find(|watched| !stood(watched));
+                    holds!(9, elsewhere.is_none(), "{}: EXEC where nothing was watched", self.who());
                 }
                 for (asked, element) in open.queued.iter().zip(elements) {
                     self.judge(asked, &element, ledger, true);
@@ -611,19 +626,20 @@ impl Script {
         else {
             broken!(12, "{who} was told once more, or out of order: {reply:?}");
         };
-        let missed = subscription.missed(ledger, found, family, name);
+        let server = ledger.published[found].server;
+        let missed = subscription.missed(ledger, (server, found), family, name);
         holds!(12, missed.is_none(), "{who} missed {missed:?} before {reply:?}");
         subscription.next = Some(found + 1);
         ledger.heard(ledger.published[found].nonce);
     }
 
     /// All is quiet: every message has arrived, every block was executed whole or not at all.
-    pub(super) fn check_end(&self, ledger: &Ledger) {
+    pub(super) fn check_end(&self, ledger: &Ledger, server: usize) {
         // One that has given up does not know any more what it is subscribed to.
         let known = self.subscriptions.iter().filter(|_| !self.gives_up);
         for (family, subscriptions) in known.enumerate() {
             for (name, subscription) in subscriptions {
-                let missed = subscription.missed(ledger, ledger.published.len(), family, name);
+                let missed = subscription.missed(ledger, (server, ledger.published.len()), family, name);
                 let (who, name) = (self.who(), name.escape_ascii());
                 holds!(12, missed.is_none(), "{who} never got {missed:?} on {name}");
             }
@@ -642,7 +658,8 @@ impl Script {
 /// Whether the watched key was written between WATCH and an EXEC at `exec`; or the watch stood nowhere.
 fn is_touched(watched: &Watched, exec: u64, ledger: &Ledger) -> bool {
     let Some(watch) = ledger.execution(watched.nonce) else { return !watched.doubtful };
-    !watched.doubtful && ledger.touched_between(watched.db, &watched.key, watch.at, exec)
+    let place = (watch.server, watched.db);
+    !watched.doubtful && ledger.touched_between(place, &watched.key, watch.at, exec)
 }
 
 /// Whether an EXEC at `exec` may fail for this watch.

@@ -2,6 +2,7 @@
 //! true if it was so at some moment between the request and its reply.
 
 use super::ledger::Nonce;
+use super::redis::ServerDb;
 use crate::base::clock::Millis;
 use std::collections::HashMap;
 
@@ -65,8 +66,10 @@ pub(super) struct Truth {
     /// When it was last so, in milliseconds, once it is no more; of `Busy`, as far as the broker can know.
     until: [Millis; REASONS],
     stays: HashMap<Nonce, Stay>,
-    /// Lists that have elements; by (db, key), since when. Any other is empty.
-    filled: HashMap<(u32, Vec<u8>), Millis>,
+    /// Lists that have elements; by server, db and key, since when. Any other is empty.
+    filled: HashMap<(ServerDb, Vec<u8>), Millis>,
+    /// How many servers there are.
+    pub(super) servers: usize,
     /// Why connections could not be had, in the server's words.
     heard: Vec<Heard>,
     /// When children last listened: what was heard since may have been heard after they were told.
@@ -155,8 +158,8 @@ impl Truth {
         }
     }
 
-    pub(super) fn list_is_empty(&mut self, db: u32, key: &[u8], empty: bool) {
-        let list = (db, key.to_vec());
+    pub(super) fn list_is_empty(&mut self, place: ServerDb, key: &[u8], empty: bool) {
+        let list = (place, key.to_vec());
         if empty {
             self.filled.remove(&list);
         } else {
@@ -173,7 +176,9 @@ impl Truth {
         due: Millis,
     ) -> Option<&'static str> {
         let stay = nonce.map(|nonce| self.stays.get(&nonce).copied().unwrap_or_default());
-        let filled = self.filled.get(&(db, key.to_vec())).is_some_and(|since| *since < due);
+        // Of several servers it is not known here which one has answered.
+        let on = |server: usize| self.filled.get(&((server, db), key.to_vec()));
+        let filled = (0..self.servers.max(1)).all(|server| on(server).is_some_and(|since| *since < due));
         match stay {
             Some(stay) if stay.timed_out => None,
             _ if self.now < due => Some("before its time was over"),

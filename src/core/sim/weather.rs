@@ -39,7 +39,11 @@ struct Script {
 
 #[derive(Debug, Default)]
 pub(super) struct Weather {
-    role: Role,
+    pub(super) role: Role,
+    /// The process is stopped: nobody is read, and whoever connects is not answered.
+    pub(super) hangs: bool,
+    /// There is no process: whoever connects is refused.
+    pub(super) is_gone: bool,
     pub(super) full: bool,
     /// The dataset is being read until then.
     loading_until: Millis,
@@ -51,13 +55,30 @@ pub(super) struct Weather {
 }
 
 impl Weather {
+    pub(super) fn new(role: Role, patience: Millis) -> Weather {
+        Weather { role, patience, ..Weather::default() }
+    }
+
+    /// What it was doing is forgotten.
+    pub(super) fn crash(&mut self) {
+        (self.is_gone, self.hangs, self.script, self.loading_until) = (true, false, None, 0);
+    }
+
     pub(super) fn is_replica(&self) -> bool {
         self.role != Role::Master
     }
 
+    pub(super) fn runs(&self) -> bool {
+        !self.hangs && !self.is_gone
+    }
+
+    pub(super) fn takes_writes(&self) -> bool {
+        self.runs() && !self.is_replica()
+    }
+
     /// A script runs, and nobody is even read.
     pub(super) fn is_deaf(&self, now: Millis) -> bool {
-        self.script.as_ref().is_some_and(|script| now < script.told_from)
+        self.hangs || self.script.as_ref().is_some_and(|script| now < script.told_from)
     }
 
     pub(super) fn is_running(&self, link: usize) -> bool {
@@ -77,9 +98,9 @@ impl Weather {
 
 impl Redis {
     /// Another role. A replica serves nobody who is blocked.
-    pub(super) fn set_role(&mut self, role: Role) {
-        if role != Role::Master && !self.weather.is_replica() {
-            for (link, client) in &mut self.clients {
+    pub(super) fn set_role(&mut self, server: usize, role: Role) {
+        if role != Role::Master && !self.servers[server].is_replica() {
+            for (link, client) in self.clients.iter_mut().filter(|(_, client)| client.server == server) {
                 if client.blocked.take().is_some() {
                     client.out.extend_from_slice(&error(UNBLOCKED));
                     self.closing.push(*link);
@@ -87,47 +108,61 @@ impl Redis {
             }
             self.ledger.truth.happened(Reason::Unblocked);
         }
-        self.weather.role = role;
+        self.servers[server].role = role;
         self.witness();
     }
 
     /// The process begins anew and reads its dataset for so long.
-    pub(super) fn load_for(&mut self, duration: Millis) {
-        self.weather.script = None;
-        self.weather.loading_until = self.now + duration;
+    pub(super) fn load_for(&mut self, server: usize, duration: Millis) {
+        let weather = &mut self.servers[server];
+        (weather.script, weather.loading_until) = (None, self.now + duration);
         self.witness();
     }
 
     /// Everything is as a broker likes it.
     pub(super) fn clear_up(&mut self) {
-        self.end_script(None);
-        (self.weather.role, self.weather.full) = (Role::Master, false);
-        self.weather.loading_until = self.now;
+        for server in 0..self.servers.len() {
+            self.end_script(server, None);
+            let weather = &mut self.servers[server];
+            (weather.full, weather.loading_until) = (false, self.now);
+        }
+        if let [only] = &mut self.servers[..] {
+            only.role = Role::Master;
+        }
         self.access.denied.clear();
         self.access.locked = false;
         self.witness();
     }
 
     pub(super) fn change_in_time(&mut self) {
-        if self.weather.script.as_ref().is_some_and(|script| script.ends <= self.now) {
-            self.end_script(None);
+        for server in 0..self.servers.len() {
+            let weather = &self.servers[server];
+            let is_over = weather.script.as_ref().is_some_and(|script| script.ends <= self.now);
+            if is_over && !weather.hangs {
+                self.end_script(server, None);
+            }
         }
         self.ledger.truth.now = self.now;
         self.witness();
     }
 
     pub(super) fn witness(&mut self) {
-        let (now, weather, truth) = (self.now, &self.weather, &mut self.ledger.truth);
-        let (loading, down) = (weather.loading_until > now, weather.role == Role::Orphan);
-        let pingable = !loading && weather.script.is_none() && !down && !self.access.denies("ping");
-        truth.now = now;
+        let (now, servers, truth) = (self.now, &self.servers, &mut self.ledger.truth);
+        let any = |is_so: &dyn Fn(&Weather) -> bool| servers.iter().any(is_so);
+        let loading = |weather: &Weather| weather.loading_until > now;
+        let down = |weather: &Weather| weather.role == Role::Orphan;
+        let well = |weather: &Weather| !loading(weather) && weather.script.is_none() && !down(weather);
+        (truth.now, truth.servers) = (now, servers.len());
         truth.set(Reason::Denied, !self.access.denied.is_empty());
-        truth.set(Reason::Loading, loading);
-        truth.set(Reason::Replica, weather.is_replica());
-        truth.set(Reason::Master, !weather.is_replica());
-        truth.set(Reason::MasterDown, down);
-        truth.set(Reason::Busy, weather.script_runs() && !weather.is_deaf(now));
-        truth.set(Reason::Pingable, pingable);
+        truth.set(Reason::Loading, any(&loading));
+        truth.set(Reason::Replica, any(&Weather::is_replica));
+        truth.set(Reason::Master, any(&|weather| !weather.is_replica()));
+        truth.set(Reason::MasterDown, any(&down));
+        truth.set(Reason::Busy, any(&|weather| weather.script_runs() && !weather.is_deaf(now)));
+        truth.set(
+            Reason::Pingable,
+            any(&|weather| weather.runs() && well(weather)) && !self.access.denies("ping"),
+        );
     }
 
     /// What a server says before it looks at what a command does.
@@ -146,7 +181,7 @@ impl Redis {
         let names: Vec<String> = queued.chain([name.to_owned()]).collect();
         let is = |flag: &str| names.iter().any(|name| table::has_flag(name, flag));
         let lacks = |flag: &str| names.iter().any(|name| !table::has_flag(name, flag));
-        let weather = &self.weather;
+        let weather = &self.servers[client.server];
         if weather.is_replica() && is("write") {
             return Some(READONLY.into());
         }
@@ -178,29 +213,32 @@ impl Redis {
     pub(super) fn begin_script(&mut self, link: usize, argv: &[Vec<u8>]) {
         let text = String::from_utf8_lossy(&argv[1]);
         let duration = text.split('=').nth(1).and_then(|number| number.parse::<Millis>().ok());
-        let duration = if self.weather.swift { Some(0) } else { duration };
+        let Some(server) = self.clients.get(&link).map(|client| client.server) else { return };
+        let weather = &mut self.servers[server];
+        let duration = if weather.swift { Some(0) } else { duration };
         let ends = duration.map_or(Millis::MAX, |duration| self.now + duration);
-        let told_from = self.now + self.weather.patience;
+        let told_from = self.now + weather.patience;
         trace!("    redis is busy from {told_from} to {ends}");
-        self.weather.script = Some(Script { link, argument: argv[3].clone(), told_from, ends });
+        weather.script = Some(Script { link, argument: argv[3].clone(), told_from, ends });
         if ends <= self.now {
-            return self.end_script(None);
+            return self.end_script(server, None);
         }
         self.witness();
     }
 
-    pub(super) fn kill_script(&mut self) -> Vec<u8> {
-        if self.weather.script.is_none() {
+    pub(super) fn kill_script(&mut self, link: usize) -> Vec<u8> {
+        let server = self.clients.get(&link).map_or(0, |client| client.server);
+        if self.servers[server].script.is_none() {
             return error("NOTBUSY No scripts in execution right now.");
         }
         self.ledger.truth.happened(Reason::Killed);
-        self.end_script(Some(KILLED));
+        self.end_script(server, Some(KILLED));
         ok()
     }
 
     /// The script comes to its end, or to that of whoever killed it.
-    pub(super) fn end_script(&mut self, killed: Option<&str>) {
-        let Some(script) = self.weather.script.take() else { return };
+    pub(super) fn end_script(&mut self, server: usize, killed: Option<&str>) {
+        let Some(script) = self.servers[server].script.take() else { return };
         let reply = killed.map_or_else(|| bulk(&self.tagged(script.link, &script.argument)), error);
         if let Some(client) = self.clients.get_mut(&script.link) {
             client.out.extend_from_slice(&reply);

@@ -1,0 +1,306 @@
+//! Model sentinels: what each of them believes, and what it says of that on its connections, byte by byte as real ones do
+//! with RESP3. They decide nothing; what they come to believe, and when, is planned in `failovers`.
+
+use super::encoded::{bulk, error, int, ok, push_header};
+use super::wire::{full_name, shown, take_request};
+use super::{Sim, trace};
+use crate::base::clock::Millis;
+use crate::config::Address;
+use crate::core::nodes::sentinels::{SentinelAction, SentinelId};
+use crate::resp::encode;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How the master is called.
+pub(super) const MASTER: &str = "m";
+/// Where servers and sentinels are: the first of each, the others behind it.
+pub(super) const SERVER_PORT: u16 = 7000;
+pub(super) const WATCHER_PORT: u16 = 26379;
+
+/// Who the master is, and since which vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) epoch: u64,
+    pub(super) server: usize,
+}
+
+/// A model sentinel.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    /// None of a master by this name.
+    pub(super) view: Option<View>,
+    /// Whoever connects is refused.
+    pub(super) is_gone: bool,
+    /// It reads nothing.
+    pub(super) is_silent: bool,
+    /// It hears nothing of the others.
+    pub(super) is_cut_off: bool,
+}
+
+/// What the broker knows once it has read so far.
+#[derive(Debug)]
+enum Telling {
+    Greeting,
+    View(View),
+}
+
+/// A connection of the broker to a sentinel.
+#[derive(Debug)]
+struct WatcherLink {
+    watcher: usize,
+    id: SentinelId,
+    /// Still being dialled.
+    dialling: Option<Millis>,
+    to_watcher: Vec<u8>,
+    to_broker: Vec<u8>,
+    /// Bytes that the broker has read.
+    read: usize,
+    /// By how many bytes must have been read.
+    tells: VecDeque<(usize, Telling)>,
+    listens: bool,
+    /// The broker has read its greeting, and last of its answers this.
+    greeted: bool,
+    told: Option<View>,
+    /// The sentinel has closed its side.
+    ended: bool,
+}
+
+/// The sentinels, where there are some.
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    pub(super) list: Vec<Watching>,
+    links: BTreeMap<usize, WatcherLink>,
+    next_link: usize,
+    /// Dials take this long.
+    pub(super) dial_time: Millis,
+}
+
+fn map(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::map_header(&mut out, pairs.len(), 3);
+    for (name, value) in pairs {
+        out.extend([bulk(name.as_bytes()), value.clone()].concat());
+    }
+    out
+}
+
+fn text(value: impl ToString) -> Vec<u8> {
+    bulk(value.to_string().as_bytes())
+}
+
+impl Watchers {
+    pub(super) fn links(&self) -> Vec<usize> {
+        self.links.keys().copied().collect()
+    }
+
+    /// The sentinel closes its connections: one of them, or those of one sentinel.
+    pub(super) fn close(&mut self, which: impl Fn(usize, usize) -> bool) {
+        for (link, conn) in &mut self.links {
+            conn.ended |= which(*link, conn.watcher);
+        }
+    }
+
+    /// What the broker has read last on each connection that stands.
+    pub(super) fn told(&self) -> impl Iterator<Item = View> {
+        let up = self.links.values().filter(|conn| conn.greeted);
+        up.filter_map(|conn| conn.told)
+    }
+
+    /// An event, to all that listen to this sentinel.
+    pub(super) fn publish(&mut self, watcher: usize, channel: &str, said: &str) {
+        let listens = |conn: &&mut WatcherLink| conn.watcher == watcher && conn.listens && !conn.ended;
+        for conn in self.links.values_mut().filter(listens) {
+            push_header(&mut conn.to_broker, 3, 3);
+            conn.to_broker.extend([text("message"), text(channel), text(said)].concat());
+        }
+    }
+
+    /// The sentinel comes to believe this.
+    pub(super) fn see(&mut self, watcher: usize, view: View) {
+        let before = self.list[watcher].view.replace(view);
+        if let Some(before) = before.filter(|before| before.server != view.server) {
+            let at = |server: usize| format!("s {}", SERVER_PORT + server as u16);
+            let said = format!("{MASTER} {} {}", at(before.server), at(view.server));
+            self.publish(watcher, "+switch-master", &said);
+        }
+    }
+
+    fn answer(&mut self, link: usize, argv: &[Vec<u8>]) {
+        let Some(conn) = self.links.get_mut(&link) else { return };
+        let watching = &self.list[conn.watcher];
+        trace!("    sentinel {} is asked {}", conn.watcher, shown(argv));
+        let mut telling = None;
+        let reply = match full_name(argv).as_str() {
+            "hello" => {
+                telling = Some(Telling::Greeting);
+                let pairs = [
+                    ("server", text("redis")),
+                    ("proto", int(3)),
+                    ("id", int(7)),
+                    ("mode", text("sentinel")),
+                ];
+                map(&pairs)
+            }
+            "subscribe" => {
+                conn.listens = true;
+                let mut out = Vec::new();
+                for (at, channel) in argv[1..].iter().enumerate() {
+                    push_header(&mut out, 3, 3);
+                    out.extend([text("subscribe"), bulk(channel), int(at as i64 + 1)].concat());
+                }
+                out
+            }
+            "sentinel" if argv[1] == b"MASTER" => match watching.view {
+                Some(view) if argv[2] == MASTER.as_bytes() => {
+                    telling = Some(Telling::View(view));
+                    let port = SERVER_PORT + view.server as u16;
+                    map(&[
+                        ("name", text(MASTER)),
+                        ("ip", text("s")),
+                        ("port", text(port)),
+                        ("flags", text("master")),
+                        ("config-epoch", text(view.epoch)),
+                        ("quorum", text(2)),
+                    ])
+                }
+                _ => error("ERR No such master with that name"),
+            },
+            "sentinel" => {
+                let others: Vec<usize> = (0..self.list.len()).filter(|at| *at != conn.watcher).collect();
+                let mut out = Vec::new();
+                encode::array_header(&mut out, others.len());
+                for other in others {
+                    out.extend(map(&[("ip", text("w")), ("port", text(WATCHER_PORT + other as u16))]));
+                }
+                out
+            }
+            _ => ok(),
+        };
+        conn.to_broker.extend(reply);
+        telling.into_iter().for_each(|telling| {
+            conn.tells.push_back((conn.read + conn.to_broker.len(), telling));
+        });
+    }
+}
+
+impl Sim {
+    pub(super) fn is_watched(&self) -> bool {
+        !self.watchers.list.is_empty()
+    }
+
+    /// What the reactor does for the sentinels in a turn.
+    pub(super) fn serve_watchers(&mut self) -> bool {
+        let mut actions = Vec::new();
+        self.broker.sentinels().take_actions(&mut actions);
+        for action in &actions {
+            match *action {
+                SentinelAction::Connect(id) => self.dial_watcher(id),
+                SentinelAction::Cancel(id) => {
+                    self.watchers.links.retain(|_, conn| conn.id != id || conn.dialling.is_none())
+                }
+                SentinelAction::Close { link } => drop(self.watchers.links.remove(&link)),
+            }
+        }
+        let writable: Vec<SentinelId> = self.broker.sentinels().writable().collect();
+        let mut wrote = false;
+        for id in writable {
+            let Some((link, bytes)) = self.broker.sentinels().outgoing(id) else { continue };
+            let count = bytes.len();
+            let Some(conn) = self.watchers.links.get_mut(&link).filter(|conn| !conn.ended) else { continue };
+            conn.to_watcher.extend_from_slice(bytes);
+            self.broker.sentinels().wrote(id, count);
+            wrote = true;
+        }
+        !actions.is_empty() || wrote
+    }
+
+    fn dial_watcher(&mut self, id: SentinelId) {
+        let Some(Address::Tcp { port, .. }) = self.broker.sentinels().address_of(id) else { return };
+        let watcher = usize::from(*port - WATCHER_PORT);
+        self.watchers.next_link += 1;
+        let (link, now) = (self.watchers.next_link, self.now);
+        let conn = WatcherLink {
+            watcher,
+            id,
+            dialling: Some(now + self.watchers.dial_time),
+            to_watcher: Vec::new(),
+            to_broker: Vec::new(),
+            read: 0,
+            tells: VecDeque::new(),
+            listens: false,
+            greeted: false,
+            told: None,
+            ended: false,
+        };
+        self.watchers.links.insert(link, conn);
+        self.finish_watcher_dials();
+    }
+
+    pub(super) fn finish_watcher_dials(&mut self) -> bool {
+        let now = self.now;
+        let due = self.watchers.links.iter_mut().filter_map(|(link, conn)| {
+            conn.dialling.take_if(|due| *due <= now).map(|_| (*link, conn.id, conn.watcher))
+        });
+        let due: Vec<_> = due.collect();
+        for &(link, id, watcher) in &due {
+            if self.watchers.list[watcher].is_gone {
+                self.watchers.links.remove(&link);
+                self.broker.sentinels().lost(id, "refused", now);
+            } else {
+                self.broker.sentinels().connected(id, link, now);
+            }
+        }
+        !due.is_empty()
+    }
+
+    /// A sentinel reads a connection, at most so many bytes, and answers.
+    pub(super) fn read_watcher(&mut self, link: usize) -> bool {
+        let Some(conn) = self.watchers.links.get_mut(&link) else { return false };
+        if conn.ended || conn.dialling.is_some() || self.watchers.list[conn.watcher].is_silent {
+            return false;
+        }
+        let bytes = std::mem::take(&mut conn.to_watcher);
+        let mut used = 0;
+        while let Some((argv, len)) = take_request(&bytes[used..]) {
+            used += len;
+            self.watchers.answer(link, &argv);
+        }
+        let conn = self.watchers.links.get_mut(&link).expect("as before");
+        conn.to_watcher = bytes[used..].to_vec();
+        used > 0
+    }
+
+    /// The broker reads a connection to a sentinel, at most so many bytes.
+    pub(super) fn hear_watcher(&mut self, link: usize, limit: usize) -> bool {
+        let Some(conn) = self.watchers.links.get_mut(&link) else { return false };
+        let (id, now) = (conn.id, self.now);
+        if self.broker.sentinels().outgoing(id).map(|(link, _)| link) != Some(link) {
+            // The core has just given this connection up, or it is being dialled.
+            return false;
+        }
+        let count = conn.to_broker.len().min(limit);
+        if count == 0 {
+            if conn.ended {
+                self.watchers.links.remove(&link);
+                self.broker.sentinels().lost(id, "closed by the sentinel", now);
+                return true;
+            }
+            return false;
+        }
+        let bytes: Vec<u8> = conn.to_broker.drain(..count).collect();
+        conn.read += count;
+        let mut told = None;
+        while conn.tells.front().is_some_and(|(end, _)| *end <= conn.read) {
+            match conn.tells.pop_front().expect("there is one").1 {
+                Telling::Greeting => conn.greeted = true,
+                Telling::View(view) => told = Some(view),
+            }
+        }
+        if let Some(view) = told {
+            trace!("sentinel {} has told {view:?}", conn.watcher);
+            conn.told = Some(view);
+        }
+        self.broker.sentinels().input(id, &bytes, now);
+        self.note_told(told);
+        true
+    }
+}
