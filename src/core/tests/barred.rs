@@ -101,6 +101,18 @@ fn what_one_child_has_chosen_bars_nobody_else() {
     assert!(told.starts_with("-NOPERM"), "{told}");
 }
 
+/// An EXEC that is refused ends its transaction, and says so.
+#[test]
+fn a_transaction_on_a_db_that_is_refused_is_discarded() {
+    let (mut sim, [child]) = Sim::with(&[("queue_timeout", "1s")]);
+    assert_eq!(sim.ask(child, "SELECT 1\nMULTI"), "+OK +OK");
+    sim.deny("select");
+    assert_eq!(sim.ask(child, "GET x"), "+QUEUED");
+    let told = sim.ask(child, "EXEC");
+    assert!(told.starts_with("-EXECABORT Transaction discarded because of: NOPERM "), "{told}");
+    assert!(sim.ask(child, "EXEC").starts_with("-ERR EXEC without MULTI"));
+}
+
 #[test]
 fn another_upstream_is_tried_at_once() {
     let (mut sim, children) = locked_out();

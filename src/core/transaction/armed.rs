@@ -70,7 +70,7 @@ impl Shared {
         }
     }
 
-    /// The upstream has refused MULTI to the user of this lane. What waits on it has not been written, and will not be.
+    /// The upstream has refused MULTI to the user of this lane.
     pub(crate) fn multi_refused(&mut self, key: LaneKey, frame: &[u8]) {
         let Some(lane) = self.connections.known(key) else { return };
         let user = self.connections.key_of(lane).user;
@@ -82,11 +82,16 @@ impl Shared {
             self.users.set_multi(user, Some(frame.to_vec()), self.env.now);
         }
         self.connections.drop_connection(&mut self.env, key);
+        self.fail_blocks(key, &text);
+    }
+
+    /// What waits on a lane for blocks has not been written, and is told why it will not be, as an EXEC is told.
+    pub(crate) fn fail_blocks(&mut self, key: LaneKey, text: &str) {
         let slots = self.connections.known_mut(key).map(Lane::take_all).unwrap_or_default();
         let (waits, blocks): (Vec<_>, Vec<_>) =
             slots.into_iter().partition(|slot| slot.kind == SlotKind::Wait);
         self.fail_slots(key, waits, Failure::Lost(Lost::LastWrite));
-        self.fail_slots(key, blocks, texts::exec_aborted(&text).into());
+        self.fail_slots(key, blocks, texts::exec_aborted(text).into());
         self.connections.account(&mut self.env, key);
     }
 }

@@ -9,7 +9,6 @@ use crate::core::connection::bar::is_lasting;
 use crate::core::connection::handshake::GreetingStep;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
-use crate::core::connection::slot::{Slot, SlotKind};
 use crate::core::keys::{LaneKey, PoolKey, UserId};
 use crate::core::shared::Shared;
 use crate::core::sweeps::Sweep;
@@ -94,10 +93,12 @@ impl Shared {
         debug_assert!(lane.is_dormant());
         let failures = lane.count_failure(false);
         if lane.role() == LaneRole::Shared {
-            let is_exec = |slot: &Slot| slot.kind == SlotKind::Exec;
-            let (blocks, others): (Vec<_>, Vec<_>) = lane.take_all().into_iter().partition(is_exec);
-            self.fail_slots(key, blocks, texts::exec_aborted(&text).into());
-            self.fail_slots(key, others, text.into());
+            if lane.carries_blocks() {
+                self.fail_blocks(key, &text);
+                return self.back_off(key, failures);
+            }
+            let slots = lane.take_all();
+            self.fail_slots(key, slots, text.into());
             self.connections.account(&mut self.env, key);
             return self.back_off(key, failures);
         }
