@@ -80,7 +80,8 @@ pub(super) fn play(seed: u64) -> Played {
     if seed % 4 < 2 {
         player.sim.broker.shared.groups.look_soon();
     }
-    if seed % 16 == 10 {
+    // Where sentinels watch, replicas are servers of their own.
+    if seed % 16 == 10 && !player.sim.is_watched() {
         player.sim.read_from_replicas(2);
     }
     if player.rng.u8(..3) == 0 {

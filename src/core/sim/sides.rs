@@ -26,7 +26,7 @@ impl Sides {
 impl Sim {
     /// The server that the core has its lanes connected to; none as long as it knows none.
     pub(super) fn server_in_use(&self) -> Option<usize> {
-        match self.broker.upstream_address() {
+        match self.broker.shared.address() {
             Some(Address::Tcp { port, .. }) if self.is_watched() => Some(usize::from(*port - SERVER_PORT)),
             Some(_) => Some(0),
             None => None,

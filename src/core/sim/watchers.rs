@@ -164,7 +164,7 @@ impl Watchers {
                 }
                 _ => error("ERR No such master with that name"),
             },
-            "sentinel" => {
+            "sentinel" if argv[1] == b"SENTINELS" => {
                 let others: Vec<usize> = (0..self.list.len()).filter(|at| *at != conn.watcher).collect();
                 let mut out = Vec::new();
                 encode::array_header(&mut out, others.len());
