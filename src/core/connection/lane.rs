@@ -332,7 +332,9 @@ impl Lane {
     /// See `nodes::leaving`: it has until then to answer what was written.
     pub(crate) fn become_former(&mut self, until: Millis) {
         self.leave_on_previous_upstream();
-        (self.record.former_until, self.record.close_needed) = (Some(until), true);
+        self.record.close_needed = true;
+        // One that is left again has had part of its time.
+        self.record.former_until.get_or_insert(until);
     }
 
     pub(crate) fn former_until(&self) -> Option<Millis> {
