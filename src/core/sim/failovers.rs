@@ -25,11 +25,30 @@ const ASKED_AGAIN: Millis = 25;
 /// What is going to be.
 #[derive(Debug, Clone, Copy)]
 enum Planned {
-    Sees { watcher: usize, view: View },
-    Promoted { server: usize, from: usize },
-    Demoted { server: usize, closes: bool },
-    Returns { server: usize, role: Role },
-    Wakes { server: usize },
+    Sees {
+        watcher: usize,
+        view: View,
+    },
+    /// It carries the failover out: the epoch is new, the master is still the former one.
+    Leads {
+        watcher: usize,
+        view: View,
+    },
+    Promoted {
+        server: usize,
+        from: usize,
+    },
+    Demoted {
+        server: usize,
+        closes: bool,
+    },
+    Returns {
+        server: usize,
+        role: Role,
+    },
+    Wakes {
+        server: usize,
+    },
 }
 
 /// How a master ends.
@@ -124,6 +143,13 @@ impl Sim {
                     self.watchers.see(watcher, view);
                 }
             }
+            Planned::Leads { watcher, view } => {
+                let watching = &mut self.watchers.list[watcher];
+                let is_news = watching.view.is_some_and(|known| known.epoch < view.epoch);
+                if is_news && !watching.is_cut_off {
+                    (watching.view, watching.is_leading) = (Some(view), true);
+                }
+            }
             Planned::Promoted { server, from } if server == master => {
                 self.redis.copy_data(from, server);
                 let closes = self.failovers.rng.bool();
@@ -179,6 +205,9 @@ impl Sim {
         let early = self.failovers.rng.u8(..5) == 0;
         let (promoted, told) = if early { (after, before) } else { (before, after) };
         self.failovers.plan(promoted, Planned::Promoted { server, from: former.server });
+        let watcher = self.failovers.rng.usize(..WATCHERS);
+        let leading = Planned::Leads { watcher, view: View { server: former.server, ..view } };
+        self.failovers.plan(before, leading);
         for watcher in 0..WATCHERS {
             let at = told + if self.failovers.rng.bool() { 0 } else { self.failovers.delay() };
             self.failovers.plan(at, Planned::Sees { watcher, view });
@@ -191,10 +220,12 @@ impl Sim {
         let epoch = self.failovers.rng.u64(..=self.failovers.agreed.epoch);
         let view = View { epoch, ..self.failovers.agreed };
         self.failovers.agreed = view;
-        self.failovers.plans.retain(|(_, planned)| !matches!(planned, Planned::Sees { .. }));
+        let stays = |planned: &Planned| !matches!(planned, Planned::Sees { .. } | Planned::Leads { .. });
+        self.failovers.plans.retain(|(_, planned)| stays(planned));
         let at_once = self.failovers.rng.bool();
         for watcher in 0..WATCHERS {
             self.watchers.list[watcher].view = at_once.then_some(view);
+            self.watchers.list[watcher].is_leading = false;
             self.watchers.close(|_, of| of == watcher);
             let at = self.now + self.failovers.delay();
             self.failovers.plan(at, Planned::Sees { watcher, view });

@@ -99,6 +99,8 @@ pub(super) fn play(seed: u64) -> Played {
     }
     player.end();
     player.played.commands = player.sim.redis.commands;
+    let followed = player.sim.sides.count() as u64;
+    player.played.faults.extend((followed > 0).then_some(("masters followed", followed)));
     player.played
 }
 

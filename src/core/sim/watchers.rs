@@ -28,6 +28,8 @@ pub(super) struct View {
 pub(super) struct Watching {
     /// None of a master by this name.
     pub(super) view: Option<View>,
+    /// It carries out a failover: its view has the new epoch and the former master, and says so.
+    pub(super) is_leading: bool,
     /// Whoever connects is refused.
     pub(super) is_gone: bool,
     /// It reads nothing.
@@ -87,6 +89,38 @@ fn text(value: impl ToString) -> Vec<u8> {
     bulk(value.to_string().as_bytes())
 }
 
+fn confirmations(channels: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (at, channel) in channels.iter().enumerate() {
+        push_header(&mut out, 3, 3);
+        out.extend([text("subscribe"), bulk(channel), int(at as i64 + 1)].concat());
+    }
+    out
+}
+
+/// The reply to SENTINEL MASTER.
+fn claim(view: View, is_leading: bool) -> Vec<u8> {
+    let flags = if is_leading { "master,failover_in_progress,force_failover" } else { "master" };
+    map(&[
+        ("name", text(MASTER)),
+        ("ip", text("s")),
+        ("port", text(usize::from(SERVER_PORT) + view.server)),
+        ("flags", text(flags)),
+        ("config-epoch", text(view.epoch)),
+        ("quorum", text(2)),
+    ])
+}
+
+/// The reply to SENTINEL SENTINELS.
+fn others(watchers: impl Iterator<Item = usize>) -> Vec<u8> {
+    let one = |at: usize| map(&[("ip", text("w")), ("port", text(usize::from(WATCHER_PORT) + at))]);
+    let all: Vec<Vec<u8>> = watchers.map(one).collect();
+    let mut out = Vec::new();
+    encode::array_header(&mut out, all.len());
+    out.extend(all.concat());
+    out
+}
+
 impl Watchers {
     pub(super) fn links(&self) -> Vec<usize> {
         self.links.keys().copied().collect()
@@ -116,6 +150,7 @@ impl Watchers {
 
     /// The sentinel comes to believe this.
     pub(super) fn see(&mut self, watcher: usize, view: View) {
+        self.list[watcher].is_leading = false;
         let before = self.list[watcher].view.replace(view);
         if let Some(before) = before.filter(|before| before.server != view.server) {
             let at = |server: usize| format!("s {}", SERVER_PORT + server as u16);
@@ -126,59 +161,31 @@ impl Watchers {
 
     fn answer(&mut self, link: usize, argv: &[Vec<u8>]) {
         let Some(conn) = self.links.get_mut(&link) else { return };
-        let watching = &self.list[conn.watcher];
         trace!("    sentinel {} is asked {}", conn.watcher, shown(argv));
+        let watching = &self.list[conn.watcher];
+        let is_leading = watching.is_leading;
+        let view = watching.view.filter(|_| argv.get(2).is_some_and(|name| name == MASTER.as_bytes()));
         let mut telling = None;
-        let reply = match full_name(argv).as_str() {
-            "hello" => {
+        let reply = match (full_name(argv).as_str(), argv.get(1).map_or(&b""[..], Vec::as_slice)) {
+            ("hello", _) => {
                 telling = Some(Telling::Greeting);
-                let pairs = [
-                    ("server", text("redis")),
-                    ("proto", int(3)),
-                    ("id", int(7)),
-                    ("mode", text("sentinel")),
-                ];
-                map(&pairs)
+                map(&[("server", text("redis")), ("proto", int(3)), ("mode", text("sentinel"))])
             }
-            "subscribe" => {
+            ("subscribe", _) => {
                 conn.listens = true;
-                let mut out = Vec::new();
-                for (at, channel) in argv[1..].iter().enumerate() {
-                    push_header(&mut out, 3, 3);
-                    out.extend([text("subscribe"), bulk(channel), int(at as i64 + 1)].concat());
-                }
-                out
+                confirmations(&argv[1..])
             }
-            "sentinel" if argv[1] == b"MASTER" => match watching.view {
-                Some(view) if argv[2] == MASTER.as_bytes() => {
-                    telling = Some(Telling::View(view));
-                    let port = SERVER_PORT + view.server as u16;
-                    map(&[
-                        ("name", text(MASTER)),
-                        ("ip", text("s")),
-                        ("port", text(port)),
-                        ("flags", text("master")),
-                        ("config-epoch", text(view.epoch)),
-                        ("quorum", text(2)),
-                    ])
-                }
-                _ => error("ERR No such master with that name"),
-            },
-            "sentinel" if argv[1] == b"SENTINELS" => {
-                let others: Vec<usize> = (0..self.list.len()).filter(|at| *at != conn.watcher).collect();
-                let mut out = Vec::new();
-                encode::array_header(&mut out, others.len());
-                for other in others {
-                    out.extend(map(&[("ip", text("w")), ("port", text(WATCHER_PORT + other as u16))]));
-                }
-                out
+            ("sentinel", b"MASTER") => {
+                telling = view.filter(|_| !is_leading).map(Telling::View);
+                let none = || error("ERR No such master with that name");
+                view.map_or_else(none, |view| claim(view, is_leading))
             }
+            ("sentinel", b"SENTINELS") => others((0..self.list.len()).filter(|at| *at != conn.watcher)),
             _ => ok(),
         };
         conn.to_broker.extend(reply);
-        telling.into_iter().for_each(|telling| {
-            conn.tells.push_back((conn.read + conn.to_broker.len(), telling));
-        });
+        let end = conn.read + conn.to_broker.len();
+        conn.tells.extend(telling.map(|telling| (end, telling)));
     }
 }
 
@@ -252,7 +259,7 @@ impl Sim {
         !due.is_empty()
     }
 
-    /// A sentinel reads a connection, at most so many bytes, and answers.
+    /// A sentinel reads a connection and answers.
     pub(super) fn read_watcher(&mut self, link: usize) -> bool {
         let Some(conn) = self.watchers.links.get_mut(&link) else { return false };
         if conn.ended || conn.dialling.is_some() || self.watchers.list[conn.watcher].is_silent {
