@@ -551,6 +551,19 @@ fn fixed_texts_are_the_servers() {
     assert_eq!(raw.words("PosT\0x"), "", "closed without a word");
 }
 
+/// A MULTI and a WATCH inside MULTI spoil it where the server flags them so.
+#[test]
+fn what_may_not_be_in_a_transaction_spoils_it() {
+    let server = Server::start(&[]);
+    for words in ["multi", "watch a"] {
+        let mut raw = server.raw();
+        assert_eq!(raw.words("multi"), "+OK\r\n");
+        assert!(raw.words(words).starts_with("-ERR "), "{words}");
+        let spoilt = raw.words("exec").starts_with("-EXECABORT");
+        assert_eq!(spoilt, known(&server.table(), &split(words)).no_multi, "{words}");
+    }
+}
+
 /// What the page of commands calls tried is this server's own table.
 #[test]
 fn the_commands_of_the_page_are_the_servers() {

@@ -143,6 +143,10 @@ fn queued(route: Route, no_multi: bool) -> Way {
     match route {
         Route::Transaction(Command::Exec) => Way::ExecQueued,
         Route::Transaction(Command::Discard) => Way::DiscardQueued,
+        // In Valkey both are among those that a transaction may not have, and spoil it as others do.
+        Route::Transaction(Command::Multi | Command::Watch) if no_multi => {
+            Way::Reject(texts::NOT_INSIDE_MULTI)
+        }
         Route::Transaction(Command::Multi) => Way::AnswerError(texts::MULTI_NESTED),
         Route::Transaction(Command::Watch) => Way::AnswerError(texts::WATCH_INSIDE_MULTI),
         Route::Local(local @ (Local::Quit | Local::Reset)) => Way::Local(local),
@@ -318,9 +322,11 @@ mod tests {
             ("QUIT", Route::Local(Local::Quit), false),
             ("RESET", Route::Local(Local::Reset), false),
             ("MULTI", Route::Transaction(Command::Multi), false),
+            ("MULTI, not in MULTI", Route::Transaction(Command::Multi), true),
             ("EXEC", Route::Transaction(Command::Exec), false),
             ("DISCARD", Route::Transaction(Command::Discard), false),
-            ("WATCH", Route::Transaction(Command::Watch), true),
+            ("WATCH", Route::Transaction(Command::Watch), false),
+            ("WATCH, not in MULTI", Route::Transaction(Command::Watch), true),
             ("UNWATCH", Route::Transaction(Command::Unwatch), false),
             ("BLPOP", blocking, false),
             ("EVAL, leased", Route::Dedicated, false),
