@@ -34,6 +34,8 @@ const ENTRY_FIELDS_BEFORE_7: usize = 6;
 pub(super) struct Entry {
     /// Full name in lower case, `client|id`.
     pub(super) name: Box<str>,
+    /// The same as the server writes it, where that is in other letters: a module names its commands as it likes.
+    told: Option<Box<str>>,
     /// Exact count if positive, the least count if negative; the name itself counts.
     arity: i64,
     write: bool,
@@ -237,6 +239,11 @@ impl Table {
         self.entry(id).map_or("", |entry| &entry.name)
     }
 
+    /// The same as the server writes it in its errors.
+    pub fn name_as_told(&self, id: CommandId) -> &str {
+        self.entry(id).map_or("", |entry| entry.told.as_deref().unwrap_or(&entry.name))
+    }
+
     /// How its requests are carried out, in a word; none for an id of another table.
     pub fn way_name(&self, id: CommandId) -> Option<&'static str> {
         Some(match self.entry(id)?.base {
@@ -363,8 +370,7 @@ impl Table {
     }
 
     fn add(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
-        let id = self.push(&raw.name, raw.arity, raw.flags)?;
-        self.entries[usize::from(id)].reads_keys = raw.reads_keys;
+        let id = self.push_listed(raw)?;
         if raw.subcommands.is_empty() {
             return Ok(id);
         }
@@ -373,11 +379,19 @@ impl Table {
             let mut sub = RawEntry::read(item)?;
             let own = sub.name.rsplit('|').next().unwrap_or_default().to_owned();
             sub.name = format!("{}|{own}", raw.name);
-            let id = self.push(&sub.name, sub.arity, sub.flags)?;
-            self.entries[usize::from(id)].reads_keys = sub.reads_keys;
-            subcommands.insert(own.as_bytes(), id);
+            let sub_id = self.push_listed(&sub)?;
+            subcommands.insert(own.as_bytes(), sub_id);
         }
         self.entries[usize::from(id)].subcommands = Some(subcommands);
+        Ok(id)
+    }
+
+    /// An entry of COMMAND, with what only the server can say of it.
+    fn push_listed(&mut self, raw: &RawEntry<'_>) -> Result<CommandId, String> {
+        let id = self.push(&raw.name, raw.arity, raw.flags)?;
+        let entry = &mut self.entries[usize::from(id)];
+        entry.reads_keys = raw.reads_keys;
+        entry.told = (raw.told != *entry.name).then(|| raw.told.as_str().into());
         Ok(id)
     }
 
@@ -387,6 +401,7 @@ impl Table {
         let facts = Facts::of_name(name);
         self.entries.push(Entry {
             name: name.into(),
+            told: None,
             arity,
             write: facts.writes || flags.has(Flag::Write) || flags.has(Flag::MayReplicate),
             flags,
@@ -401,7 +416,9 @@ impl Table {
 
 /// The fields of an entry of COMMAND that matter here.
 struct RawEntry<'v> {
+    /// In lower case.
     name: String,
+    told: String,
     arity: i64,
     flags: Flags,
     /// It has the flag `readonly`, and keys.
@@ -417,8 +434,9 @@ impl<'v> RawEntry<'v> {
             return Err("an entry of COMMAND is too short".to_owned());
         }
         // What is no UTF-8 is read with this in its place.
-        let name = text(&fields[0]).filter(|name| !name.contains(char::REPLACEMENT_CHARACTER));
-        let name = name.ok_or("an entry of COMMAND has no name")?.to_ascii_lowercase();
+        let told = text(&fields[0]).filter(|name| !name.contains(char::REPLACEMENT_CHARACTER));
+        let told = told.ok_or("an entry of COMMAND has no name")?;
+        let name = told.to_ascii_lowercase();
         let Value::Int(arity) = fields[1] else {
             return Err(format!("COMMAND gives no arity for {name}"));
         };
@@ -428,7 +446,8 @@ impl<'v> RawEntry<'v> {
         let reads_keys = has("readonly") && has_keys;
         let flags = Flags::from_names(flags.iter().filter_map(text));
         let subcommands = fields.get(ENTRY_FIELDS - 1).and_then(items).unwrap_or_default();
-        Ok(RawEntry { name, arity, flags, reads_keys, subcommands, is_before_7: fields.len() < ENTRY_FIELDS })
+        let is_before_7 = fields.len() < ENTRY_FIELDS;
+        Ok(RawEntry { name, told, arity, flags, reads_keys, subcommands, is_before_7 })
     }
 }
 
@@ -446,6 +465,23 @@ fn items(value: &Value) -> Option<&[Value]> {
 mod tests {
     use super::*;
     use crate::command::{Local, Route, Verdict, with_request};
+
+    /// Redis shows a name in its errors as the module has written it.
+    #[test]
+    fn names_are_told_as_the_server_writes_them() {
+        let commands = vec![
+            entry("get", 2, &[], vec![]),
+            entry("VADD", -1, &["module"], vec![entry("VADD|Sub", -1, &[], vec![])]),
+        ];
+        let mut table = Table::from_command_reply(&Value::Array(commands), Policy::default()).unwrap();
+        assert!(table.learn(b"graph.query", &Value::Array(vec![entry("graph.QUERY", -1, &[], vec![])])));
+        let told: Vec<(&str, &str)> =
+            table.ids().map(|id| (table.name(id), table.name_as_told(id))).collect();
+        let expected =
+            [("get", "get"), ("vadd", "VADD"), ("vadd|sub", "VADD|Sub"), ("graph.query", "graph.QUERY")];
+        assert_eq!(told, expected);
+        assert_eq!(table.name_as_told(99), "");
+    }
 
     fn entry(name: &str, arity: i64, flags: &[&str], subcommands: Vec<Value>) -> Value {
         let mut fields = vec![

@@ -69,6 +69,11 @@ impl Commands {
         self.table.as_ref().map_or("", |table| table.name(id))
     }
 
+    /// The same as the upstream writes it in its errors.
+    pub(crate) fn name_as_told(&self, id: CommandId) -> &str {
+        self.table.as_ref().map_or("", |table| table.name_as_told(id))
+    }
+
     /// A request of a child was run.
     #[inline]
     pub(crate) fn note_call(&mut self, id: CommandId) {

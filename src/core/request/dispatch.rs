@@ -242,7 +242,7 @@ impl Shared {
     }
 
     fn reject_listener(&mut self, child: &mut Child, id: CommandId, is_exec: bool) -> Flow {
-        let name = self.commands.name(id);
+        let name = self.commands.name_as_told(id);
         let mut text = texts::subscriber_context(name, self.commands.wording());
         if is_exec {
             // An EXEC that is rejected forgets the watched keys all the same.
