@@ -551,6 +551,16 @@ fn fixed_texts_are_the_servers() {
     assert_eq!(raw.words("PosT\0x"), "", "closed without a word");
 }
 
+/// The table says whether an option of HELLO applies though a later one is refused.
+#[test]
+fn hello_is_read_as_the_table_says() {
+    let server = Server::start(&[]);
+    let mut raw = server.raw();
+    assert!(raw.words("HELLO 2 SETNAME one OTHER").starts_with("-ERR Syntax error in HELLO"));
+    let unnamed = raw.words("CLIENT GETNAME") == "$-1\r\n";
+    assert_eq!(unnamed, server.table().reads_hello_whole());
+}
+
 /// A MULTI and a WATCH inside MULTI spoil it where the server flags them so.
 #[test]
 fn what_may_not_be_in_a_transaction_spoils_it() {

@@ -24,6 +24,8 @@ pub(super) const NAME_MAX: usize = 128;
 /// Names learned after the table was loaded. Far above what renaming and modules bring, and a bound on
 /// what a server gone wrong can make us remember.
 const LEARNED_MAX: usize = 1024;
+/// A command that has come with Redis 7.2, by which its release is told.
+const SINCE_7_2: &str = "waitaof";
 /// Fields of one entry of COMMAND since Redis 7.0, the last being the subcommands.
 const ENTRY_FIELDS: usize = 10;
 /// Of one before.
@@ -68,6 +70,8 @@ pub struct Table {
     is_before_7: bool,
     /// What such a server does not tell is in it.
     has_unsaid: bool,
+    /// The upstream reads all options of HELLO before any applies, as Redis does since 7.2, and Valkey.
+    reads_hello_whole: bool,
     /// What `commands_deny` names and a script can call all the same.
     denied_to_scripts: Vec<CommandId>,
 }
@@ -83,8 +87,16 @@ impl Table {
 
     /// A table that takes the reply to COMMAND item by item, up to its `end`: all at once takes milliseconds.
     pub(crate) fn empty(policy: Policy) -> Table {
-        let (entries, names, denied_to_scripts) = (Vec::new(), Names::default(), Vec::new());
-        Table { entries, names, learned: 0, policy, is_before_7: false, has_unsaid: false, denied_to_scripts }
+        Table {
+            entries: Vec::new(),
+            names: Names::default(),
+            learned: 0,
+            policy,
+            is_before_7: false,
+            has_unsaid: false,
+            reads_hello_whole: false,
+            denied_to_scripts: Vec::new(),
+        }
     }
 
     /// The commands of the nearest release to a server that does not tell its own, and which release that is.
@@ -126,6 +138,7 @@ impl Table {
         if self.is_before_7 && !std::mem::replace(&mut self.has_unsaid, true) {
             self.add_unsaid()?;
         }
+        self.reads_hello_whole = self.canonical(SINCE_7_2).is_some();
         self.list_denied();
         Ok(())
     }
@@ -155,6 +168,11 @@ impl Table {
     /// How the upstream words the errors that the broker answers in its place.
     pub fn wording(&self) -> Wording {
         if self.is_before_7 { Wording::Before7 } else { Wording::Since7 }
+    }
+
+    /// Whether the upstream reads all options of HELLO before any applies.
+    pub fn reads_hello_whole(&self) -> bool {
+        self.reads_hello_whole
     }
 
     /// Takes what other settings say about commands.

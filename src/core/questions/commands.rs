@@ -74,6 +74,11 @@ impl Commands {
         self.table.as_ref().map_or("", |table| table.name_as_told(id))
     }
 
+    /// Whether the upstream reads all options of HELLO before any applies.
+    pub(crate) fn reads_hello_whole(&self) -> bool {
+        self.table.as_ref().is_some_and(Table::reads_hello_whole)
+    }
+
     /// A request of a child was run.
     #[inline]
     pub(crate) fn note_call(&mut self, id: CommandId) {

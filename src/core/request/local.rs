@@ -180,8 +180,7 @@ impl Shared {
         Flow::Hold(Hold::Question)
     }
 
-    /// HELLO applies its options from left to right, each at once; the protocol changes last. What was
-    /// set before a failing option stays.
+    /// The protocol changes last.
     fn hello(&mut self, child: &mut Child, request: &Request<'_>) -> FlowResult {
         if self.control.greeting().is_none() {
             return Err(self.wait_for_upstream(child));
@@ -196,26 +195,17 @@ impl Shared {
             Some(version @ (2 | 3)) => version as u8,
             Some(_) => return Err(self.reject(child, texts::HELLO_UNSUPPORTED)),
         };
-        let mut index = child.front().arguments_done().max(2);
-        while index < request.argc() {
-            let (option, left) = (request.arg(index), request.argc() - 1 - index);
-            index += if option.eq_ignore_ascii_case(b"AUTH") && left >= 2 {
-                if self.is_judged(child) {
-                    self.hello_auth(child, request, index + 3)?;
-                } else if request.arg(index + 1) != b"default" {
-                    return Err(self.reject(child, texts::WRONGPASS));
-                }
-                3
-            } else if option.eq_ignore_ascii_case(b"SETNAME") && left >= 1 {
-                let named = set_name(child.session_mut(), request.arg(index + 1));
-                named.map_err(|text| self.reject(child, text))?;
-                2
-            } else {
-                return Err(self.reject(child, texts::hello_option(option)));
-            }
-        }
+        let name = if self.commands.reads_hello_whole() {
+            self.take_hello_whole(child, request)?
+        } else {
+            self.take_hello_in_order(child, request)?;
+            None
+        };
         if !child.is_authenticated() {
             return Err(self.reject(child, texts::HELLO_NOAUTH));
+        }
+        if let Some(name) = name {
+            set_name(child.session_mut(), name).map_err(|text| self.reject(child, text))?;
         }
         self.await_fresh(child, Needed::Greeting)?;
         if proto != child.session().proto && child.lease().is_some() {
@@ -223,6 +213,60 @@ impl Shared {
         }
         self.greet(child, proto);
         Ok(Flow::Done)
+    }
+
+    /// Before Redis 7.2: the options apply from left to right, each at once. What was set before a failing one stays.
+    fn take_hello_in_order(&mut self, child: &mut Child, request: &Request<'_>) -> Result<(), Flow> {
+        let mut index = child.front().arguments_done().max(2);
+        while index < request.argc() {
+            match hello_option(request, index) {
+                Some(HelloOption::Auth) => self.hello_claim(child, request, index)?,
+                Some(HelloOption::Setname) => set_name(child.session_mut(), request.arg(index + 1))
+                    .map_err(|text| self.reject(child, text))?,
+                None => return Err(self.reject(child, texts::hello_option(request.arg(index)))),
+            }
+            index += hello_option(request, index).map_or(1, HelloOption::len);
+        }
+        Ok(())
+    }
+
+    /// Since: all options are read before any applies, and the last of each kind counts. Returns the name to be set, once
+    /// the child is authenticated.
+    fn take_hello_whole<'r>(
+        &mut self,
+        child: &mut Child,
+        request: &Request<'r>,
+    ) -> Result<Option<&'r [u8]>, Flow> {
+        let (mut auth, mut name, mut index) = (None, None, 2);
+        while index < request.argc() {
+            let Some(option) = hello_option(request, index) else {
+                return Err(self.reject(child, texts::hello_option(request.arg(index))));
+            };
+            match option {
+                HelloOption::Auth => auth = Some(index),
+                HelloOption::Setname if is_plain(request.arg(index + 1)) => {
+                    name = Some(request.arg(index + 1))
+                }
+                HelloOption::Setname => return Err(self.reject(child, texts::CLIENT_NAME)),
+            }
+            index += option.len();
+        }
+        // The upstream may have been asked about it already.
+        if let Some(auth) = auth.filter(|auth| child.front().arguments_done() <= *auth) {
+            self.hello_claim(child, request, auth)?;
+        }
+        Ok(name)
+    }
+
+    /// HELLO ... AUTH name password, with AUTH at this index.
+    fn hello_claim(&mut self, child: &mut Child, request: &Request<'_>, auth: usize) -> Result<(), Flow> {
+        if self.is_judged(child) {
+            return self.hello_auth(child, request, auth + HelloOption::Auth.len());
+        }
+        if request.arg(auth + 1) != b"default" {
+            return Err(self.reject(child, texts::WRONGPASS));
+        }
+        Ok(())
     }
 
     pub(crate) fn greet(&mut self, child: &mut Child, proto: u8) {
@@ -253,6 +297,30 @@ impl Shared {
         self.answer(child, b"+RESET\r\n");
         Ok(Flow::Done)
     }
+}
+
+/// An option of HELLO.
+#[derive(Debug, Clone, Copy)]
+enum HelloOption {
+    Auth,
+    Setname,
+}
+
+impl HelloOption {
+    /// The arguments it consists of.
+    fn len(self) -> usize {
+        match self {
+            HelloOption::Auth => 3,
+            HelloOption::Setname => 2,
+        }
+    }
+}
+
+/// The option at this index, if it is one with all its values.
+fn hello_option(request: &Request<'_>, index: usize) -> Option<HelloOption> {
+    let names = [(&b"AUTH"[..], HelloOption::Auth), (b"SETNAME", HelloOption::Setname)];
+    let (_, option) = names.into_iter().find(|(name, _)| request.arg(index).eq_ignore_ascii_case(name))?;
+    (index + option.len() <= request.argc()).then_some(option)
 }
 
 fn on_or_off(switch: &[u8]) -> Option<bool> {
