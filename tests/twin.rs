@@ -14,6 +14,8 @@ mod generator;
 mod grammar;
 #[path = "twin/link.rs"]
 mod link;
+#[path = "twin/manners.rs"]
+mod manners;
 #[path = "twin/normalise.rs"]
 mod normalise;
 #[path = "twin/plan.rs"]
@@ -34,7 +36,7 @@ use generator::{Sequence, Settings, Speaker, value_of};
 use grammar::Grammar;
 use normalise::Sharing;
 use play::{Difference, Outcome, Rig};
-use support::redis::is_before_7;
+use support::redis::{is_before_7, release};
 use support::{Twin, run};
 use waivers::Waivers;
 
@@ -204,19 +206,24 @@ fn report(run: &Run) {
     let (waivers, needed, idle) = run.waivers.needed();
     let sequences = total.sequences[0] + total.sequences[1];
     let share = 100 * total.pipelined / sequences.max(1);
+    if !needed.is_empty() {
+        eprintln!("waivers, and how often: {}", needed.join(", "));
+    }
     if run.deadline.is_some() && !idle.is_empty() {
         eprintln!("waivers that nothing needed: {}", idle.join(", "));
     }
     let missing = total.coverage.write();
     let summary = format!(
         "twin: {} sequences in RESP2, {} in RESP3, {} commands, {share} % pipelined, {} of {} commands covered, \
-         {} differences, {needed} of {waivers} waivers used, seed {}",
+         {} differences, {} of {waivers} waivers used, {}, seed {}",
         total.sequences[0],
         total.sequences[1],
         total.commands,
         total.coverage.used(),
         total.coverage.expected(),
         total.differences,
+        needed.len(),
+        release(),
         run.seed,
     );
     eprintln!("{summary}");

@@ -21,17 +21,19 @@ pub(crate) fn server_program() -> PathBuf {
 
 /// Whether that server is older than Redis 7.0: what has come since cannot be tried with it.
 pub(crate) fn is_before_7() -> bool {
-    static MAJOR: OnceLock<u32> = OnceLock::new();
-    *MAJOR.get_or_init(major_version) < 7
+    release().starts_with("redis-6.")
 }
 
-fn major_version() -> u32 {
-    let output =
-        Command::new(server_program()).arg("--version").output().expect("a server that tells its version");
-    let text = String::from_utf8(output.stdout).expect("text");
-    let version = text.split_whitespace().find_map(|word| word.strip_prefix("v=")).expect("v=");
-    let major = version.split('.').next().and_then(|part| part.parse::<u32>().ok());
-    major.expect("a number")
+/// Its kind and version, as tests/servers.txt names it: `redis-7.0.15`, `valkey-8.1.8`.
+pub(crate) fn release() -> &'static str {
+    static RELEASE: OnceLock<String> = OnceLock::new();
+    RELEASE.get_or_init(|| {
+        let output = Command::new(server_program()).arg("--version").output();
+        let text = String::from_utf8(output.expect("a server that tells its version").stdout).expect("text");
+        let kind = text.split_whitespace().next().expect("its kind").to_lowercase();
+        let version = text.split_whitespace().find_map(|word| word.strip_prefix("v=")).expect("v=");
+        format!("{kind}-{version}")
+    })
 }
 
 /// A running redis-server.

@@ -7,11 +7,14 @@ use fastrand::Rng;
 
 use super::frames::{Frame, Parsed, parse};
 use super::generator::{Command, ID, Speaker, Template, World, every_line, fill, read};
+use super::manners::Manners;
 use crate::support::Raw;
 use crate::support::redis::is_before_7;
 
 const TEMPLATES: &str = include_str!("templates.txt");
 
+/// The family of what has come since Redis 7.0: its lines are said where COMMAND has what they begin with.
+const NEWER: &str = "newer";
 /// Before Redis 7.0 an id of 0 is everybody's, the connections of this program included.
 const UNTRIED_BEFORE_7: &str = "CLIENT KILL ID ";
 
@@ -118,18 +121,20 @@ pub(crate) struct Grammar {
     families: BTreeMap<&'static str, Vec<usize>>,
     samples: Samples,
     pub(crate) table: Vec<Entry>,
+    pub(crate) manners: Manners,
     containers: BTreeSet<String>,
     names: BTreeSet<String>,
 }
 
 impl Grammar {
-    /// The templates, and the table and samples of a server, which is left empty.
-    pub(crate) fn of(server: &mut Raw) -> Grammar {
+    /// The templates, and the table and samples of a server with these manners, which is left empty.
+    pub(crate) fn of(server: &mut Raw, manners: Manners) -> Grammar {
         let mut grammar = Grammar {
             shapes: Vec::new(),
             families: BTreeMap::new(),
             samples: samples(server),
             table: table(server),
+            manners,
             containers: BTreeSet::new(),
             names: BTreeSet::new(),
         };
@@ -150,6 +155,9 @@ impl Grammar {
                 let last = grammar.shapes.last_mut().expect("a line to undo");
                 last.undo = Some(read(undo));
             } else {
+                if family == NEWER && !grammar.lists(line) {
+                    continue;
+                }
                 let commands = line.split(" ; ").map(read).collect();
                 grammar.families.entry(family).or_default().push(grammar.shapes.len());
                 grammar.shapes.push(Shape { commands, undo: None });
@@ -162,9 +170,20 @@ impl Grammar {
         grammar
     }
 
+    /// Whether the server has the command that a line begins with.
+    fn lists(&self, line: &str) -> bool {
+        let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        self.full_name(&words).is_some()
+    }
+
     /// All lines of the families, one after the other.
     pub(crate) fn lines(&self, families: &[&str]) -> Vec<usize> {
-        families.iter().flat_map(|family| self.families[family].iter().copied()).collect()
+        families.iter().filter_map(|family| self.families.get(family)).flatten().copied().collect()
+    }
+
+    /// Whether anything of a family is said to this server.
+    pub(crate) fn has(&self, family: &str) -> bool {
+        self.families.contains_key(family)
     }
 
     /// Some line of a family.
@@ -248,7 +267,12 @@ impl Grammar {
             "m" => member(rng),
             "n" => rng.u8(..6).to_string().into_bytes(),
             "c" => rng.u8(1..4).to_string().into_bytes(),
-            "i" => integer(rng),
+            "i" => match integer(rng) {
+                least if least == LEAST && !self.manners.survives_the_least_count => {
+                    b"9223372036854775807".to_vec()
+                }
+                number => number,
+            },
             "sid" => match rng.u8(..8) {
                 0 => pick(rng, &["0-0", "1", "x", "7-*", "18446744073709551615-18446744073709551615"]),
                 _ => format!("{}-{}", rng.u8(1..40), rng.u8(..3)).into_bytes(),
@@ -305,8 +329,10 @@ impl World for Speaking<'_> {
 /// A key: mostly of the kind the command wants.
 fn key(rng: &mut Rng, kind: &str) -> Option<String> {
     const KINDS: &[&str] = &["s", "b", "h", "l", "t", "z", "x", "g", "p"];
-    if kind == "xa" {
-        return Some("xa".to_owned());
+    match kind {
+        "xa" => return Some("xa".to_owned()),
+        "vs" => return Some(format!("v{}", rng.u8(..2))),
+        _ => {}
     }
     if kind != "k" && !KINDS.contains(&kind) {
         return None;
@@ -347,6 +373,8 @@ fn member(rng: &mut Rng) -> Vec<u8> {
     }
 }
 
+const LEAST: &[u8] = b"-9223372036854775808";
+
 fn integer(rng: &mut Rng) -> Vec<u8> {
     const ODD: &[&str] = &[
         "9223372036854775807",
@@ -384,7 +412,7 @@ fn table(server: &mut Raw) -> Vec<Entry> {
 
 fn enter(command: &Frame, table: &mut Vec<Entry>) {
     let number = |index: usize| command.items[index].int().expect("a number");
-    let name = String::from_utf8_lossy(&command.items[0].text).into_owned();
+    let name = String::from_utf8_lossy(&command.items[0].text).to_ascii_lowercase();
     table.push(Entry { name, arity: number(1), first_key: number(3) });
 }
 

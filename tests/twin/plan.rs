@@ -5,6 +5,7 @@ use fastrand::Rng;
 
 use super::generator::{self, Command, Form, Sequence, Situation, Step};
 use super::grammar::Grammar;
+use super::manners::{JOINED_QUOTES, NUL_IN_HEADER};
 use crate::support::redis::is_before_7;
 
 /// Commands on data of one's own: any number of connections may use them at once, each behind its prefix.
@@ -39,6 +40,8 @@ pub(crate) const WALK: &[&str] = &[
     "subscribe",
     "quit",
     "common",
+    "newer",
+    "newer server",
 ];
 /// The first of the ways to end badly that Redis gives no answer to.
 const HANG_UP_SILENTLY: usize = 3;
@@ -83,6 +86,8 @@ struct State {
     /// May be inside MULTI.
     multi: bool,
     listens: bool,
+    /// Has said RESET in the step at hand, and had listened.
+    left: bool,
 }
 
 /// Whether a CLIENT command may change or see more than the connection's own name, which takes a connection of
@@ -90,6 +95,22 @@ struct State {
 fn is_of_others(command: &Command) -> bool {
     const NAMES: &[&[u8]] = &[b"ID", b"GETNAME", b"SETNAME", b"NO-EVICT", b"HELP", b"SETINFO"];
     command.argv.get(1).is_some_and(|sub| !NAMES.contains(&sub.as_slice()))
+}
+
+fn kills(command: &Command) -> bool {
+    command.name() == b"CLIENT" && command.argv.get(1).is_some_and(|sub| sub == b"KILL")
+}
+
+/// Whether a server whose default user has no password refuses it as wrong.
+fn is_refused_auth(argv: &[Vec<u8>]) -> bool {
+    let name = argv.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+    match name.as_slice() {
+        b"AUTH" => argv.len() == 3 && argv[1] != b"default",
+        b"HELLO" => {
+            argv.windows(2).any(|pair| pair[0].eq_ignore_ascii_case(b"AUTH") && pair[1] != b"default")
+        }
+        _ => false,
+    }
 }
 
 /// The sequence of a seed.
@@ -111,6 +132,12 @@ pub(crate) fn sequence(grammar: &Grammar, seed: u64, proto: u8) -> Sequence {
     let mut focus: Vec<&str> = (0..rng.usize(1..=3)).map(|_| DATA[rng.usize(..DATA.len())]).collect();
     if theme == Theme::Mixed {
         focus.push(OTHERS[rng.usize(..OTHERS.len())]);
+    }
+    if grammar.has("newer") && rng.u8(..3) == 0 {
+        focus.push("newer");
+    }
+    if theme == Theme::Mixed && grammar.has("newer server") && rng.u8(..6) == 0 {
+        focus.push("newer server");
     }
     let mut planner =
         Planner { grammar, rng, theme, focus, conns: vec![State::default(); conns], alone: false };
@@ -334,6 +361,7 @@ impl Planner<'_> {
         };
         let mut commands = Vec::new();
         self.alone = count == 1;
+        self.conns[conn].left = false;
         for _ in 0..count {
             let family = self.family();
             commands.extend(self.commands(conn, family, prefix));
@@ -382,11 +410,12 @@ impl Planner<'_> {
 
     /// The connection ends by its own fault or wish.
     fn end_badly(&mut self, step: &mut Step) {
-        let ends: [&[u8]; 16] = [
+        let manners = self.grammar.manners;
+        let mut ends: Vec<&[u8]> = vec![
             b"*1\r\n$4\r\nPOST\r\n",
             b"host: x\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"*2\r\n$3\r\nGET\r\n\x00x\r\n",
+            NUL_IN_HEADER,
             b"*-\r\n",
             b"*1\r\n$\r\n",
             b"*1\r\n\r\n",
@@ -397,9 +426,13 @@ impl Planner<'_> {
             b"SET \"unbalanced\r\n",
             b"*1\r\n$600000000\r\n",
             b"*+1\r\n",
-            b"GET 'a'b\r\n",
+            JOINED_QUOTES,
             b"*9999999999\r\n",
         ];
+        ends.retain(|end| {
+            (manners.stops_at_nul || *end != NUL_IN_HEADER)
+                && (manners.refuses_joined_quotes || *end != JOINED_QUOTES)
+        });
         if self.conns[step.conn].listens {
             // It leaves its channels at once, whatever it has published itself before.
             step.commands.clear();
@@ -419,6 +452,9 @@ impl Planner<'_> {
         }
         if self.chance(50) {
             step.commands.push(Command::words("PING behind"));
+        }
+        if !manners.ends_behind_a_wait {
+            step.commands.retain(|command| !command.may_block());
         }
         self.conns[step.conn] = State::default();
     }
@@ -441,10 +477,14 @@ impl Planner<'_> {
         let alone = commands.len() == 1;
         for command in &mut commands {
             // One that takes something at random is left as it is, so that nothing of it stays.
-            // Nor one that names a connection: it would be shown in the error, and each side has its own.
-            let names = command.argv.iter().any(|arg| Command::named_conn(arg).is_some());
+            // Nor one that names a connection: it would be shown in the error, and each side has its own. And a number in
+            // its place may be one of this program's.
+            let names = command.argv.iter().any(|arg| Command::named_conn(arg).is_some()) || kills(command);
             if alone && !names && command.name() != b"SPOP" && self.chance(4) {
                 self.spoil(command);
+            }
+            if is_refused_auth(&command.argv) && !self.may_refuse_auth(conn) {
+                *command = Command::words("PING");
             }
             if self.chance(30) {
                 let name = &mut command.argv[0];
@@ -474,6 +514,8 @@ impl Planner<'_> {
                 || (state.listens && name == b"HELLO" && !self.alone)
                 // Redis puts the message into EXEC's reply, one element too many.
                 || (state.listens && publishes && in_multi)
+                // A subscriber with a connection of its own is counted until Redis has seen that this has closed.
+                || (state.left && publishes)
                 // What a script publishes comes on another connection than its reply.
                 || (state.listens && scripted && commands.len() > 1)
                 // Many commands of one write are not to be lost behind a QUIT.
@@ -481,12 +523,21 @@ impl Planner<'_> {
         })
     }
 
+    /// Whether the server answers an AUTH that it refuses here.
+    fn may_refuse_auth(&self, conn: usize) -> bool {
+        self.grammar.manners.always_refuses_auth || (self.alone && !self.conns[conn].multi)
+    }
+
     fn follow(&mut self, conn: usize, commands: &[Command]) {
         let state = &mut self.conns[conn];
         for command in commands {
             match command.name().as_slice() {
                 b"MULTI" => state.multi = true,
-                b"EXEC" | b"DISCARD" | b"RESET" if command.argv.len() == 1 => state.multi = false,
+                b"RESET" if command.argv.len() == 1 => {
+                    state.multi = false;
+                    state.left |= state.listens;
+                }
+                b"EXEC" | b"DISCARD" if command.argv.len() == 1 => state.multi = false,
                 b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" => state.listens = true,
                 _ => {}
             }
@@ -524,7 +575,10 @@ impl Planner<'_> {
         let long = command.argv.iter().map(Vec::len).sum::<usize>() > 1000;
         command.form = match self.rng.u8(..100) {
             0..7 if !long && !command.argv[0].is_empty() => Form::Inline(self.rng.u8(..32)),
-            7..10 => Form::Sloppy(self.rng.u8(..3)),
+            7..10 => match self.rng.u8(..3) {
+                how if self.grammar.manners.takes_sloppy_framing => Form::Sloppy(how),
+                _ => Form::Resp,
+            },
             _ => Form::Resp,
         };
     }

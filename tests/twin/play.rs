@@ -9,6 +9,7 @@ use super::frames::Frame;
 use super::generator::{Command, Sequence, Step};
 use super::grammar::Grammar;
 use super::link::Link;
+use super::manners::Manners;
 use super::normalise::{self, Sharing};
 use super::waivers::Waivers;
 use crate::support::{Raw, Twin};
@@ -91,7 +92,7 @@ impl Rig {
 
     /// The server's own table and samples.
     pub(crate) fn grammar(&mut self) -> Grammar {
-        Grammar::of(&mut self.direct)
+        Grammar::of(&mut self.direct, Manners::of(&self.twin.direct))
     }
 
     /// What the broker alone answers to a command.
@@ -180,6 +181,11 @@ impl Waits {
         let block = argv.iter().position(|arg| arg.eq_ignore_ascii_case(b"BLOCK"));
         let timeout = match name.as_slice() {
             b"BLMPOP" | b"BZMPOP" => argv.get(1),
+            // Redis 8 has it done by another thread, and answers when that has.
+            b"FLUSHALL" | b"FLUSHDB" => {
+                (self.any, self.short) = (true, true);
+                return;
+            }
             b"XREAD" | b"XREADGROUP" => block.and_then(|at| argv.get(at + 1)),
             _ if command.may_block() => argv.last(),
             _ => return,
@@ -433,7 +439,7 @@ impl Player<'_> {
         let mut right: Vec<String> = Vec::new();
         let order = |frames: &[Frame]| {
             let mut indices: Vec<usize> = (0..frames.len()).collect();
-            if self.rig.sharing.pubsub {
+            if self.rig.sharing.pubsub || !self.grammar.manners.own_messages_come_first {
                 // They come by another connection: what is of one channel has an order, and what is replied.
                 indices.sort_by_key(|index| topic(&frames[*index]));
             }

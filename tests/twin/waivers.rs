@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::play::Difference;
+use crate::support::redis::release;
 
 const FILE: &str = include_str!("waivers.toml");
 /// A list that grows beyond this is no list of exceptions.
@@ -15,28 +16,30 @@ struct Waiver {
     needed: AtomicU64,
 }
 
+/// Those for the server at hand.
 pub(crate) struct Waivers(Vec<Waiver>);
 
 impl Waivers {
     pub(crate) fn load() -> Waivers {
         let file = toml::de::DeTable::parse(FILE).expect("waivers.toml").into_inner();
         let list = file.get("waiver").and_then(|list| list.get_ref().as_array());
-        let waivers = list.into_iter().flatten().map(|entry| {
+        let all: Vec<_> = list.into_iter().flatten().collect();
+        assert!(all.len() < MAX, "{} waivers", all.len());
+        let waivers = all.into_iter().filter_map(|entry| {
+            let find = |key: &str| entry.get_ref().get(key).and_then(|value| value.get_ref().as_str());
             let text = |key: &str| {
-                let value = entry.get_ref().get(key).and_then(|value| value.get_ref().as_str());
-                value.unwrap_or_else(|| panic!("a waiver without {key}: {entry:?}")).to_owned()
+                find(key).unwrap_or_else(|| panic!("a waiver without {key}: {entry:?}")).to_owned()
             };
             assert!(text("reason").len() > 20, "a waiver says why: {entry:?}");
-            Waiver {
+            let waiver = Waiver {
                 command: text("command"),
                 direct: text("direct"),
                 broker: text("broker"),
                 needed: AtomicU64::new(0),
-            }
+            };
+            find("server").is_none_or(|server| is_like(release(), server)).then_some(waiver)
         });
-        let waivers: Vec<Waiver> = waivers.collect();
-        assert!(waivers.len() < MAX, "{} waivers", waivers.len());
-        Waivers(waivers)
+        Waivers(waivers.collect())
     }
 
     /// Whether an entry stands for it. The texts are what the replies begin with.
@@ -50,11 +53,21 @@ impl Waivers {
         found.inspect(|waiver| _ = waiver.needed.fetch_add(1, Ordering::Relaxed)).is_some()
     }
 
-    /// How many entries there are, how many were needed, and which were not.
-    pub(crate) fn needed(&self) -> (usize, usize, Vec<String>) {
-        let idle = self.0.iter().filter(|waiver| waiver.needed.load(Ordering::Relaxed) == 0);
-        let idle: Vec<String> =
-            idle.map(|waiver| format!("{} ({})", waiver.command, waiver.broker)).collect();
-        (self.0.len(), self.0.len() - idle.len(), idle)
+    /// How many entries there are, those that were needed with how often they were, and those that were not.
+    pub(crate) fn needed(&self) -> (usize, Vec<String>, Vec<String>) {
+        let count = |waiver: &Waiver| waiver.needed.load(Ordering::Relaxed);
+        let (idle, needed): (Vec<&Waiver>, _) = self.0.iter().partition(|waiver| count(waiver) == 0);
+        let needed =
+            needed.iter().map(|waiver| format!("{} ({}) {}", waiver.command, waiver.broker, count(waiver)));
+        let idle = idle.iter().map(|waiver| format!("{} ({})", waiver.command, waiver.broker));
+        (self.0.len(), needed.collect(), idle.collect())
+    }
+}
+
+/// Whether a release is one of those that a pattern names, which may end in `*`.
+fn is_like(release: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(head) => release.starts_with(head),
+        None => release == pattern,
     }
 }
