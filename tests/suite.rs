@@ -11,6 +11,7 @@ mod blocking;
 mod client_reply;
 mod command_table;
 mod commands;
+mod modules;
 mod protocol;
 mod protocol_scanner;
 mod pubsub;

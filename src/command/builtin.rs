@@ -20,9 +20,14 @@ pub(super) struct BuiltinRow {
 }
 
 impl BuiltinRow {
-    /// The same as it was before 7.0: CLIENT CACHING did not look at what stood behind its argument.
+    /// The same as it was before 7.0: CLIENT CACHING did not look at what stood behind its argument, SCRIPT EXISTS may be
+    /// asked of no script.
     pub(super) fn before_7(self) -> BuiltinRow {
-        let arity = if self.name == "client|caching" { -self.arity } else { self.arity };
+        let arity = match self.name {
+            "client|caching" => -3,
+            "script|exists" => -2,
+            _ => self.arity,
+        };
         BuiltinRow { arity, ..self }
     }
 }

@@ -109,7 +109,10 @@ pub fn no_subcommand(container: &[u8], subcommand: &[u8]) -> Vec<u8> {
 }
 
 /// The container has the subcommand, and the server noticed only later that something is wrong with it.
-pub fn subcommand_syntax(request: &Request<'_>) -> Vec<u8> {
+pub fn subcommand_syntax(request: &Request<'_>, wording: Wording) -> Vec<u8> {
+    if wording == Wording::Before7 {
+        return no_subcommand(request.arg(0), request.arg(1));
+    }
     let head = b"ERR unknown subcommand or wrong number of arguments for '";
     about_subcommand(request.arg(0), request.arg(1), head, CUT)
 }

@@ -58,6 +58,16 @@ impl Command {
         [&b"BL"[..], b"BR", b"BZ", b"XREAD", b"WAIT"].iter().any(|word| name.starts_with(word))
     }
 
+    /// Whether its reply may come later than those of other connections.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.may_block() || self.is_done_aside()
+    }
+
+    /// Whether Redis 8 has it done by another thread, and answers when that has.
+    pub(crate) fn is_done_aside(&self) -> bool {
+        [&b"FLUSHALL"[..], b"FLUSHDB", b"VADD", b"VSIM"].contains(&self.name().as_slice())
+    }
+
     /// The connection an argument stands for, if it does.
     pub(crate) fn named_conn(arg: &[u8]) -> Option<usize> {
         std::str::from_utf8(arg.strip_prefix(ID)?).ok()?.parse().ok()

@@ -48,11 +48,12 @@ const SCRIPTS: &[&str] = &[
     "return string.rep('x', 9000)",
 ];
 
+/// None calls a command with a nil: Redis 8.2.3 answers with an error and ends at the next FUNCTION FLUSH.
 const FUNCTIONS: &[&str] = &[
     "#!lua name=lib0\nredis.register_function('fun0', function(keys, args) return args[1] end)",
-    "#!lua name=lib1\nredis.register_function('fun1', function(keys, args) return redis.call('SET', keys[1], args[1]) end)",
+    "#!lua name=lib1\nredis.register_function('fun1', function(keys, args) return redis.call('SET', keys[1] or '', args[1] or '') end)",
     "#!lua name=lib2\nredis.register_function{function_name='fun2', callback=function(keys, args) \
-     return redis.call('GET', keys[1]) end, flags={'no-writes'}}",
+     return redis.call('GET', keys[1] or '') end, flags={'no-writes'}}",
     "#!lua name=lib0\nredis.register_function('fun0', function(keys, args) return {keys, args} end)",
     "#!lua name=lib3\nbroken(",
     "no shebang",

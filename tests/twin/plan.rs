@@ -384,8 +384,8 @@ impl Planner<'_> {
         }
         let listens = self.conns[conn].listens;
         // Whether a blocked command's timeout or the end of its client comes first is chance in Redis, too.
-        let blocks = step.commands.iter().any(Command::may_block);
-        if self.theme != Theme::Apart && !listens && !blocks && self.rng.u8(..150) == 0 {
+        let waits = step.commands.iter().any(Command::may_wait);
+        if self.theme != Theme::Apart && !listens && !waits && self.rng.u8(..150) == 0 {
             step.close = true;
             self.conns[conn] = State::default();
         }
@@ -454,7 +454,7 @@ impl Planner<'_> {
             step.commands.push(Command::words("PING behind"));
         }
         if !manners.ends_behind_a_wait {
-            step.commands.retain(|command| !command.may_block());
+            step.commands.retain(|command| !command.may_wait());
         }
         self.conns[step.conn] = State::default();
     }
@@ -515,7 +515,7 @@ impl Planner<'_> {
                 // Redis puts the message into EXEC's reply, one element too many.
                 || (state.listens && publishes && in_multi)
                 // A subscriber with a connection of its own is counted until Redis has seen that this has closed.
-                || (state.left && publishes)
+                || (state.left && (publishes || name == b"PUBSUB"))
                 // What a script publishes comes on another connection than its reply.
                 || (state.listens && scripted && commands.len() > 1)
                 // Many commands of one write are not to be lost behind a QUIT.

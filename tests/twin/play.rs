@@ -181,8 +181,7 @@ impl Waits {
         let block = argv.iter().position(|arg| arg.eq_ignore_ascii_case(b"BLOCK"));
         let timeout = match name.as_slice() {
             b"BLMPOP" | b"BZMPOP" => argv.get(1),
-            // Redis 8 has it done by another thread, and answers when that has.
-            b"FLUSHALL" | b"FLUSHDB" => {
+            _ if command.is_done_aside() => {
                 (self.any, self.short) = (true, true);
                 return;
             }
@@ -191,7 +190,7 @@ impl Waits {
             _ => return,
         };
         self.any = true;
-        let millis = block.is_some() || name == b"WAIT";
+        let millis = block.is_some() || name.starts_with(b"WAIT");
         let timeout = timeout.and_then(|text| std::str::from_utf8(text).ok()?.parse::<f64>().ok());
         match timeout {
             Some(timeout) if timeout > 0.0 && timeout < if millis { 500.0 } else { 0.5 } => self.short = true,

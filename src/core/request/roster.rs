@@ -324,8 +324,11 @@ impl Broker {
     pub(crate) fn unblock(&mut self, key: ChildKey, request: &Request<'_>) -> Flow {
         let (children, shared) = (&mut self.children, &mut self.shared);
         let Some(asker) = children.known_mut(key) else { return Flow::Gone };
+        let wording = shared.commands.wording();
         let error = match request.arg(3).to_ascii_lowercase().as_slice() {
-            _ if request.argc() > 4 => return shared.reject(asker, texts::subcommand_syntax(request)),
+            _ if request.argc() > 4 => {
+                return shared.reject(asker, texts::subcommand_syntax(request, wording));
+            }
             b"error" => true,
             b"timeout" => false,
             _ if request.argc() == 3 => false,
