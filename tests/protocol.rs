@@ -246,7 +246,7 @@ fn unknown_commands_are_quoted_as_in_redis() {
         &[b"no such", b"a b"],
         &[b"it's", b"it's"],
         &[b"\xff\xfe", b"\xff"],
-        &[b"get\0", b"a"],
+        &[b"nosuch\0", b"a"],
         &[b"nosuch", b"", b"", b""],
         &[b"*1", b"$4"],
         &[b"NoSuch", b"ArG"],
