@@ -126,6 +126,12 @@ impl Raw {
         String::from_utf8_lossy(&reply).into_owned()
     }
 
+    /// The same; none if the peer is gone.
+    pub(crate) fn try_ask(&mut self, line: &str) -> Option<String> {
+        self.try_write(&request(&words(line))).ok()?;
+        Some(String::from_utf8_lossy(&self.try_reply().ok()?).into_owned())
+    }
+
     /// Sends one request of any bytes and returns its reply.
     pub(crate) fn call<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Vec<u8> {
         self.write(&request(args));

@@ -299,12 +299,18 @@ impl Player<'_> {
         if waits.any {
             let before = self.blocked;
             let deadline = Instant::now() + if waits.long { MIXED_BLOCK } else { self.rig.patience };
-            self.blocked = blocked(&mut self.rig.direct);
-            while waits.short && self.blocked > before && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(1));
+            loop {
                 self.blocked = blocked(&mut self.rig.direct);
+                while waits.short && self.blocked > before && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(1));
+                    self.blocked = blocked(&mut self.rig.direct);
+                }
+                self.settle(0);
+                // Whoever has waited may have come to the next command that waits.
+                if blocked(&mut self.rig.direct) == self.blocked || Instant::now() > deadline {
+                    break;
+                }
             }
-            self.settle(0);
         }
         for index in 0..self.conns.len() {
             self.await_broker(index);
