@@ -127,6 +127,8 @@ fn a_suspected_command_is_answered_though_its_child_sends_no_more() {
     assert!(suspect.read_text().starts_with("-BROKERLOST "));
     redis.restart();
     wait_until("the upstream is back", || looks.ask("SET k v") == "+OK\r\n");
+    // It lists its commands in another order now.
+    wait_until("its commands are known", || broker.log().matches(" is up").count() == 2);
     let mut blocked = broker.connect();
     blocked.send("BLPOP none 0");
     wait_until("the one lease is in use", || redis.ask("INFO clients").contains("blocked_clients:1"));

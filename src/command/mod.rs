@@ -18,6 +18,7 @@ pub use classify::{
 };
 pub use facts::{Effect, Facts, Setting};
 pub use policy::{Policy, is_never_allowed};
+pub(crate) use table::Renumbering;
 pub use table::{CommandId, NO_COMMAND, Table};
 
 /// A request as the scanner would hand it over, for the tests of this room.

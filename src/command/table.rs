@@ -10,6 +10,7 @@ use super::policy::{Base, Policy};
 use super::texts::{self, Wording};
 use crate::resp::value::text;
 use redis::Value;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// Names a command of one table.
@@ -17,6 +18,18 @@ pub type CommandId = u16;
 
 /// What is no command of a child: the broker's own questions. No table gives it away.
 pub const NO_COMMAND: CommandId = CommandId::MAX;
+
+/// Which numbers the commands of a former table have in the one that follows it: a server lists them in another order each time
+/// that it starts.
+#[derive(Debug, Default)]
+pub(crate) struct Renumbering(Vec<CommandId>);
+
+impl Renumbering {
+    /// `NO_COMMAND` for what the new one does not have.
+    pub(crate) fn of(&self, former: CommandId) -> CommandId {
+        self.0.get(usize::from(former)).copied().unwrap_or(NO_COMMAND)
+    }
+}
 
 /// Longest command name looked up, in bytes. Names are short, but `rename-command` is often given a
 /// SHA-1 or SHA-256 in hex. Also the length at which Redis cuts a name in its error texts.
@@ -163,6 +176,13 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// Where the commands of a table that this one follows are in it.
+    pub(crate) fn renumbering(&self, former: &Table) -> Renumbering {
+        let own: HashMap<&str, CommandId> = self.ids().map(|id| (self.name(id), id)).collect();
+        let found = |id| own.get(former.name(id)).copied().unwrap_or(NO_COMMAND);
+        Renumbering(former.ids().map(found).collect())
     }
 
     /// How the upstream words the errors that the broker answers in its place.
@@ -499,6 +519,18 @@ mod tests {
             [("get", "get"), ("vadd", "VADD"), ("vadd|sub", "VADD|Sub"), ("graph.query", "graph.QUERY")];
         assert_eq!(told, expected);
         assert_eq!(table.name_as_told(99), "");
+    }
+
+    #[test]
+    fn commands_are_found_again_in_another_order() {
+        let table = |names: &[&str]| {
+            let commands = names.iter().map(|name| entry(name, 2, &[], vec![])).collect();
+            Table::from_command_reply(&Value::Array(commands), Policy::default()).unwrap()
+        };
+        let (former, next) = (table(&["get", "gone", "set"]), table(&["set", "new", "get"]));
+        let renumbering = next.renumbering(&former);
+        let found: Vec<CommandId> = [0, 1, 2, 3, NO_COMMAND].map(|id| renumbering.of(id)).to_vec();
+        assert_eq!(found, [2, NO_COMMAND, 0, NO_COMMAND, NO_COMMAND]);
     }
 
     fn entry(name: &str, arity: i64, flags: &[&str], subcommands: Vec<Value>) -> Value {

@@ -36,9 +36,9 @@ impl Broker {
             Notice::TopicRefused(topic) => self.close_listeners(topic),
             Notice::TopicMoved(topic) => self.topic_moved(topic),
             Notice::SharedLaneLost(lost) => self.children.suspect_some_of(&lost),
-            Notice::TableChanged => {
-                self.children.forget_commands();
-                self.shared.connections.forget_commands();
+            Notice::TableChanged(renumbering) => {
+                self.children.renumber_commands(&renumbering);
+                self.shared.connections.renumber_commands(&renumbering);
             }
             Notice::LoseLane(lane, why) => self.shared.lane_lost(lane, why),
             Notice::Failed { lane, mut slots, failure } => {

@@ -2,7 +2,7 @@
 //! at hand is done with the child it is about (`core::deliver`). Plain data.
 
 use crate::base::failure::Failure;
-use crate::command::CommandId;
+use crate::command::{CommandId, Renumbering};
 use crate::core::child::hold::{Answer, HeldLease, Hold};
 use crate::core::connection::slot::Slot;
 use crate::core::keys::{ChildKey, LaneKey, LeaseKind, TopicKey};
@@ -25,7 +25,7 @@ pub(crate) enum Notice {
     /// A lane that others share was lost with these requests on it.
     SharedLaneLost(Vec<(ChildKey, CommandId)>),
     /// Commands have other numbers now.
-    TableChanged,
+    TableChanged(Renumbering),
     /// A lane can serve no request any more.
     LoseLane(LaneKey, &'static str),
 }

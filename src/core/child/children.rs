@@ -4,7 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
-use crate::command::CommandId;
+use crate::command::{CommandId, NO_COMMAND, Renumbering};
 use crate::core::child::Child;
 use crate::core::child::origin::describe;
 use crate::core::host::processes::{Process, Processes};
@@ -81,11 +81,12 @@ impl Children {
     }
 
     /// What the command table numbers has other numbers now.
-    pub(crate) fn forget_commands(&mut self) {
+    pub(crate) fn renumber_commands(&mut self, renumbering: &Renumbering) {
         for key in self.arena.keys() {
             if let Some(child) = self.known_mut(key) {
-                child.last_command = None;
-                child.sent.forget_commands();
+                let last = child.last_command.map(|id| renumbering.of(id));
+                child.last_command = last.filter(|id| *id != NO_COMMAND);
+                child.sent.renumber_commands(renumbering);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! are in `request::wait`.
 
 use crate::base::limits;
-use crate::command::{CommandId, NO_COMMAND};
+use crate::command::{CommandId, NO_COMMAND, Renumbering};
 use crate::core::child::window::Window;
 use crate::core::keys::LaneKey;
 
@@ -44,6 +44,15 @@ struct Expected {
     command: CommandId,
     /// So many short replies in a row, and it is no longer expected.
     patience: u16,
+}
+
+impl Expected {
+    fn renumber(&mut self, renumbering: &Renumbering) {
+        match renumbering.of(self.command) {
+            NO_COMMAND => *self = Expected::default(),
+            command => self.command = command,
+        }
+    }
 }
 
 impl Default for Expected {
@@ -180,8 +189,10 @@ impl Sent {
     }
 
     /// Commands have other numbers now.
-    pub(super) fn forget_commands(&mut self) {
-        (self.heavy, self.blamed, self.apart) = Default::default();
+    pub(super) fn renumber_commands(&mut self, renumbering: &Renumbering) {
+        for expected in [&mut self.heavy, &mut self.blamed, &mut self.apart] {
+            expected.renumber(renumbering);
+        }
     }
 
     /// Whether a request of `len` bytes, or the reply to it, will take long to pass.

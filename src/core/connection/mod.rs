@@ -24,7 +24,7 @@ pub(crate) mod timing;
 use crate::base::clock::Millis;
 use crate::base::key::Arena;
 use crate::base::limits;
-use crate::command::{CommandId, NO_COMMAND};
+use crate::command::{CommandId, NO_COMMAND, Renumbering};
 use crate::core::connection::bar::{Bar, LastRefusal};
 use crate::core::connection::capacity::Capacity;
 use crate::core::connection::lane::Lane;
@@ -135,8 +135,13 @@ impl Pool {
         self.heavy.iter().any(counts)
     }
 
-    fn forget_commands(&mut self) {
-        self.heavy.fill(Heavy::NONE);
+    fn renumber_commands(&mut self, renumbering: &Renumbering) {
+        for heavy in &mut self.heavy {
+            match renumbering.of(heavy.command) {
+                NO_COMMAND => *heavy = Heavy::NONE,
+                command => heavy.command = command,
+            }
+        }
     }
 
     pub(crate) fn key(&self) -> &PoolKey {

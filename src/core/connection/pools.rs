@@ -3,7 +3,7 @@
 
 use crate::base::clock::Millis;
 use crate::base::limits;
-use crate::command::CommandId;
+use crate::command::{CommandId, Renumbering};
 use crate::config::Settings;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::{LaneRole, RoleData, Traffic};
@@ -78,8 +78,8 @@ impl Connections {
     }
 
     /// Commands have other numbers now.
-    pub(crate) fn forget_commands(&mut self) {
-        self.pools.iter_mut().for_each(Pool::forget_commands);
+    pub(crate) fn renumber_commands(&mut self, renumbering: &Renumbering) {
+        self.pools.iter_mut().for_each(|pool| pool.renumber_commands(renumbering));
     }
 
     /// Whether requests may follow those on this lane. A leased one that its child has given back may have gone.

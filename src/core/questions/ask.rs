@@ -2,7 +2,7 @@
 //! upstream that answers. Children's requests go on the connection only for SCRIPT KILL and FUNCTION KILL.
 
 use crate::command::texts::Wording;
-use crate::command::{Policy, Route, Transaction as TransactionCommand, Verdict, texts};
+use crate::command::{Policy, Renumbering, Route, Transaction as TransactionCommand, Verdict, texts};
 use crate::config::Settings;
 use crate::config::value::Integrity;
 use crate::core::child::Child;
@@ -266,8 +266,8 @@ impl Shared {
                 self.ask(Question::ConfirmNames);
                 false
             }
-            Some(Ok(Loaded::Table)) => {
-                self.table_changed();
+            Some(Ok(Loaded::Table(renumbering))) => {
+                self.table_changed(renumbering);
                 false
             }
             Some(Err(why)) => {
@@ -277,13 +277,13 @@ impl Shared {
         }
     }
 
-    fn table_changed(&mut self) {
+    fn table_changed(&mut self, renumbering: Renumbering) {
         log::info!("upstream {} is up", self.env.upstream);
         self.tell_missing_rights();
         let is_before_7 = self.commands.wording() == Wording::Before7;
         self.control.limits_mut().set_before_7(is_before_7);
         self.forget_refusal_of_control();
-        self.env.notify(Notice::TableChanged);
+        self.env.notify(Notice::TableChanged(renumbering));
         if let Some(table) = self.commands.table() {
             self.users.table_changed(table);
         }

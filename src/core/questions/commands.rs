@@ -3,7 +3,7 @@
 
 use crate::base::clock::Millis;
 use crate::command::texts::Wording;
-use crate::command::{CommandId, Policy, Table};
+use crate::command::{CommandId, Policy, Renumbering, Table};
 use crate::core::connection::handshake::CommandNames;
 use crate::core::latency::{Timed, family_of};
 use crate::resp::{reply, value};
@@ -27,13 +27,13 @@ struct Loading {
 }
 
 /// What has been taken with one command more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Loaded {
     Part,
     /// All of COMMAND.
     Commands,
     /// All of COMMAND INFO: the table holds from now on.
-    Table,
+    Table(Renumbering),
 }
 
 #[derive(Debug, Default)]
@@ -205,11 +205,13 @@ impl Commands {
             self.keep_calls();
             let loaded = self.loading.take();
             self.release = loaded.as_ref().and_then(|loading| loading.release);
-            self.table = loaded.map(|loading| loading.table);
+            let former = std::mem::replace(&mut self.table, loaded.map(|loading| loading.table));
+            let renumbering =
+                self.table.as_ref().zip(former).map(|(table, former)| table.renumbering(&former));
             self.number_calls();
             self.confirmed = true;
             self.learn_names();
-            return Some(Ok(Loaded::Table));
+            return Some(Ok(Loaded::Table(renumbering.unwrap_or_default())));
         };
         let Some(item) = value::parse(&loading.frame[range]) else {
             return Some(Err("COMMAND: not a reply".into()));

@@ -111,7 +111,7 @@ fn lanes_that_stand_still_are_few() {
         let next = *sim.links(LaneRole::Shared).last().expect("a lane in its place");
         sim.silent.push(next);
         sim.set_room(slow, 0);
-        sim.broker.shared.connections.forget_commands();
+        sim.broker.shared.connections.renumber_commands(&Default::default());
         sim.send(slow, "GET slow");
         sim.answer_next(next, format!("${REPLY}\r\n").as_bytes());
         sim.inject(next, &vec![b'v'; limits::STANDING_UNREAD]);
