@@ -80,6 +80,7 @@ fn a_failover_is_followed_by_all_in_one_step() {
     let broker = broker(&sentinels, &[]);
     let (stop, counts, mut console) = (AtomicBool::new(false), Mutex::new(Vec::new()), broker.connect());
     wait_until("it is served", || console.ask("SET k v") == "+OK\r\n");
+    assert!(!broker.log().contains(" warn "), "a sentinel that had no time to speak is nobody's trouble");
     assert_eq!(upstream(&mut console, "master"), format!("127.0.0.1:{}", pair.ports[0]));
     let mut blocked = broker.connect();
     blocked.send("BLPOP list 0");
@@ -206,15 +207,21 @@ fn calls(server: &Redis, command: &str) -> u64 {
     line.map_or(0, |line| line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number"))
 }
 
+/// A pair with one sentinel, and a broker whose children read from replicas.
+fn reading_from_replicas() -> (Pair, SentinelGroup, Broker) {
+    let pair = Pair::start(&[]);
+    let sentinels = SentinelGroup::start(pair.ports[0], 1, 1, None);
+    let url = format!("redis+sentinel://{}/{MASTER}", sentinels.hosts());
+    let broker = Broker::start_listening("?read=replica", &url, &[]);
+    (pair, sentinels, broker)
+}
+
 /// Reads go to the replica, what a child has just written it reads from the master, and a replica that is gone is missed by
 /// nobody.
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn reads_go_to_a_replica_that_is_asked_for() {
-    let pair = Pair::start(&[]);
-    let sentinels = SentinelGroup::start(pair.ports[0], 1, 1, None);
-    let url = format!("redis+sentinel://{}/{MASTER}", sentinels.hosts());
-    let broker = Broker::start_listening("?read=replica", &url, &[]);
+    let (pair, _sentinels, broker) = reading_from_replicas();
     let [master, replica] = &pair.servers;
     let [mut reader, mut writer, mut console] = [(); 3].map(|()| broker.connect());
     wait_until("it is served", || writer.ask("SET k v0") == "+OK\r\n");
@@ -270,10 +277,7 @@ fn reads_go_to_a_replica_that_is_asked_for() {
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn reads_from_replicas_outlive_a_failover() {
-    let pair = Pair::start(&[]);
-    let sentinels = SentinelGroup::start(pair.ports[0], 1, 1, None);
-    let url = format!("redis+sentinel://{}/{MASTER}", sentinels.hosts());
-    let broker = Broker::start_listening("?read=replica", &url, &[]);
+    let (pair, sentinels, broker) = reading_from_replicas();
     let [old, new] = &pair.servers;
     let [mut reader, mut writer, mut console] = [(); 3].map(|()| broker.connect());
     wait_until("it is served", || writer.ask("SET k v") == "+OK\r\n");

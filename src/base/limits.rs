@@ -181,6 +181,8 @@ pub const SENTINEL_FORGET: u64 = 60_000;
 pub const DEMOTED_PATIENCE: u64 = 500;
 /// Milliseconds between two looks at a role that is not as it should be: a name server need not be asked more often.
 pub const ROLE_RECHECK: u64 = 1000;
+/// Connections that have refused a write as a replica does, remembered until the server has told its role.
+pub const REFUSED_BY_MAX: usize = 64;
 /// A child whose request was lost is closed so many milliseconds behind that request at the earliest: a connect to a unix
 /// socket always succeeds, and a client that is closed at once may ask again at once.
 pub const LOSS_CLOSE_MIN: u64 = 100;

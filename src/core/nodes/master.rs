@@ -121,9 +121,11 @@ impl Master {
         looks
     }
 
-    /// This connection leads to a replica, if not by a script's word.
-    pub(super) fn note_refused_by(&mut self, key: LaneKey) {
-        if !self.refused_by.contains(&key) {
+    /// This connection leads to a replica. Where that may not be, the server is asked, and the first few connections are
+    /// remembered until it answers; others have their turn with the next question.
+    pub(super) fn note_refused_by(&mut self, key: LaneKey, wanted: UpstreamRole) {
+        let has_room = self.refused_by.len() < limits::REFUSED_BY_MAX;
+        if has_room && self.must_be(wanted) && !self.refused_by.contains(&key) {
             self.refused_by.push(key);
         }
     }
@@ -142,8 +144,22 @@ impl Master {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::key::Arena;
+    use crate::core::keys::LaneName;
     use ServerRole::{Master as M, Replica as R};
     use UpstreamRole::{Any, Auto, Master as MustBe};
+
+    #[test]
+    fn of_connections_that_refuse_writes_few_are_remembered_and_only_where_a_master_must_be() {
+        let mut lanes: Arena<(), LaneName> = Arena::default();
+        let keys: Vec<LaneKey> = (0..100).map(|_| lanes.insert(())).collect();
+        let mut known = Master::default();
+        keys.iter().for_each(|key| known.note_refused_by(*key, Any));
+        assert_eq!(known.take_refused_by(), []);
+        keys.iter().chain(&keys).for_each(|key| known.note_refused_by(*key, MustBe));
+        assert_eq!(known.take_refused_by(), keys[..limits::REFUSED_BY_MAX]);
+        assert_eq!(known.take_refused_by(), []);
+    }
 
     #[test]
     fn a_server_first_greeted_as_a_master_must_stay_one() {

@@ -163,7 +163,7 @@ impl Shared {
             return;
         }
         if frame.starts_with(texts::READ_ONLY_REPLICA) {
-            self.master.note_refused_by(key);
+            self.master.note_refused_by(key, self.wanted_role());
         }
         if self.master.note_refused_write(self.wanted_role(), self.env.now) {
             self.sentinels.doubt(self.env.now);
