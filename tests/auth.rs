@@ -50,12 +50,12 @@ fn lines(text: &str) -> Vec<&str> {
 }
 
 fn add_user(redis: &Redis, name: &str, rules: &str) {
-    assert_eq!(redis.ask(&format!("ACL SETUSER {name} on >{name}pw {rules}")), "+OK\r\n");
+    assert_eq!(redis.ask(&format!("ACL SETUSER {name} on >{name}-pw {rules}")), "+OK\r\n");
 }
 
 fn child(broker: &Broker, name: &str) -> Raw {
     let mut raw = broker.connect();
-    raw.expect(&format!("AUTH {name} {name}pw"), "+OK\r\n");
+    raw.expect(&format!("AUTH {name} {name}-pw"), "+OK\r\n");
     raw
 }
 
@@ -221,9 +221,10 @@ fn a_wrong_password_never_succeeds_while_lanes_of_the_right_user_exist() {
     right.expect("WATCH k", "+OK\r\n");
     right.expect("UNWATCH", "+OK\r\n");
     let mut strangers: Vec<Raw> = (0..20).map(|_| broker.connect()).collect();
-    let wrong = ["AUTH u upwx", "AUTH u up", "AUTH u UPW", "AUTH v upw", "AUTH upw", "HELLO 3 AUTH u bad"];
+    let wrong =
+        ["AUTH u u-pwx", "AUTH u up", "AUTH u U-PW", "AUTH v u-pw", "AUTH u-pw", "HELLO 3 AUTH u bad"];
     for round in 0..12 {
-        right.send("AUTH u upw");
+        right.send("AUTH u u-pw");
         right.send("GET k");
         for stranger in &mut strangers {
             stranger.write(&pipeline(&[wrong[round % wrong.len()], "GET k", "ACL WHOAMI"]));
@@ -263,7 +264,7 @@ fn two_users_never_see_each_others_rights() {
                     }
                     1 => {
                         *user = 1 - *user;
-                        lines.push(format!("AUTH {0} {0}pw", names[*user]));
+                        lines.push(format!("AUTH {0} {0}-pw", names[*user]));
                         wanted.push("+OK\r\n".to_owned());
                     }
                     // A wrong password has to wait.
@@ -310,35 +311,43 @@ fn no_lane_ever_hears_a_childs_auth() {
     let settings = judged(&[("pubsub", "leased"), ("log_level", "trace")]);
     let broker = Broker::start_at(proxy.socket(), &settings);
     let mut raw = broker.connect();
-    for line in
-        ["AUTH u upw", "GET k", "WATCH k", "AUTH u bad", "MULTI", "AUTH u upw", "EXEC", "UNWATCH", "AUTH pw"]
-    {
+    for line in [
+        "AUTH u u-pw",
+        "GET k",
+        "WATCH k",
+        "AUTH u not-it",
+        "MULTI",
+        "AUTH u u-pw",
+        "EXEC",
+        "UNWATCH",
+        "AUTH pw",
+    ] {
         raw.ask(line);
     }
     raw.write(&pipeline(&[
         "GET k",
-        "AUTH u bad",
+        "AUTH u not-it",
         "GET k",
-        "HELLO 2 AUTH u upw",
+        "HELLO 2 AUTH u u-pw",
         "GET k",
         "SUBSCRIBE c",
-        "AUTH u upw",
+        "AUTH u u-pw",
     ]));
     for _ in 0..7 {
         raw.read_reply();
     }
-    raw.ask("HELLO 2 AUTH u upw");
+    raw.ask("HELLO 2 AUTH u u-pw");
     for name in ["broker-lane", "broker-lease", "broker-control"] {
         let sent = proxy.sent(name);
         assert!(!sent.is_empty(), "{name}");
         for sent in sent {
             let text = String::from_utf8_lossy(&sent).into_owned();
-            assert!(text.matches("AUTH").count() <= 1 && !text.contains("bad"), "{name}: {text}");
+            assert!(text.matches("AUTH").count() <= 1 && !text.contains("not-it"), "{name}: {text}");
             assert!(text.find("AUTH").is_none_or(|at| at < 30), "only its own greeting: {text}");
         }
     }
     let log = broker.log();
-    assert!(!log.contains("upw") && !log.contains("bad"), "{log}");
+    assert!(!log.contains("u-pw") && !log.contains("not-it"), "{log}");
 }
 
 /// Connections are cut under way; nobody is let in who should not be, and nobody's rights change.
@@ -365,8 +374,8 @@ fn rights_hold_while_connections_are_cut() {
         for (raw, user) in &mut children {
             let (own, other) = (names[*user], names[1 - *user]);
             let line = match rng.u8(..8) {
-                0 => format!("AUTH {other} {own}pw"),
-                1 => format!("AUTH {other} {other}pw"),
+                0 => format!("AUTH {other} {own}-pw"),
+                1 => format!("AUTH {other} {other}-pw"),
                 2 => "ACL WHOAMI".to_owned(),
                 3 | 4 => format!("SET {other}:k x"),
                 _ => format!("SET {own}:k x"),
@@ -384,7 +393,7 @@ fn rights_hold_while_connections_are_cut() {
             }
             let (own, other) = (names[*user], names[1 - *user]);
             let wanted = match line.as_str() {
-                _ if line == format!("AUTH {other} {own}pw") => WRONGPASS.to_owned(),
+                _ if line == format!("AUTH {other} {own}-pw") => WRONGPASS.to_owned(),
                 _ if line.starts_with("AUTH") => {
                     *user = 1 - *user;
                     "+OK\r\n".to_owned()
@@ -423,10 +432,10 @@ fn a_deleted_user_loses_its_children_and_nobody_else_does() {
     other.expect("GET k", "$1\r\nw\r\n");
     wait_until("nothing of u is left", || connections_of(&redis, "u") == 0);
     let mut again = broker.connect();
-    again.expect("AUTH u upw", WRONGPASS);
+    again.expect("AUTH u u-pw", WRONGPASS);
     again.expect("GET k", NOAUTH);
     add_user(&redis, "u", "~* &* +@all");
-    again.expect("AUTH u upw", "+OK\r\n");
+    again.expect("AUTH u u-pw", "+OK\r\n");
     again.expect("GET k", "$1\r\nw\r\n");
 }
 
@@ -455,7 +464,7 @@ fn each_password_stands_or_falls_with_its_own() {
         raw.expect("SET k v", "+OK\r\n");
     }
     assert_eq!(connections_of(&redis, "u"), 2, "one for each password");
-    redis.ask("ACL SETUSER u <upw");
+    redis.ask("ACL SETUSER u <u-pw");
     old.expect("GET k", "$1\r\nv\r\n");
     redis.ask("CLIENT KILL USER u");
     assert!(old.is_closed());
@@ -465,7 +474,7 @@ fn each_password_stands_or_falls_with_its_own() {
     new.expect("GET k", "$1\r\nv\r\n");
     redis.ask("CLIENT KILL USER u");
     assert!(new.is_closed());
-    assert!(!broker.log().contains("upw"), "no password is logged");
+    assert!(!broker.log().contains("u-pw"), "no password is logged");
 }
 
 #[test]
@@ -516,7 +525,7 @@ fn nothing_of_a_user_survives_its_last_child() {
     raw.expect("WATCH k", "+OK\r\n");
     assert!(connections_of(&redis, "u") >= 2);
     let info = raw.ask("CLIENT INFO");
-    assert!(info.contains(" user=u ") && !info.contains("upw"), "{info}");
+    assert!(info.contains(" user=u ") && !info.contains("u-pw"), "{info}");
     drop(raw);
     wait_until("its connections are closed", || own() == 2);
 }
@@ -558,18 +567,18 @@ fn what_was_watched_as_somebody_else_is_lost() {
     let mut raw = child(&broker, "u");
     raw.expect("WATCH k", "+OK\r\n");
     raw.expect("AUTH v bad", WRONGPASS);
-    raw.expect("AUTH u upw", "+OK\r\n");
+    raw.expect("AUTH u u-pw", "+OK\r\n");
     raw.expect("MULTI", "+OK\r\n");
     raw.expect("PING", "+QUEUED\r\n");
     raw.expect("EXEC", "*1\r\n+PONG\r\n");
     raw.expect("WATCH k", "+OK\r\n");
-    raw.expect("AUTH v vpw", "+OK\r\n");
+    raw.expect("AUTH v v-pw", "+OK\r\n");
     raw.expect("ACL WHOAMI", "$1\r\nv\r\n");
     raw.expect("MULTI", "+OK\r\n");
     raw.expect("PING", "+QUEUED\r\n");
     raw.expect("EXEC", "*-1\r\n");
     raw.expect("MULTI", "+OK\r\n");
-    raw.expect("AUTH u upw", "-ERR AUTH inside MULTI is not supported by the broker\r\n");
+    raw.expect("AUTH u u-pw", "-ERR AUTH inside MULTI is not supported by the broker\r\n");
     raw.expect("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n");
     raw.expect("ACL WHOAMI", "$1\r\nv\r\n");
 }
@@ -647,13 +656,13 @@ fn an_upstream_that_does_not_answer_lets_nobody_in() {
     add_user(&redis, "u", "~* &* +@all");
     let broker = Broker::start(&redis, &judged(&[("queue_timeout", "200ms"), ("connect_timeout", "200ms")]));
     let mut raw = broker.connect();
-    wait_until("the upstream is known", || raw.ask("AUTH u upw") == "+OK\r\n");
+    wait_until("the upstream is known", || raw.ask("AUTH u u-pw") == "+OK\r\n");
     wait_until("its lane is connected", || raw.ask("GET k") == "$-1\r\n");
     let mut other = broker.connect();
     other.expect("PING", NOAUTH);
     redis.stop();
     let down = "-BROKERDOWN no upstream connection; the command was not executed";
-    assert!(other.ask("AUTH u upw").starts_with(down));
+    assert!(other.ask("AUTH u u-pw").starts_with(down));
     // The answer to the one comes while the other is waited for.
     other.send("AUTH default bad");
     redis.cont();
@@ -664,12 +673,12 @@ fn an_upstream_that_does_not_answer_lets_nobody_in() {
     wait_until("it answers again", || other.ask("AUTH default bad") == WRONGPASS);
     other.expect("ACL WHOAMI", NOAUTH);
     redis.kill();
-    assert!(other.ask("AUTH u upw").starts_with(down));
+    assert!(other.ask("AUTH u u-pw").starts_with(down));
     redis.restart();
     // Users made at run time are gone with the server.
     assert!(raw.is_closed());
     wait_until("the broker is back", || broker.connect().ask("AUTH pw") == "+OK\r\n");
-    other.expect("AUTH u upw", WRONGPASS);
+    other.expect("AUTH u u-pw", WRONGPASS);
     other.expect("AUTH pw", "+OK\r\n");
     other.expect("ACL WHOAMI", "$7\r\ndefault\r\n");
 }

@@ -9,9 +9,9 @@ use crate::support::{Broker, End, Raw, Redis, wait_until};
 const PATIENT: [(&str, &str); 2] = [("queue_timeout", "20s"), ("connect_timeout", "20s")];
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
-/// A broker in whose eyes "right" is the password of `jobs`, judged by itself or by Redis.
+/// A broker in whose eyes "open-sesame" is the password of `jobs`, judged by itself or by Redis.
 fn broker(redis: &Redis, auth: &str) -> Broker {
-    redis.ask("ACL SETUSER jobs on >right ~* &* +@all");
+    redis.ask("ACL SETUSER jobs on >open-sesame ~* &* +@all");
     let path = redis.directory().join("users.toml");
     let hash = redis.connect().call(&["ACL", "GETUSER", "jobs"]);
     let hash = String::from_utf8_lossy(&hash);
@@ -29,7 +29,7 @@ fn broker(redis: &Redis, auth: &str) -> Broker {
 fn guess(broker: &Broker, count: usize) -> Duration {
     let begun = Instant::now();
     for number in 0..count {
-        broker.connect().expect(&format!("AUTH jobs x{number}"), WRONGPASS);
+        broker.connect().expect(&format!("AUTH jobs guess-{number}"), WRONGPASS);
     }
     begun.elapsed()
 }
@@ -48,7 +48,7 @@ fn each_wrong_password_makes_the_next_one_wait() {
         let told = log.lines().filter(|line| line.contains("wrong password for user \"jobs\" by child"));
         let told: Vec<&str> = told.collect();
         assert!(!told.is_empty() && told.iter().all(|line| line.contains(&uid())), "{auth}: {log}");
-        assert!(!log.contains("x0") && !log.contains("right"), "no password is logged");
+        assert!(!log.contains("guess-") && !log.contains("open-sesame"), "no password is logged");
     }
 }
 
@@ -65,10 +65,10 @@ fn nobody_else_waits() {
         let redis = Redis::start();
         let broker = broker(&redis, auth);
         let mut honest = broker.connect();
-        honest.expect("AUTH jobs right", "+OK\r\n");
+        honest.expect("AUTH jobs open-sesame", "+OK\r\n");
         guess(&broker, 6);
         let mut guessers: Vec<Raw> = (0..20).map(|_| broker.connect()).collect();
-        let tries: Vec<String> = (0..50).map(|number| format!("AUTH jobs y{number}")).collect();
+        let tries: Vec<String> = (0..50).map(|number| format!("AUTH jobs guess-{number}")).collect();
         let tries = pipeline(&tries.iter().map(String::as_str).collect::<Vec<_>>());
         for guesser in &mut guessers {
             guesser.write(&tries);
@@ -78,7 +78,7 @@ fn nobody_else_waits() {
         for _ in 0..300 {
             honest.expect("GET none", "$-1\r\n");
             let mut again = broker.connect();
-            again.expect("AUTH jobs right", "+OK\r\n");
+            again.expect("AUTH jobs open-sesame", "+OK\r\n");
             again.expect("GET none", "$-1\r\n");
         }
         assert!(begun.elapsed() < Duration::from_secs(25), "{auth}: {:?}", begun.elapsed());
@@ -98,11 +98,11 @@ fn a_right_password_that_is_new_waits_and_is_let_in() {
     guess(&broker, 6);
     let begun = Instant::now();
     let mut raw = broker.connect();
-    raw.expect("AUTH jobs right", "+OK\r\n");
+    raw.expect("AUTH jobs open-sesame", "+OK\r\n");
     assert!(begun.elapsed() >= Duration::from_millis(350), "{:?}", begun.elapsed());
     raw.expect("GET none", "$-1\r\n");
     let begun = Instant::now();
-    assert!(broker.connect().ask("HELLO 3 AUTH jobs right").starts_with('%'));
+    assert!(broker.connect().ask("HELLO 3 AUTH jobs open-sesame").starts_with('%'));
     assert!(broker.connect().ask("HELLO 3 AUTH jobs wrong").starts_with("-WRONGPASS"));
     assert!(begun.elapsed() >= Duration::from_millis(350), "HELLO is no way round: {:?}", begun.elapsed());
 }

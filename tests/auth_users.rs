@@ -14,7 +14,7 @@ fn lines(text: &str) -> Vec<&str> {
 }
 
 fn add_user(redis: &Redis, name: &str, rules: &str) {
-    assert_eq!(redis.ask(&format!("ACL SETUSER {name} on >{name}pw {rules}")), "+OK\r\n");
+    assert_eq!(redis.ask(&format!("ACL SETUSER {name} on >{name}-pw {rules}")), "+OK\r\n");
 }
 
 /// Connections of a user, as Redis sees them.
@@ -69,7 +69,7 @@ fn users_of_the_file_may_be_somebody_upstream() {
     add_user(&redis, "up", "~up:* &* +@all -multi");
     let file = format!(
         "[[user]]\nname='default'\nnopass=true\ncommands_allow=['get','acl']\n\
-         [[user]]\nname='a'\npassword_sha256='{P}'\nupstream_username='up'\nupstream_password='uppw'\n\
+         [[user]]\nname='a'\npassword_sha256='{P}'\nupstream_username='up'\nupstream_password='up-pw'\n\
          [[user]]\nname='c'\npassword_sha256='{P}'\nupstream_username='up'\nupstream_password='bad'\n"
     );
     let broker = with_users(&redis, &file);
@@ -96,7 +96,7 @@ fn users_of_the_file_may_be_somebody_upstream() {
     let mut again = broker.connect();
     again.expect("AUTH a p", "+OK\r\n");
     again.expect("GET up:k", "$1\r\nv\r\n");
-    assert!(!broker.log().contains("uppw"));
+    assert!(!broker.log().contains("up-pw"));
 }
 
 fn texts_without_password() -> &'static str {

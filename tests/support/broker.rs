@@ -229,7 +229,8 @@ impl Broker {
         raw
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far. Directories stand in it, whose names end in six random letters or digits: what must not
+    /// be in it is longer than that or has another sign.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
