@@ -63,7 +63,8 @@ const NAME_STEPS: usize = 32;
 pub(super) enum Asked {
     Join(TopicKey),
     Leave(TopicKey),
-    /// SUBSCRIBE of a topic that is on, for the request behind which this fence stands: may one more child join?
+    /// SUBSCRIBE of a topic that is on, or being left, for the request behind which this fence stands: may one more child
+    /// join?
     Check(TopicKey, ChildKey, u64),
     /// A PING whose answer shows that everything before it has been answered. It carries a number that no other has. It
     /// is nobody's where the janitor asks whether the connection is alive.
@@ -559,10 +560,12 @@ impl LiveHubs<'_> {
             return true;
         }
         for key in own.take_to_ask(limits::TOPICS_STEP) {
-            match self.hubs.known(key).map(|topic| topic.wanted) {
-                Some(false) => self.ask(user, Asked::Join(key)),
-                // That the user may listen to it was true when another child joined.
-                Some(true) if first || matches!(own.fence(), Fence::Asking(_)) => {
+            let asks = first || matches!(own.fence(), Fence::Asking(_));
+            match self.hubs.known(key).map(|topic| (topic.wanted, topic.pending)) {
+                Some((false, 0)) => self.ask(user, Asked::Join(key)),
+                // That the user may listen to it was true when another child joined. What is being left may stay, and this
+                // child be refused.
+                Some((wanted, _)) if asks || !wanted => {
                     self.ask(user, Asked::Check(key, own.child(), fence));
                 }
                 _ => {}
@@ -784,7 +787,8 @@ impl LiveHubs<'_> {
         if let Some(frame) = refusal.filter(|_| topic.pending == 0) {
             log::info!("a subscription was refused: {}", reply::error_text(frame).unwrap_or_default());
             topic.refusal = Some(frame.to_vec());
-            topic.wanted = !topic.wanted;
+            // What was refused changed nothing, whatever it was.
+            topic.wanted = topic.carried;
             if !topic.wanted {
                 // They listened on the connection before this one; their right has gone since.
                 return self.env.notify(Notice::TopicRefused(key));

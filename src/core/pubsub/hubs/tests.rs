@@ -393,6 +393,8 @@ fn a_subscription_that_is_refused_after_a_loss_closes_its_listeners() {
     freeze(&mut sim);
     // As after a loss.
     let topic = sim.broker.shared.hubs.by_user[&UserId::UPSTREAM].names[0][&b"c"[..]];
+    let lost = sim.broker.shared.hubs.topics.get_mut(topic).expect("a topic");
+    (lost.wanted, lost.carried) = (false, false);
     sim.broker.shared.live_hubs().ask(UserId::UPSTREAM, Asked::Join(topic));
     sim.settle();
     inject(&mut sim, &[b"-NOPERM not any more\r\n"]);
