@@ -160,11 +160,11 @@ impl Broker {
                 }
             }
             _ if slot.flags.has(SlotFlags::GUARDED) && slot.is_plausible(frame) => {
-                self.shared.withhold(key, slot, frame);
+                self.withhold_reply(key, slot, frame);
             }
             _ if !is_proven && slot.is_plausible(frame) => {
                 // It must not overtake what a busy upstream has left without proof, and no canary can follow it.
-                self.shared.withhold(key, slot, frame);
+                self.withhold_reply(key, slot, frame);
                 self.shared.lane_lost(key, "integrity: a busy upstream has left replies unproven");
             }
             _ if !slot.is_plausible(frame) => {

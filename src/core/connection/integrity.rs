@@ -140,6 +140,19 @@ impl Broker {
         self.shared.desync(key, &format!("integrity: {why}"));
     }
 
+    /// Keeps the reply to a child's request until the canary behind it is answered. A number of listeners is corrected as it
+    /// comes: whoever leaves meanwhile was counted upstream, and whoever joins was not.
+    pub(crate) fn withhold_reply(&mut self, key: LaneKey, mut slot: Slot, frame: &[u8]) {
+        let mut corrected = None;
+        if slot.may_count()
+            && let Some(child) = self.children.get_mut(slot.child)
+        {
+            corrected = self.shared.hubs.corrected_early(child, &mut slot, frame);
+            self.shared.mark_child(child);
+        }
+        self.shared.withhold(key, slot, corrected.as_deref().unwrap_or(frame));
+    }
+
     pub(crate) fn release(&mut self, key: LaneKey) {
         let withheld = self.shared.connections.known_mut(key).map(|lane| lane.canaries_mut().take_withheld());
         for Withheld { slot, frame } in withheld.unwrap_or_default() {

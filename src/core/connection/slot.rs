@@ -176,6 +176,11 @@ impl Slot {
         self.flags.has(SlotFlags::MAY_WAIT)
     }
 
+    /// Whether its child remembers what in the reply may be a number of listeners.
+    pub(crate) fn may_count(&self) -> bool {
+        matches!(self.kind, SlotKind::Count | SlotKind::Exec) && !self.is_timed_out()
+    }
+
     pub(crate) fn is_timed_out(&self) -> bool {
         self.flags.has(SlotFlags::TIMED_OUT)
     }

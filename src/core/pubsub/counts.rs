@@ -11,7 +11,7 @@ use crate::command::Count;
 use crate::core::child::Child;
 use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
-use crate::core::connection::slot::{SlotFlags, SlotKind};
+use crate::core::connection::slot::{Slot, SlotFlags, SlotKind};
 use crate::core::keys::LaneKey;
 use crate::core::pubsub::counted::{Counted, CountedElements};
 use crate::core::pubsub::glob::Steps;
@@ -135,6 +135,26 @@ impl Shared {
 }
 
 impl Hubs {
+    /// The same of a reply that is withheld: what is told later is this, and nothing more is corrected then.
+    pub(crate) fn corrected_early(
+        &self,
+        child: &mut Child,
+        slot: &mut Slot,
+        frame: &[u8],
+    ) -> Option<Vec<u8>> {
+        match slot.kind {
+            SlotKind::Count => {
+                slot.kind = SlotKind::Relay;
+                self.corrected(&child.end_count()?, frame, &mut Steps::default())
+            }
+            SlotKind::Exec => {
+                let counts = child.session_mut().transaction.exec_arrived();
+                self.corrected_exec(&counts, frame)
+            }
+            _ => None,
+        }
+    }
+
     /// The reply to an EXEC with the right numbers, if its own are not right.
     pub(crate) fn corrected_exec(&self, counts: &CountedElements, frame: &[u8]) -> Option<Vec<u8>> {
         if counts.is_empty() || self.is_empty() {

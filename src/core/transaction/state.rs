@@ -133,6 +133,8 @@ pub(crate) struct AfterExec {
     selects: Vec<(u32, u32)>,
     /// What counts listeners.
     counts: CountedElements,
+    /// Its reply has come and waits for its proof.
+    has_arrived: bool,
     /// The first error Redis answered while the block was queued, without `-` and CRLF.
     first_error: Option<Vec<u8>>,
 }
@@ -432,6 +434,16 @@ impl TransactionState {
         self.execs
             .front()
             .is_some_and(|after| !after.has_local() && after.selects.is_empty() && after.counts.is_empty())
+    }
+
+    /// The reply to the oldest EXEC without one has come, and is kept until it is proven. What it counts is corrected once:
+    /// now.
+    pub(crate) fn exec_arrived(&mut self) -> CountedElements {
+        let Some(after) = self.execs.iter_mut().find(|after| !after.has_arrived) else {
+            return CountedElements::default();
+        };
+        after.has_arrived = true;
+        std::mem::take(&mut after.counts)
     }
 
     /// An EXEC upstream is answered, or will not be.

@@ -91,6 +91,60 @@ fn what_a_child_asks_stays_in_its_order() {
     assert_eq!(sim.received(p), "+OK :2 :2 $1 1 *2 $1 c :2");
 }
 
+/// What proves a reply may be late: whoever leaves meanwhile has heard the message.
+#[test]
+fn a_reply_that_is_withheld_counts_who_listened_when_it_came() {
+    let (mut sim, [a, _, p]) = listening(&[("integrity", "always")], 2);
+    freeze(&mut sim, &[LaneRole::Subscriber]);
+    sim.send(p, "PUBLISH c m");
+    let message = ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n";
+    let lane = sim.link(LaneRole::Subscriber);
+    sim.answer_next(lane, format!("{message}:1\r\n").as_bytes());
+    assert_eq!(sim.received(p), "");
+    assert_eq!(sim.received(a), MESSAGE);
+    sim.kill(a);
+    sim.thaw();
+    assert_eq!(sim.received(p), ":2");
+    assert_eq!(sim.ask(p, "PUBLISH c m"), ":1");
+}
+
+#[test]
+fn so_does_an_exec_that_is_withheld() {
+    let (mut sim, [a, _, p]) = listening(&[("integrity", "always")], 2);
+    assert_eq!(sim.ask(p, "GET k"), "$1 k");
+    freeze(&mut sim, &[LaneRole::Shared]);
+    let block = "MULTI\nPUBLISH c m\nEXEC";
+    sim.send(p, &format!("{block}\n{block}"));
+    let lane = sim.link(LaneRole::Shared);
+    for reply in ["+OK\r\n", "+QUEUED\r\n", "*1\r\n:1\r\n"] {
+        sim.answer_next(lane, reply.as_bytes());
+    }
+    sim.kill(a);
+    sim.thaw();
+    assert_eq!(sim.received(p), "+OK +QUEUED *1 :2 +OK +QUEUED *1 :1");
+}
+
+/// What the upstream did not leave is still carried, whoever was refused to join it meanwhile.
+#[test]
+fn a_topic_that_could_neither_be_left_nor_joined_is_known_to_be_carried() {
+    const BUSY: &[u8] = b"-BUSY Redis is busy running a script.\r\n";
+    let (mut sim, [a, b, p]) = listening(&[], 1);
+    freeze(&mut sim, &[LaneRole::Subscriber]);
+    sim.kill(a);
+    sim.send(b, "SUBSCRIBE c");
+    let lane = sim.link(LaneRole::Subscriber);
+    for _ in ["unsubscribe", "subscribe"] {
+        sim.answer_next(lane, BUSY);
+    }
+    sim.thaw();
+    assert_eq!(sim.received(b), "-BUSY Redis is busy running a script.");
+    sim.deny("unsubscribe");
+    assert_eq!(sim.ask(p, "PUBLISH c m\nPUBSUB NUMSUB c"), ":0 *2 $1 c :0");
+    assert_eq!(sim.ask(b, "SUBSCRIBE c"), "*3 $9 subscribe $1 c :1");
+    assert_eq!(sim.ask(p, "PUBLISH c m"), ":1");
+    assert_eq!(sim.received(b), MESSAGE);
+}
+
 /// On its own connection a child reads its message before the number.
 #[test]
 fn a_child_hears_itself_before_the_reply() {
