@@ -65,6 +65,8 @@ impl Asked {
 
 #[derive(Debug, Default)]
 struct Open {
+    /// Its MULTI.
+    begun: Option<Asked>,
     queued: Vec<Asked>,
     spoilt: bool,
 }
@@ -250,7 +252,7 @@ impl Script {
         match asked.request.answer {
             Answer::Exec => self.executed(&asked, reply, ledger),
             Answer::Multi if reply == simple("OK") && self.open.is_none() => {
-                self.open = Some(Open::default())
+                self.open = Some(Open { begun: Some(asked), ..Open::default() })
             }
             _ => self.judge(&asked, &reply, ledger, false),
         }
@@ -323,8 +325,8 @@ impl Script {
                 let said = text.windows(7).any(|part| part == b" BROKER");
                 // Of a MULTI that was refused, where something behind it was refused for standing in it.
                 let denied = ledger.truth.held_since(Reason::Denied, asked.moment);
-                // A command that was queued here may have been refused upstream since, long before the EXEC.
-                let oldest = open.queued.first().unwrap_or(asked);
+                // It may have been refused upstream from its MULTI on, long before the EXEC.
+                let oldest = open.begun.as_ref().unwrap_or(asked);
                 let told = open.spoilt || said || denied || self.is_true(oldest, text, ledger);
                 holds!(9, told, "{}: {} for no reason", self.who(), text.escape_ascii());
                 ledger.refused(open.nonces());
