@@ -16,6 +16,8 @@ enum SentinelQuestion {
     Hello,
     /// CLIENT SETNAME; any reply.
     Name,
+    /// SENTINEL MYID. Sentinels before 6.2 refuse it, and so may rights.
+    Id,
     /// SENTINEL MASTER.
     Master,
     /// SENTINEL SENTINELS.
@@ -53,16 +55,25 @@ pub(super) enum SentinelNews {
     /// It is carrying out a failover. Until that is done it names the former master, but with the new epoch, once there is one.
     UnderWay(MasterClaim),
     /// Other sentinels that it knows.
-    Others(Vec<Address>),
+    Others(Vec<NamedSentinel>),
     /// Replicas of the master that can be read from.
     Replicas(Vec<Address>),
     /// The master may be another one: all are asked.
     MayHaveSwitched,
 }
 
+/// A sentinel that another one knows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NamedSentinel {
+    pub(super) address: Address,
+    pub(super) run_id: Option<String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Sentinel {
     pub(super) address: Address,
+    /// Who it is, at whatever address; as it said on its last connection, or as the one said that named it.
+    pub(super) run_id: Option<String>,
     /// It stands in the URL, and is never given up.
     pub(super) is_seed: bool,
     /// When another one named it last.
@@ -90,6 +101,7 @@ impl Sentinel {
     pub(super) fn new(address: Address, is_seed: bool, now: Millis) -> Sentinel {
         Sentinel {
             address,
+            run_id: None,
             is_seed,
             named_at: now,
             contact: Contact::Resting { until: now },
@@ -136,6 +148,11 @@ impl Sentinel {
         &self.trouble
     }
 
+    /// Whether both are the same sentinel, known by two addresses.
+    pub(super) fn is_same_as(&self, run_id: Option<&str>) -> bool {
+        run_id.is_some() && self.run_id.as_deref() == run_id
+    }
+
     pub(super) fn is_up(&self) -> bool {
         matches!(self.contact, Contact::Up { greeted: true, .. })
     }
@@ -152,7 +169,7 @@ impl Sentinel {
     pub(super) fn connected(&mut self, link: usize, watched: &WatchedMaster, now: Millis) {
         self.contact = Contact::Up { link, greeted: false };
         (self.out, self.asked) = (Zeroizing::new(Vec::with_capacity(1024)), VecDeque::new());
-        (self.claim, self.hears_events) = (None, false);
+        (self.run_id, self.claim, self.hears_events) = (None, None, false);
         self.inbox.clear();
         let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
         if let Some(password) = &watched.password {
@@ -161,6 +178,7 @@ impl Sentinel {
         }
         self.ask(SentinelQuestion::Hello, &hello, now);
         self.ask(SentinelQuestion::Name, &[b"CLIENT", b"SETNAME", b"broker-watch"], now);
+        self.ask(SentinelQuestion::Id, &[b"SENTINEL", b"MYID"], now);
         self.ask(SentinelQuestion::Events, &[b"SUBSCRIBE", b"+switch-master", b"+reboot"], now);
         self.ask_master(&watched.name, now);
         self.ask_others(&watched.name, now);
@@ -289,6 +307,9 @@ impl Sentinel {
             (SentinelQuestion::Hello, Some(text)) => return Err(format!("HELLO was answered with: {text}")),
             (SentinelQuestion::Hello, None) => self.greeted(frame)?,
             (SentinelQuestion::Name, _) => {}
+            (SentinelQuestion::Id, _) => {
+                self.run_id = value::parse(frame).and_then(|id| value::text(&id)).and_then(sound_id);
+            }
             (SentinelQuestion::Master, Some(text)) => {
                 self.trouble = text.chars().take(limits::SENTINEL_WORDS).collect()
             }
@@ -349,9 +370,19 @@ fn claim_of(frame: &[u8]) -> Option<(MasterClaim, bool)> {
     Some((MasterClaim { epoch, address: address_of(&pairs)? }, is_under_way))
 }
 
-fn others_of(frame: &[u8]) -> Vec<Address> {
+fn sound_id(id: String) -> Option<String> {
+    (!id.is_empty() && id.len() <= limits::SENTINEL_WORDS).then_some(id)
+}
+
+fn others_of(frame: &[u8]) -> Vec<NamedSentinel> {
     let Some(Value::Array(items)) = value::parse(frame) else { return Vec::new() };
-    let found = items.into_iter().filter_map(|item| address_of(&value::pairs(item)?));
+    let found = items.into_iter().filter_map(|item| {
+        let pairs = value::pairs(item)?;
+        Some(NamedSentinel {
+            address: address_of(&pairs)?,
+            run_id: field(&pairs, "runid").and_then(sound_id),
+        })
+    });
     found.take(limits::SENTINELS_MAX).collect()
 }
 

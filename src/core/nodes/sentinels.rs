@@ -6,7 +6,7 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::endpoint::{Address, WatchedMaster};
 use crate::core::nodes::replicas::Replicas;
-use crate::core::nodes::sentinel::{Contact, MasterClaim, Sentinel, SentinelNews};
+use crate::core::nodes::sentinel::{Contact, MasterClaim, NamedSentinel, Sentinel, SentinelNews};
 use crate::resp::{ReplyScanner, SharedScanner};
 
 /// Names a sentinel to the driver. Never reused.
@@ -71,7 +71,7 @@ impl Sentinels {
         self.doubt_until = now + limits::SENTINEL_DOUBT;
         self.replicas.forget();
         for address in watched.map(|watched| watched.seeds.clone()).unwrap_or_default() {
-            self.add(address, true, now);
+            self.add(Sentinel::new(address, true, now));
         }
     }
 
@@ -91,9 +91,9 @@ impl Sentinels {
         &mut self.replicas
     }
 
-    fn add(&mut self, address: Address, is_seed: bool, now: Millis) {
+    fn add(&mut self, sentinel: Sentinel) {
         self.next_id += 1;
-        self.list.push((self.next_id, Sentinel::new(address, is_seed, now)));
+        self.list.push((self.next_id, sentinel));
     }
 
     fn remove(&mut self, id: SentinelId) {
@@ -239,20 +239,50 @@ impl Sentinels {
                         SentinelNews::UnderWay(claim) => self.note_under_way(id, claim, now),
                     }
                 }
+                self.forget_doubles(id);
             }
         }
     }
 
-    /// Sentinels that another one knows.
-    fn learn(&mut self, others: Vec<Address>, now: Millis) {
-        for address in others {
-            let known = self.list.iter_mut().find(|(_, sentinel)| sentinel.address == address);
-            if let Some((_, known)) = known {
+    /// Sentinels that another one knows. What stands in the URL by a name, and answers there, needs no second connection.
+    fn learn(&mut self, others: Vec<NamedSentinel>, now: Millis) {
+        for NamedSentinel { address, run_id } in others {
+            let is_same = |one: &Sentinel| one.is_up() && one.is_same_as(run_id.as_deref());
+            let mut all = self.list.iter_mut().map(|(_, one)| one);
+            if let Some(known) = all.find(|one| one.address == address || is_same(one)) {
                 known.named_at = now;
             } else if self.list.len() < limits::SENTINELS_MAX {
-                self.add(address, false, now);
+                let mut sentinel = Sentinel::new(address, false, now);
+                sentinel.run_id = run_id;
+                self.add(sentinel);
             }
         }
+    }
+
+    /// This one has said something. Known by two addresses, it is kept at one: where it stands in the URL, else where it
+    /// answered first. But while it has said different things at the two, which of them is the newer one is not known.
+    fn forget_doubles(&mut self, id: SentinelId) {
+        let Some(run_id) = self.find(id).and_then(|one| one.run_id.clone()) else { return };
+        let mut same: Vec<_> =
+            self.list().filter(|(_, one)| one.is_up() && one.is_same_as(Some(&run_id))).collect();
+        same.sort_by_key(|(other, one)| (!one.is_seed, *other == id));
+        let Some((_, kept)) = same.first().copied() else { return };
+        let is_double = |one: &Sentinel| !one.is_seed && (one.claim.is_none() || one.claim == kept.claim);
+        let doubles = same.iter().skip(1).filter(|(_, one)| is_double(one)).map(|(id, _)| *id);
+        for double in doubles.collect::<Vec<_>>() {
+            self.remove(double);
+        }
+    }
+
+    /// How many there are of them, each once though it has two addresses.
+    fn count(&self, is_meant: impl Fn(&Sentinel) -> bool) -> usize {
+        let mut counted: Vec<&Sentinel> = Vec::new();
+        for (_, one) in self.list.iter().filter(|(_, one)| is_meant(one)) {
+            if !counted.iter().any(|known| known.is_same_as(one.run_id.as_deref())) {
+                counted.push(one);
+            }
+        }
+        counted.len()
     }
 
     /// Replicas of the master in use. One that was cut off knows those of another.
@@ -357,19 +387,17 @@ impl Sentinels {
     /// Every sentinel that answers, and more than half of those known, say this epoch: one that has won a vote is heard
     /// before.
     fn all_say(&self, epoch: u64) -> bool {
-        let answering: Vec<_> =
-            self.list.iter().filter(|(_, one)| one.is_up() && one.claim.is_some()).collect();
+        let answers = |one: &Sentinel| one.is_up() && one.claim.is_some();
         let says = |one: &Sentinel| one.claim.as_ref().is_some_and(|claim| claim.epoch == epoch);
-        answering.iter().all(|(_, one)| says(one)) && answering.len() * 2 > self.list.len()
+        self.list.iter().filter(|(_, one)| answers(one)).all(|(_, one)| says(one))
+            && self.count(answers) * 2 > self.count(|_| true)
     }
 
     /// Two addresses with the same epoch: sentinels that were each configured with another one. Most of those that answer
     /// decide, else what is in use stays.
     fn settle_tie(&mut self, claim: MasterClaim, told_by: Address, now: Millis) {
-        let votes = |wanted: &MasterClaim| {
-            let for_it = |one: &Sentinel| one.is_up() && one.claim.as_ref() == Some(wanted);
-            self.list.iter().filter(|(_, one)| for_it(one)).count()
-        };
+        let votes =
+            |wanted: &MasterClaim| self.count(|one| one.is_up() && one.claim.as_ref() == Some(wanted));
         let Some((current, ..)) = &self.current else { return };
         let (other, kept) = (votes(&claim), votes(current));
         log::warn!(

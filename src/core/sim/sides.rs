@@ -5,6 +5,7 @@ use super::watchers::{SERVER_PORT, View};
 use super::{Conn, Sim, holds, trace};
 use crate::base::clock::Millis;
 use crate::config::Address;
+use std::collections::BTreeSet;
 
 /// Time may be told anew between two looks of the driver.
 const SLACK: Millis = 2;
@@ -46,14 +47,15 @@ impl Sim {
         if before == now {
             return;
         }
-        let all: Vec<View> = self.watchers.told().collect();
+        let all: Vec<(usize, View)> = self.watchers.told().collect();
         holds!(31, told == Some(now), "{now:?} is in use since {told:?} was told");
         if now.epoch < before.epoch {
-            let anew = all.iter().all(|view| view.epoch == now.epoch);
+            let anew = all.iter().all(|(_, view)| view.epoch == now.epoch);
             holds!(31, anew, "epoch {} follows {} while sentinels say {all:?}", now.epoch, before.epoch);
         }
         if now.epoch == before.epoch {
-            let votes = |view: View| all.iter().filter(|told| **told == view).count();
+            let voters = |view: View| all.iter().filter(move |(_, told)| *told == view);
+            let votes = |view| voters(view).map(|(watcher, _)| watcher).collect::<BTreeSet<_>>().len();
             let most = votes(now) > votes(before);
             holds!(31, most, "{now:?} follows {before:?} while sentinels say {all:?}");
         }

@@ -98,6 +98,10 @@ fn confirmations(channels: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
+fn run_id(watcher: usize) -> String {
+    format!("id{watcher}")
+}
+
 /// The reply to SENTINEL MASTER.
 fn claim(view: View, is_leading: bool) -> Vec<u8> {
     let flags = if is_leading { "master,failover_in_progress,force_failover" } else { "master" };
@@ -111,9 +115,12 @@ fn claim(view: View, is_leading: bool) -> Vec<u8> {
     ])
 }
 
-/// The reply to SENTINEL SENTINELS.
+/// The reply to SENTINEL SENTINELS. Some are known here by another name than in the URL.
 fn others(watchers: impl Iterator<Item = usize>) -> Vec<u8> {
-    let one = |at: usize| map(&[("ip", text("w")), ("port", text(usize::from(WATCHER_PORT) + at))]);
+    let one = |at: usize| {
+        let port = text(usize::from(WATCHER_PORT) + at);
+        map(&[("ip", text(["w", "v"][at % 2])), ("port", port), ("runid", text(run_id(at)))])
+    };
     let all: Vec<Vec<u8>> = watchers.map(one).collect();
     let mut out = Vec::new();
     encode::array_header(&mut out, all.len());
@@ -133,10 +140,10 @@ impl Watchers {
         }
     }
 
-    /// What the broker has read last on each connection that stands.
-    pub(super) fn told(&self) -> impl Iterator<Item = View> {
+    /// What the broker has read last on each connection that stands, and of whom.
+    pub(super) fn told(&self) -> impl Iterator<Item = (usize, View)> {
         let up = self.links.values().filter(|conn| conn.greeted);
-        up.filter_map(|conn| conn.told)
+        up.filter_map(|conn| Some((conn.watcher, conn.told?)))
     }
 
     /// An event, to all that listen to this sentinel.
@@ -180,6 +187,7 @@ impl Watchers {
                 let none = || error("ERR No such master with that name");
                 view.map_or_else(none, |view| claim(view, is_leading))
             }
+            ("sentinel", b"MYID") => text(run_id(conn.watcher)),
             ("sentinel", b"SENTINELS") => others((0..self.list.len()).filter(|at| *at != conn.watcher)),
             _ => ok(),
         };

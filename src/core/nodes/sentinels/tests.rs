@@ -24,9 +24,18 @@ fn greeted(count: u16) -> (Sentinels, Vec<SentinelId>) {
 }
 
 fn connect(sentinels: &mut Sentinels, id: SentinelId, now: Millis) {
+    connect_as(sentinels, id, &id.to_string(), now);
+}
+
+/// The sentinel says that this is who it is.
+fn connect_as(sentinels: &mut Sentinels, id: SentinelId, run_id: &str, now: Millis) {
     sentinels.connected(id, id as usize, now);
     let greeting = b"%2\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n$5\r\nproto\r\n:3\r\n+OK\r\n";
     sentinels.input(id, greeting, now);
+    sentinels.input(id, format!("+{run_id}\r\n").as_bytes(), now);
+    if sentinels.outgoing(id).is_none() {
+        return;
+    }
     sentinels.input(id, b">3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n", now);
     let asked = written(sentinels, id);
     assert!(asked.contains("SUBSCRIBE") && asked.contains("MASTER"), "{asked}");
@@ -262,7 +271,11 @@ fn a_sentinel_that_tells_no_events_is_only_asked() {
     sentinels.connected(ids[0], 7, 20);
     let greeting = "%2\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n$5\r\nproto\r\n:3\r\n+OK\r\n";
     let refusal = "-NOPERM No permissions to access a channel\r\n";
-    sentinels.input(ids[0], (greeting.to_owned() + refusal + &claim(3, 1) + "*0\r\n").as_bytes(), 30);
+    sentinels.input(
+        ids[0],
+        (greeting.to_owned() + "+1\r\n" + refusal + &claim(3, 1) + "*0\r\n").as_bytes(),
+        30,
+    );
     assert_eq!(changed_to(&mut sentinels), Some((None, at(1), 3)));
     written(&mut sentinels, ids[0]);
     let later = limits::SENTINEL_DOUBT + limits::SENTINEL_POLL / 2;
@@ -281,4 +294,46 @@ fn half_of_the_sentinels_take_no_epoch_back() {
     sentinels.lost(ids[0], "its host is gone", 10);
     says(&mut sentinels, ids[1], 5, 1, 20);
     assert_eq!((changed_to(&mut sentinels), sentinels.epoch()), (None, Some(6)));
+}
+
+/// Two that the URL names by another address than the others do: one connection each, and one voice.
+#[test]
+fn a_sentinel_with_two_addresses_is_one() {
+    let (mut sentinels, ids) = greeted(2);
+    for id in &ids {
+        says(&mut sentinels, *id, 6, 2, 0);
+    }
+    changed_to(&mut sentinels);
+    let named = |host: &str, port: u16, run_id: &str| {
+        format!("*1\r\n%3\r\n+ip\r\n+{host}\r\n+port\r\n+{port}\r\n+runid\r\n+{run_id}\r\n")
+    };
+    let ask = |sentinels: &mut Sentinels, now: Millis, others: &str| {
+        let later = now + limits::SENTINEL_DOUBT + limits::SENTINEL_POLL;
+        sentinels.advance(later, 1000);
+        assert!(sentinels.find(ids[0]).is_some_and(|one| one.is_asked_for_others()));
+        written(sentinels, ids[0]);
+        sentinels.input(ids[0], (claim(6, 2) + others).as_bytes(), later);
+        later
+    };
+    // It is up where the URL names it.
+    let now = ask(&mut sentinels, 0, &named("other", 1, &ids[1].to_string()));
+    assert_eq!(sentinels.list().count(), 2);
+    // It is not, and whether it is elsewhere is looked at.
+    sentinels.lost(ids[1], "gone", now);
+    let now = ask(&mut sentinels, now, &named("other", 1, &ids[1].to_string()));
+    let elsewhere = sentinels.list().map(|(id, _)| id).last().expect("a sentinel");
+    assert_eq!((sentinels.list().count(), sentinels.count(|_| true)), (3, 2));
+    sentinels.advance(now, 1000);
+    connect_as(&mut sentinels, elsewhere, &ids[1].to_string(), now);
+    assert_eq!(sentinels.list().count(), 3, "there it is");
+    // With it, all that are known take an epoch back.
+    let now = now + limits::SENTINEL_ASK_MIN;
+    says(&mut sentinels, elsewhere, 5, 1, now);
+    says(&mut sentinels, ids[0], 5, 1, now);
+    assert_eq!((changed_to(&mut sentinels).map(|change| change.2), sentinels.count(|_| true)), (Some(5), 2));
+    // Back where the URL names it, and has said the same as elsewhere.
+    connect(&mut sentinels, ids[1], now);
+    assert_eq!((sentinels.list().count(), sentinels.count(|_| true)), (3, 2));
+    says(&mut sentinels, ids[1], 5, 1, now);
+    assert_eq!(sentinels.list().map(|(id, _)| id).collect::<Vec<_>>(), ids);
 }
