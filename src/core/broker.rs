@@ -108,6 +108,9 @@ impl Broker {
     fn fire_timers(&mut self) -> bool {
         let mut fired = false;
         for _ in 0..limits::TIMERS_STEP {
+            if self.shared.env.has_notices() {
+                break;
+            }
             let Some(timer) = self.shared.env.timers.pop_due(self.shared.env.now) else { break };
             fired = true;
             match timer {
@@ -265,7 +268,7 @@ impl Broker {
     pub fn child_input(&mut self, key: ChildKey, bytes: &[u8]) {
         // What the driver has read of one that was closed in the same turn is of no interest.
         let Some(child) = self.children.get_mut(key).filter(|child| !child.is_finished()) else { return };
-        if child.hear(bytes.len(), self.shared.env.now) {
+        if child.hear(bytes.len(), self.shared.env.now) && !self.shared.env.has_notices() {
             self.run_child(key, bytes);
         } else {
             // One that stands in line has its turn when that comes.
@@ -279,10 +282,15 @@ impl Broker {
         self.deliver_notices();
     }
 
-    /// Runs what a child has sent: what waits in its inbox or, where none does, `fresh` bytes.
+    /// Runs what a child has sent: what waits in its inbox or, where none does, `fresh` bytes. Later, while not all have been
+    /// told of what has happened: it would go on with a lane that is gone, and its request with it.
     pub(crate) fn run_child(&mut self, key: ChildKey, fresh: &[u8]) {
         // One that is listed as runnable may have gone since.
         let Some(mut child) = self.children.get_mut(key) else { return };
+        if self.shared.env.has_notices() {
+            debug_assert!(fresh.is_empty(), "fresh bytes that nobody keeps");
+            return self.shared.nudge(child);
+        }
         if fresh.is_empty() {
             child.take_turn();
         }

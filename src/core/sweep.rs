@@ -56,7 +56,7 @@ impl Broker {
     pub(crate) fn sweep(&mut self) {
         let Some(mut under_way) = self.shared.env.sweeps.take() else { return };
         let until = self.shared.turn.budget - limits::SWEEP_TURN;
-        while self.shared.turn.budget > until {
+        while self.shared.turn.budget > until && !self.shared.env.has_notices() {
             if !self.visit_next(&mut under_way) {
                 if !self.shared.end_sweep(&under_way) {
                     self.shared.env.sweeps.begin(under_way.sweep);

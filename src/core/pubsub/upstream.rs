@@ -165,8 +165,10 @@ impl Broker {
         worked
     }
 
-    /// The child goes on at once: what the connection says next, it says to a child that has been confirmed.
+    /// The child goes on at once: what the connection says next, it says to a child that has been confirmed. What it has not
+    /// been told yet may be that it was refused.
     fn fence_answered(&mut self, key: ChildKey, number: u64) {
+        self.deliver_all_notices();
         // The child may have gone, or given up, since the fence was asked.
         if let Some(child) = self.children.get_mut(key)
             && child.hold() == Hold::Subscription

@@ -481,6 +481,28 @@ fn nothing_is_connected_before_all_have_been_told() {
     assert!(actions.iter().any(|action| matches!(action, Action::Connect(_))), "{actions:?}");
 }
 
+/// It would send its next request to the lane that is gone, and take the reply behind it for the answer.
+#[test]
+fn nobody_goes_on_before_it_has_been_told_that_its_lane_is_gone() {
+    let (mut sim, [owner, other]) = Sim::with(&[]);
+    (0..8).for_each(|_| assert_eq!(sim.ask(other, "GET a"), "$1 a"));
+    assert_eq!(sim.ask(owner, "WATCH k"), "+OK");
+    let lanes = [LaneRole::Shared, LaneRole::Lease].map(|role| sim.conns[&sim.link(role)].lane);
+    let link = sim.link(LaneRole::Shared);
+    sim.silent.push(link);
+    sim.send(other, &"GET b\n".repeat(limits::NOTICES_STEP * 4));
+    for lane in lanes {
+        sim.broker.lane_lost(lane, "lost");
+    }
+    assert!(sim.broker.shared.env.has_notices());
+    let key = sim.key(owner);
+    sim.broker.child_input(key, &packed("SET c d\nGET e"));
+    sim.settle();
+    assert_eq!(sim.received(owner), "+OK $1 e");
+    assert_eq!(sim.ask(owner, "MULTI\nGET f\nEXEC"), "+OK +QUEUED *-1", "what it watched is lost");
+    assert_eq!(sim.ask(owner, "GET g"), "$1 g");
+}
+
 /// Where there is no upstream all are told so in time, and not a few at a time.
 #[test]
 fn newcomers_are_told_together_that_there_is_no_upstream() {
