@@ -275,6 +275,7 @@ impl Broker {
             let runs = !child.is_lined_up();
             let goes_on = self.shared.keep_waiting(child, bytes);
             child.note_kept(self.shared.env.micros);
+            self.shared.account_child(child);
             if goes_on && runs {
                 self.run_child(key, &[]);
             }
