@@ -89,6 +89,7 @@ impl Sim {
             self.note_crowd();
             any |= moved;
             if !moved || !has_time {
+                self.unsettled = moved;
                 break;
             }
         }

@@ -154,6 +154,8 @@ pub(super) struct Sim {
     pub(super) full: bool,
     /// Steps of what the broker has put off that a turn has time for.
     pub(super) steps: usize,
+    /// The last turn has ended before all was written.
+    unsettled: bool,
     /// Connections of these roles execute nothing.
     pub(super) frozen: Vec<LaneRole>,
     /// These connections execute nothing.
@@ -209,6 +211,7 @@ impl Sim {
             room: usize::MAX,
             full: false,
             steps: usize::MAX,
+            unsettled: false,
             frozen: Vec::new(),
             silent: Vec::new(),
             over_max: false,

@@ -159,8 +159,8 @@ impl Player {
         }
         self.change_masters();
         self.sim.turn();
-        // What is put off is not told to everybody yet.
-        if self.sim.steps == usize::MAX || !self.sim.broker.has_work() {
+        // What is put off is not told to everybody yet, and what is not written yet has not been measured.
+        if self.sim.steps == usize::MAX || !(self.sim.unsettled || self.sim.broker.has_work()) {
             self.sim.check();
         }
         self.listen();
