@@ -135,7 +135,7 @@ impl Shared {
 }
 
 impl Hubs {
-    /// The same of a reply that is withheld: what is told later is this, and nothing more is corrected then.
+    /// A reply that is withheld, with the right numbers, if its own are not right. Nothing more is corrected when it is told.
     pub(crate) fn corrected_early(
         &self,
         child: &mut Child,
