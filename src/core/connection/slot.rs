@@ -210,6 +210,9 @@ impl Slot {
             SlotKind::Exec => matches!(frame.first(), Some(b'*' | b'_')),
             SlotKind::Wait => frame.first() != Some(&b'+'),
             SlotKind::Multi | SlotKind::LookMulti if queued => frame == b"+OK\r\n",
+            // While its MULTI may stay open no canary can follow it.
+            SlotKind::Discard | SlotKind::AbortedExec => frame == b"+OK\r\n",
+            SlotKind::Caching if !queued => frame == b"+OK\r\n",
             SlotKind::Relay if queued => frame == b"+QUEUED\r\n",
             _ if queued => frame == b"+QUEUED\r\n" || frame == b"+OK\r\n",
             _ => true,
@@ -248,6 +251,9 @@ mod tests {
         assert!(believed(SlotKind::Relay, none, b"$1\r\nx\r\n"), "its canary will tell");
         assert!(believed(SlotKind::Exec, none, b"*-1\r\n") && believed(SlotKind::Exec, none, b"_\r\n"));
         assert!(!believed(SlotKind::Exec, none, b"+QUEUED\r\n"), "it is none of its own MULTI");
+        for kind in [SlotKind::Discard, SlotKind::AbortedExec, SlotKind::Caching] {
+            assert!(believed(kind, none, b"+OK\r\n") && !believed(kind, none, b"+QUEUED\r\n"), "{kind:?}");
+        }
         assert!(!believed(SlotKind::Wait, none, b"+QUEUED\r\n"), "it counts replicas");
     }
 }

@@ -193,6 +193,18 @@ fn a_queued_command_has_one_answer() {
     }
 }
 
+/// The reply to a queued command that has come twice.
+#[test]
+fn a_discard_has_one_answer() {
+    let (mut sim, [child]) = Sim::with(&[("integrity", "always"), ("transactions", "leased")]);
+    assert_eq!(sim.ask(child, "MULTI\nGET mine"), "+OK +QUEUED");
+    let link = sim.link(LaneRole::Lease);
+    sim.silent.push(link);
+    sim.send(child, "DISCARD");
+    sim.inject(link, b"+QUEUED\r\n");
+    assert_eq!(sim.received(child), LOST);
+}
+
 #[test]
 fn a_lost_reply_is_noticed_although_nothing_follows_its_canary() {
     let (mut sim, [child], link) = unanswered(&[]);
