@@ -275,9 +275,10 @@ impl Broker {
             let runs = !child.is_lined_up();
             let goes_on = self.shared.keep_waiting(child, bytes);
             child.note_kept(self.shared.env.micros);
-            self.shared.account_child(child);
             if goes_on && runs {
                 self.run_child(key, &[]);
+            } else {
+                self.shared.account_child(child);
             }
         }
         self.deliver_notices();
@@ -290,6 +291,7 @@ impl Broker {
         let Some(mut child) = self.children.get_mut(key) else { return };
         if self.shared.env.has_notices() {
             debug_assert!(fresh.is_empty(), "fresh bytes that nobody keeps");
+            self.shared.account_child(child);
             return self.shared.nudge(child);
         }
         if fresh.is_empty() {

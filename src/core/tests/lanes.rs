@@ -515,6 +515,25 @@ fn nobody_goes_on_before_it_has_been_told_that_its_lane_is_gone() {
     assert_eq!(sim.ask(owner, "GET g"), "$1 g");
 }
 
+/// Else it would be let in, and hear what it may not.
+#[test]
+fn a_subscriber_is_told_that_it_was_refused_before_it_goes_on() {
+    let (mut sim, [listener, newcomer, other]) = Sim::with(&[]);
+    (0..8).for_each(|_| assert_eq!(sim.ask(other, "GET a"), "$1 a"));
+    sim.ask(listener, "SUBSCRIBE c");
+    sim.frozen = vec![LaneRole::Subscriber];
+    sim.send(newcomer, "SUBSCRIBE c");
+    let shared = sim.link(LaneRole::Shared);
+    sim.silent.push(shared);
+    sim.send(other, &"GET b\n".repeat(limits::NOTICES_STEP * 8));
+    let [lane, topics] = [LaneRole::Shared, LaneRole::Subscriber].map(|role| sim.conns[&sim.link(role)].lane);
+    sim.broker.lane_lost(lane, "lost");
+    let refusal = "-NOPERM this user has no permissions to access one of the channels used as arguments";
+    sim.broker.lane_input(topics, format!("{refusal}\r\n$1\r\n2\r\n").as_bytes());
+    sim.settle();
+    assert_eq!(sim.received(newcomer), refusal);
+}
+
 /// Where there is no upstream all are told so in time, and not a few at a time.
 #[test]
 fn newcomers_are_told_together_that_there_is_no_upstream() {

@@ -293,6 +293,22 @@ fn half_of_the_sentinels_take_no_epoch_back() {
     assert_eq!((changed_to(&mut sentinels), sentinels.epoch()), (None, Some(6)));
 }
 
+/// Before 6.2 there is no MYID. Who it is cannot be told.
+#[test]
+fn a_sentinel_that_does_not_say_who_it_is_may_be_two() {
+    let (mut sentinels, ids) = greeted(2);
+    says(&mut sentinels, ids[0], 6, 2, 0);
+    sentinels.lost(ids[1], "it was restarted", 0);
+    let named = "*1\r\n%3\r\n+ip\r\n+other\r\n+port\r\n+1\r\n+runid\r\n+2\r\n";
+    let later = limits::SENTINEL_DOUBT + limits::SENTINEL_POLL;
+    sentinels.advance(later, 1000);
+    sentinels.connected(ids[1], ids[1] as usize, later);
+    let greeting = "%1\r\n$4\r\nmode\r\n$8\r\nsentinel\r\n+OK\r\n-ERR Unknown sentinel subcommand 'MYID'\r\n";
+    sentinels.input(ids[1], greeting.as_bytes(), later);
+    sentinels.input(ids[0], (claim(6, 2) + named).as_bytes(), later);
+    assert_eq!((sentinels.list().count(), sentinels.count(|_| true)), (3, 3));
+}
+
 /// Two that the URL names by another address than the others do: one connection each, and one voice.
 #[test]
 fn a_sentinel_with_two_addresses_is_one() {
