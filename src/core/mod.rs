@@ -51,6 +51,7 @@ pub use connection::lane::Lane;
 pub use connection::role::LaneRole;
 pub(crate) use console::cell::Cell;
 pub use console::console_tables;
+pub use console::orders::{Order, OrderOutcome};
 pub use counters::Counters;
 pub use keys::{ChildKey, LaneKey, LeaseKind, ProcessKey};
 pub use nodes::sentinels::{SentinelAction, SentinelId, Sentinels};

@@ -5,6 +5,7 @@
 use crate::base::clock::Millis;
 use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
+use crate::core::console::orders::Orders;
 use crate::core::env::{Env, Turn};
 use crate::core::host::leaks::Leaks;
 use crate::core::host::processes::Processes;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) processes: Processes,
     pub(crate) leaks: Leaks,
     pub(crate) latency: Latency,
+    pub(crate) orders: Orders,
 }
 
 impl Shared {
@@ -68,6 +70,7 @@ impl Shared {
             processes: Processes::default(),
             leaks: Leaks::default(),
             latency: Latency::default(),
+            orders: Orders::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod history;
 mod http;
 mod local;
 mod metrics;
+mod orders;
 mod pace;
 mod quiet;
 mod reload;
@@ -44,6 +45,7 @@ use http::Http;
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
+pub use orders::Ordered;
 use pace::Pace;
 pub use pace::StepKind;
 use quiet::Quiet;
@@ -174,6 +176,9 @@ pub struct Loop {
     pace: Pace,
     draining: Draining,
     lookups: Lookups,
+    /// Orders that the program has not taken, if it takes any.
+    ordered: VecDeque<Ordered>,
+    orders_for_program: bool,
     closed: bool,
     maker: Maker,
 }
@@ -246,6 +251,8 @@ impl Loop {
             pace: Pace::default(),
             draining: Draining::default(),
             lookups: Lookups::default(),
+            ordered: VecDeque::new(),
+            orders_for_program: false,
             closed: false,
             maker: Maker::here(),
         })

@@ -114,6 +114,7 @@ impl Loop {
         self.sample_history();
         (self.turning, self.woken) = (false, false);
         self.pace.end_turn();
+        self.obey_orders();
         if self.core.is_drained() && !self.draining.is_under_way() && self.handshakes.have_parted() {
             self.close();
         }

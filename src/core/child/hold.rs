@@ -39,6 +39,8 @@ pub(crate) enum Hold {
     Intake,
     /// Its password is not checked yet, since others from the same source were wrong.
     AuthDelay,
+    /// The driver was asked to carry it out.
+    Order,
 }
 
 /// What the control connection said about the request at the front.

@@ -1,6 +1,7 @@
 //! What a console command asks for. Pure: words in, a statement or an error text out.
 
 use crate::core::console::cell::{Cell, Column};
+use crate::core::console::orders::Order;
 use crate::core::console::tables::{self, ShowTable};
 use crate::resp::Request;
 
@@ -22,8 +23,8 @@ pub(crate) enum Statement {
     Help,
     Show(Query),
     KillChild(u64),
-    /// A setting and its new text.
-    Set(String, String),
+    /// For the driver.
+    Order(Order),
 }
 
 impl Statement {
@@ -72,7 +73,7 @@ impl Condition {
 
 /// By which column rows are ordered; numbers from the largest on, words from the first, unless it is `turned`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Order {
+pub(crate) struct SortOrder {
     pub(crate) column: usize,
     pub(crate) turned: bool,
 }
@@ -82,7 +83,7 @@ pub(crate) struct Order {
 pub(crate) struct Query {
     pub(crate) table: &'static ShowTable,
     conditions: Vec<Condition>,
-    pub(crate) order: Option<Order>,
+    pub(crate) order: Option<SortOrder>,
     pub(crate) limit: usize,
 }
 
@@ -121,7 +122,20 @@ fn parse_words(words: &[&str]) -> Result<Statement, String> {
             Ok(id) => Ok(Statement::KillChild(id)),
             Err(_) => Err("ERR BROKER KILL CHILD takes an id of BROKER SHOW CHILDREN".to_owned()),
         },
-        ("SET", 3) => Ok(Statement::Set(words[1].to_owned(), words[2].to_owned())),
+        _ => order(words, upper).map(Statement::Order),
+    }
+}
+
+/// What only the driver can carry out.
+fn order(words: &[&str], upper: impl Fn(usize) -> String) -> Result<Order, String> {
+    let word = |index: usize| words[index].to_owned();
+    match (upper(0).as_str(), words.len()) {
+        ("RELOAD", 1) => Ok(Order::Reload),
+        ("SET", 3) => Ok(Order::Set { key: word(1), value: word(2) }),
+        ("DRAIN", 1) => Ok(Order::Drain),
+        ("SHUTDOWN", 1) => Ok(Order::Shutdown { waits: false }),
+        ("SHUTDOWN", 2) if upper(1) == "WAIT" => Ok(Order::Shutdown { waits: true }),
+        ("UPGRADE", 1) => Ok(Order::Upgrade),
         _ => Err("ERR unknown or incomplete console command; BROKER HELP lists them".to_owned()),
     }
 }
@@ -140,11 +154,11 @@ fn show(words: &[&str]) -> Result<Query, String> {
                 others
             }
             ("SORT", [column, others @ ..]) => {
-                query.order = Some(Order { column: column_of(table.columns, column)?, turned: false });
+                query.order = Some(SortOrder { column: column_of(table.columns, column)?, turned: false });
                 others
             }
             ("REVERSE", others) if query.order.is_some() => {
-                query.order = query.order.map(|order| Order { turned: true, ..order });
+                query.order = query.order.map(|order| SortOrder { turned: true, ..order });
                 others
             }
             ("LIMIT", [count, others @ ..]) => {
@@ -189,7 +203,7 @@ mod tests {
         let query = query("broker show children limit 5 where pid 7 sort Requests reverse and uid >10");
         let column = |name| column_of(query.table.columns, name).unwrap();
         assert_eq!(query.limit, 5);
-        assert_eq!(query.order, Some(Order { column: column("requests"), turned: true }));
+        assert_eq!(query.order, Some(SortOrder { column: column("requests"), turned: true }));
         let mut cells = vec![Cell::Nothing; query.table.columns.len()];
         cells[column("pid")] = Cell::Int(7);
         cells[column("uid")] = Cell::Int(10);
@@ -215,7 +229,11 @@ mod tests {
             assert!(parsed(words).unwrap_err().contains(error), "{words}");
         }
         assert!(matches!(parsed("BROKER kill CHILD 5"), Ok(Statement::KillChild(5))));
-        assert!(matches!(parsed("BROKER set a b"), Ok(Statement::Set(..))));
+        assert!(matches!(parsed("BROKER set a b"), Ok(Statement::Order(Order::Set { .. }))));
+        assert!(matches!(
+            parsed("BROKER shutdown wait"),
+            Ok(Statement::Order(Order::Shutdown { waits: true }))
+        ));
         assert!(parsed("BROKER help").unwrap().is_look());
     }
 }

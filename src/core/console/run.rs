@@ -9,9 +9,11 @@ use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::ChildKind;
 use crate::core::child::closing::CloseReason;
+use crate::core::child::hold::{Answer, Hold};
 use crate::core::child::origin::Writer;
 use crate::core::child::outbox::Frame;
 use crate::core::console::cell::{Cell, header, line};
+use crate::core::console::orders::{Order, OrderOutcome, frame_of};
 use crate::core::console::parse::{NAME, Query, Statement, is_errors, parse};
 use crate::core::console::showing::{RowKey, Showing};
 use crate::core::console::tables::TABLES;
@@ -20,15 +22,14 @@ use crate::core::request::flow::{Flow, Roster};
 use crate::core::shared::Shared;
 use crate::resp::{Request, encode};
 
-/// Settings that `SET` changes; all others want a reload.
-const SETTABLE: [&str; 2] = ["log_level", "log_areas"];
-
 const HELP: &[&str] = &[
     "BROKER SHOW table [WHERE column value] [SORT column [REVERSE]] [LIMIT number]",
     "    value may be >number or <number; more conditions follow behind AND; numbers are sorted from the largest on.",
     "BROKER KILL CHILD id             (on admin_listen) closes a child.",
-    "BROKER SET log_level level       (on admin_listen) until the next reload or restart.",
-    "BROKER SET log_areas area=level,...",
+    "BROKER SET key value             (on admin_listen) changes a setting.",
+    "BROKER RELOAD                    (on admin_listen) reads the configuration again.",
+    "BROKER DRAIN                     (on admin_listen) takes no further child, and ends once all have been let go.",
+    "BROKER SHUTDOWN [WAIT]           (on admin_listen) ends at once, or as DRAIN within drain_timeout.",
     "BROKER ERRORS                    from now on this connection is told of lost requests by BROKERLOST and BROKERDOWN,",
     "    and not closed for them as on_upstream_loss = close would have it; for anybody.",
     "BROKER HELP",
@@ -116,20 +117,6 @@ impl Shared {
         self.answer_lines(child, lines.into_iter())
     }
 
-    fn set(&mut self, child: &mut Child, key: &str, value: &str) -> Flow {
-        if !SETTABLE.contains(&key) {
-            let text = format!("ERR BROKER SET takes {}; other settings want a reload", SETTABLE.join(", "));
-            return self.reject(child, text);
-        }
-        match self.env.settings.set(key, value) {
-            Ok(()) => {
-                log::info!("child {} has set {key} = {value}", child.label());
-                self.answer_ok(child)
-            }
-            Err(error) => self.reject(child, format!("ERR {error}")),
-        }
-    }
-
     /// The whole reply to a SHOW, whose lines are made.
     fn answer_table(&mut self, child: &mut Child, query: &Query, showing: Showing) -> Flow {
         if child.session().is_muted() {
@@ -163,11 +150,28 @@ impl Broker {
         let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
         match statement {
             Ok(Statement::Help) => self.shared.help(child),
-            Ok(Statement::Set(name, value)) => self.shared.set(child, &name, &value),
+            Ok(Statement::Order(order)) => {
+                log::info!("child {} asks for {order:?}", child.label());
+                self.shared.orders.push(key, order);
+                Flow::Hold(Hold::Order)
+            }
             Ok(Statement::KillChild(id)) => self.kill_child(key, id),
             Ok(Statement::Show(query)) => self.show(key, &query),
             Err(text) => self.shared.reject(child, text),
         }
+    }
+
+    /// The next order that was given to the driver, and who waits for its answer.
+    pub fn take_order(&mut self) -> Option<(ChildKey, Order)> {
+        self.shared.orders.pop()
+    }
+
+    /// What became of an order. Its asker may have gone since.
+    pub fn answer_order(&mut self, asker: ChildKey, outcome: OrderOutcome) {
+        let waits = |child: &&mut Child| child.hold() == Hold::Order;
+        let Some(child) = self.children.get_mut(asker).filter(waits) else { return };
+        *child.front_mut().answer_mut() = Some(Answer::Frame(frame_of(outcome)));
+        self.shared.lift(child);
     }
 
     fn kill_child(&mut self, key: ChildKey, id: u64) -> Flow {

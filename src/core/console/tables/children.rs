@@ -162,5 +162,6 @@ fn waits_for(child: &Child) -> Option<&'static str> {
         Hold::Subscription => "subscription",
         Hold::Intake => "memory",
         Hold::AuthDelay => "auth-delay",
+        Hold::Order => "order",
     })
 }
