@@ -46,6 +46,7 @@ mod memory_share;
 mod monitor;
 mod name_lookups;
 mod pace;
+mod pause;
 mod policy;
 mod reasons;
 mod rights;

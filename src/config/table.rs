@@ -351,6 +351,8 @@ settings! {
     integrity_sample: usize = "64", Count(1, 1_000_000), RELOAD;
     /// Bytes of one queued MULTI.
     transaction_max: usize = "64MiB", Bytes(KIB, 64 * GIB), RELOAD;
+    /// How long BROKER PAUSE holds requests, and BROKER UPSTREAM may take to bring everything to rest; then the broker resumes by itself.
+    pause_timeout: u64 = "30000", Milliseconds(1, DAY), RELOAD;
     /// On shutdown, how long requests in progress have to finish.
     drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
     /// Where metrics, health and the status page are served over HTTP (docs/metrics.md): a list of unix:// and tcp:// URLs.

@@ -132,6 +132,7 @@ impl Broker {
                 Timer::Busy => self.shared.busy_timer(),
                 Timer::Former => self.shared.end_former(),
                 Timer::Role => self.shared.recheck_role(),
+                Timer::Pause => self.shared.pause_timer(),
                 Timer::Janitor => self.janitor(),
                 Timer::Drain => self.shared.env.sweeps.begin(Sweep::DrainTimedOut),
             }
@@ -196,7 +197,12 @@ impl Broker {
             return true;
         }
         self.shared.resume_standing(&self.children);
-        self.go_on_delivering() || self.enforce_memory()
+        if self.go_on_delivering() || self.enforce_memory() {
+            return true;
+        }
+        let changed = self.shared.note_rest() || self.go_on_moving();
+        self.deliver_notices();
+        changed
     }
 
     /// The turn of the next child in line, or of the sweep under way: by turns, where there are both.
@@ -516,6 +522,8 @@ impl Broker {
         let due = env.now.saturating_add(patience.unwrap_or(env.settings.drain_timeout));
         env.timers.arm(due, Timer::Drain);
         env.draining = true;
+        self.shared.stop_move("the broker drains");
+        self.shared.resume_all("the broker drains");
     }
 
     /// Stops taking requests: what has been handed over complete is answered, then each child is closed.

@@ -33,6 +33,7 @@ mod shared;
 mod standing;
 mod stats;
 mod status;
+mod steering;
 mod sweep;
 mod sweeps;
 mod timers;

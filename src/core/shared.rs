@@ -21,6 +21,8 @@ use crate::core::questions::control::Control;
 use crate::core::questions::probe::Probe;
 use crate::core::questions::rights::ScriptRights;
 use crate::core::questions::work::Work;
+use crate::core::steering::moves::Moving;
+use crate::core::steering::pause::Pause;
 use crate::core::user::users::Users;
 
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) leaks: Leaks,
     pub(crate) latency: Latency,
     pub(crate) orders: Orders,
+    pub(crate) pause: Pause,
+    pub(crate) moving: Moving,
 }
 
 impl Shared {
@@ -71,6 +75,8 @@ impl Shared {
             leaks: Leaks::default(),
             latency: Latency::default(),
             orders: Orders::default(),
+            pause: Pause::default(),
+            moving: Moving::default(),
         }
     }
 }

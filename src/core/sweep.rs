@@ -26,6 +26,7 @@ impl Shared {
                 self.end_if_overdue(child) || self.look_for_leak(child) || self.look_for_growth(child)
             }
             Sweep::SettingsChanged => self.shorten_wait(child),
+            Sweep::Resumed => self.end_paused(child),
             Sweep::UpstreamAnswers => self.wake_upstream_waiter(child),
             Sweep::UserRefused(user) => self.end_child_of(child, *user),
             Sweep::PoolRefused(pool, text) => self.fail_lease_waiter(child, pool, text),

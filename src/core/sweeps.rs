@@ -16,6 +16,8 @@ pub(crate) enum Sweep {
     Timeouts,
     /// New settings hold for those that wait, too.
     SettingsChanged,
+    /// A pause is over: those that were held go on.
+    Resumed,
     /// Those that wait for a living upstream look again.
     UpstreamAnswers,
     /// The upstream refuses the password of this user: all that are it end.

@@ -10,6 +10,7 @@ mod history;
 mod http;
 mod local;
 mod metrics;
+mod moving;
 mod orders;
 mod pace;
 mod quiet;
@@ -45,6 +46,7 @@ use http::Http;
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
+use moving::MoveWithSettings;
 pub use orders::Ordered;
 use pace::Pace;
 pub use pace::StepKind;
@@ -179,6 +181,7 @@ pub struct Loop {
     /// Orders that the program has not taken, if it takes any.
     ordered: VecDeque<Ordered>,
     orders_for_program: bool,
+    planned: Option<MoveWithSettings>,
     closed: bool,
     maker: Maker,
 }
@@ -253,6 +256,7 @@ impl Loop {
             lookups: Lookups::default(),
             ordered: VecDeque::new(),
             orders_for_program: false,
+            planned: None,
             closed: false,
             maker: Maker::here(),
         })

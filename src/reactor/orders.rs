@@ -37,7 +37,11 @@ impl Loop {
                     self.ordered.push_back(Ordered { order, asker });
                     continue;
                 }
-                Order::Reload | Order::Upgrade | Order::Upstream { .. } => {
+                Order::Upstream { url } => match self.plan_move(asker, &url) {
+                    Ok(()) => continue,
+                    Err(why) => Err(why),
+                },
+                Order::Reload | Order::Upgrade => {
                     Err("this is for the program that the broker is embedded in".to_owned())
                 }
                 Order::Set { key, value } => self.set_one(&key, &value),

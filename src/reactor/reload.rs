@@ -12,9 +12,9 @@ const ATTEMPT: &str = "cannot take new settings";
 /// New settings with their external part: the upstream's password.
 #[derive(Debug)]
 pub struct Prepared {
-    settings: Settings,
-    upstream: Upstream,
-    secrets: Secrets,
+    pub(super) settings: Settings,
+    pub(super) upstream: Upstream,
+    pub(super) secrets: Secrets,
 }
 
 impl Prepared {
@@ -54,6 +54,9 @@ impl Loop {
     pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
         let Prepared { settings, upstream, mut secrets } = prepared;
         self.expect_serving(ATTEMPT)?;
+        if self.planned.is_some() {
+            return Err(Error::system("a move to another upstream is under way").within(ATTEMPT));
+        }
         self.core.settings().same_fixed(&settings)?;
         self.replace_listeners(&settings, &mut secrets)?;
         self.redirect(secrets.upstream);

@@ -39,7 +39,9 @@ pub(crate) enum Hold {
     Intake,
     /// Its password is not checked yet, since others from the same source were wrong.
     AuthDelay,
-    /// The driver was asked to carry it out.
+    /// The broker is paused.
+    Paused,
+    /// The driver was asked to carry it out, or a pause has to begin.
     Order,
 }
 

@@ -9,11 +9,11 @@ use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::ChildKind;
 use crate::core::child::closing::CloseReason;
-use crate::core::child::hold::{Answer, Hold};
+use crate::core::child::hold::Hold;
 use crate::core::child::origin::Writer;
 use crate::core::child::outbox::Frame;
 use crate::core::console::cell::{Cell, header, line};
-use crate::core::console::orders::{Order, OrderOutcome, frame_of};
+use crate::core::console::orders::{Order, OrderOutcome};
 use crate::core::console::parse::{NAME, Query, Statement, is_errors, parse};
 use crate::core::console::showing::{RowKey, Showing};
 use crate::core::console::tables::TABLES;
@@ -27,6 +27,11 @@ const HELP: &[&str] = &[
     "    value may be >number or <number; more conditions follow behind AND; numbers are sorted from the largest on.",
     "BROKER KILL CHILD id             (on admin_listen) closes a child.",
     "BROKER SET key value             (on admin_listen) changes a setting.",
+    "BROKER PAUSE [timeout]           (on admin_listen) waits for what is in flight, then holds requests, for at most",
+    "    timeout or pause_timeout milliseconds; the answer comes when all is at rest.",
+    "BROKER RESUME                    (on admin_listen) ends a pause.",
+    "BROKER RECONNECT                 (on admin_listen) replaces every upstream connection after its replies.",
+    "BROKER UPSTREAM url              (on admin_listen) moves to another server: pauses, sees that it serves, switches.",
     "BROKER RELOAD                    (on admin_listen) reads the configuration again.",
     "BROKER DRAIN                     (on admin_listen) takes no further child, and ends once all have been let go.",
     "BROKER SHUTDOWN [WAIT]           (on admin_listen) ends at once, or as DRAIN within drain_timeout.",
@@ -155,6 +160,26 @@ impl Broker {
                 self.shared.orders.push(key, order);
                 Flow::Hold(Hold::Order)
             }
+            Ok(Statement::Pause(timeout)) => {
+                log::info!("child {} asks for PAUSE", child.label());
+                self.shared.ask_for_pause(key, timeout);
+                Flow::Hold(Hold::Order)
+            }
+            Ok(Statement::Resume) => {
+                let label = child.label();
+                let resumed = self.shared.resume_by(&label);
+                let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+                match resumed {
+                    Ok(()) => self.shared.answer_ok(child),
+                    Err(why) => self.shared.reject(child, format!("ERR {why}")),
+                }
+            }
+            Ok(Statement::Reconnect) => {
+                log::info!("child {} asks for RECONNECT", child.label());
+                self.shared.reconnect();
+                let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+                self.shared.answer_ok(child)
+            }
             Ok(Statement::KillChild(id)) => self.kill_child(key, id),
             Ok(Statement::Show(query)) => self.show(key, &query),
             Err(text) => self.shared.reject(child, text),
@@ -168,10 +193,8 @@ impl Broker {
 
     /// What became of an order. Its asker may have gone since.
     pub fn answer_order(&mut self, asker: ChildKey, outcome: OrderOutcome) {
-        let waits = |child: &&mut Child| child.hold() == Hold::Order;
-        let Some(child) = self.children.get_mut(asker).filter(waits) else { return };
-        *child.front_mut().answer_mut() = Some(Answer::Frame(frame_of(outcome)));
-        self.shared.lift(child);
+        self.shared.answer_asker(asker, outcome);
+        self.deliver_notices();
     }
 
     fn kill_child(&mut self, key: ChildKey, id: u64) -> Flow {
