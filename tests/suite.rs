@@ -65,6 +65,7 @@ mod inherit;
 mod lifecycle;
 mod log;
 mod reload;
+mod service;
 mod top;
 
 // The library.
