@@ -66,6 +66,7 @@ mod inherit;
 mod lifecycle;
 mod log;
 mod reload;
+mod service;
 mod top;
 
 // The library.

@@ -61,7 +61,7 @@ impl Loop {
             self.draining = Draining::Accepting { left };
             for index in (0..self.listeners.len()).rev() {
                 if left == 0 || !self.listeners[index].may_accept() {
-                    self.listeners.remove(index).close(self.poll.registry());
+                    self.close_door(index);
                 }
             }
             if self.listeners.is_empty() {

@@ -158,7 +158,9 @@ pub struct Loop {
     links_peak: usize,
     listeners: Vec<PolledListener>,
     next_listener: usize,
-    /// Another process goes on with them.
+    /// Another process goes on with them when the loop has ended.
+    listeners_kept: bool,
+    /// Another process has them already.
     listeners_left: bool,
     handed: Handed,
     http: Http,
@@ -243,6 +245,7 @@ impl Loop {
             links_peak: 0,
             next_listener: listeners.len(),
             listeners,
+            listeners_kept: false,
             listeners_left: false,
             handed: Handed::default(),
             http: Http::default(),
@@ -372,9 +375,18 @@ impl Loop {
     }
 
     fn close_doors(&mut self) {
-        for listener in self.listeners.drain(..) {
-            listener.close(self.poll.registry());
+        while !self.listeners.is_empty() {
+            self.close_door(0);
         }
+    }
+
+    /// Closes a listener; one that others go on with, without ending it.
+    fn close_door(&mut self, index: usize) {
+        let mut listener = self.listeners.remove(index);
+        if self.listeners_kept {
+            listener.leave();
+        }
+        listener.close(self.poll.registry());
     }
 
     /// The settings in force.

@@ -16,7 +16,7 @@ use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use socket2::{SockAddr, Socket, Type};
 
 use self::files::{Access, OwnFile, SocketFile, SocketPath};
-pub use self::inherited::{InheritedSocket, SocketOwner};
+pub use self::inherited::{InheritedSocket, SocketOwner, listening_at};
 use super::stream::Stream;
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;

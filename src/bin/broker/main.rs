@@ -16,6 +16,7 @@ mod shared;
 mod signals;
 mod status;
 mod stderr;
+mod systemd;
 mod top;
 
 use broker::base::error::{Error, ErrorKind};

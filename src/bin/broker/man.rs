@@ -83,6 +83,22 @@ fn end_of_command_page(page: &mut Roff) {
     entry(page, "BROKER_UPSTREAM_PASSWORD", "The upstream's password; overrides every other one.");
     entry(page, "NO_COLOR", "If it is set and not empty, broker top uses no colours.");
     entry(page, "XDG_RUNTIME_DIR", "The directory of the default socket, unless the user is root.");
+    entry(
+        page,
+        "LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID",
+        "Sockets of the service manager, each used where the settings ask for a listener at its address. Where they name \
+         none, these sockets are the listeners; one called admin_listen or metrics_listen is for that.",
+    );
+    entry(
+        page,
+        "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
+        "Where the service manager is told that the broker listens, reloads, ends and runs.",
+    );
+    entry(
+        page,
+        "FDSTORE",
+        "If it is greater than 0, listeners are given to the service manager, which keeps them while the broker restarts.",
+    );
     page.control("SH", ["FILES"]);
     entry(page, "/run/broker/broker.sock", "The default socket when run by root.");
     entry(

@@ -6,6 +6,7 @@ use crate::scrub;
 use crate::shared::dev::DevRedis;
 use crate::shared::{PASSWORD_VARIABLE, files, say};
 use crate::signals::Signals;
+use crate::systemd::{self, Inherited, Manager};
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::default_listen;
 use broker::config::value::AdminListen;
@@ -17,7 +18,8 @@ use std::env::VarError;
 /// Serves until a signal ends it, or performs the steps of a start that have no visible effect.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
-    let (mut settings, holds_secret) = gather(args)?;
+    let mut inherited = systemd::inherited()?;
+    let (mut settings, holds_secret) = gather(args, &inherited)?;
     files::check_fits(files::raise_limit(), &settings)?;
     logger::install(LogSettings::of(&settings));
     if args.check {
@@ -34,7 +36,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     redis.iter().try_for_each(|redis| settings.set("upstream", &redis.url()))?;
     // Before the socket files exist: a signal must not leave them behind.
     let signals = Signals::watch()?;
-    let outcome = Loop::new(settings).and_then(|lp| serve(lp, signals, args, holds_secret));
+    let manager = Manager::find(&mut inherited);
+    let lp = Loop::with_listeners(settings, inherited.listeners);
+    let outcome = lp.and_then(|lp| serve(lp, manager, signals, args, holds_secret));
     logger::finish();
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
@@ -48,7 +52,13 @@ fn warn_of_config(args: &ServeArgs, holds_secret: bool) {
 }
 
 /// Runs the loop until a signal ends it: the first drains, the second and SIGQUIT close at once.
-fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: bool) -> Result<()> {
+fn serve(
+    mut lp: Loop,
+    mut manager: Manager,
+    mut signals: Signals,
+    args: &ServeArgs,
+    holds_secret: bool,
+) -> Result<()> {
     warn_of_config(args, holds_secret);
     #[cfg(feature = "sabotage")]
     if args.sabotage {
@@ -61,12 +71,14 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
     for url in lp.listeners() {
         say::line(&format!("listening {url}"));
     }
+    manager.ready(&lp);
     let (mut obeyed, mut log_settings) = (0, LogSettings::of(lp.settings()));
     loop {
         // A signal from before the loop could be woken must be seen before the first wait.
         let asked = signals.count();
         if asked > obeyed {
             obeyed = asked;
+            manager.stopping(&mut lp);
             if asked == 1 && !signals.at_once() {
                 lp.drain();
             } else {
@@ -79,10 +91,11 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
         if signals.take_statistics() {
             log::info!("{}", statistics(&lp));
         }
-        lp.wait_at_most(logger::settle())?;
+        lp.wait_at_most([logger::settle(), manager.wait()].into_iter().flatten().min())?;
         if !lp.work()? {
             return Ok(());
         }
+        manager.turn(&lp);
         log_settings.follow(lp.settings());
         if lp.take_trim() {
             heap::trim();
@@ -97,8 +110,8 @@ fn statistics(lp: &Loop) -> String {
     format!("statistics: {} longest_step={:?}", numbers.join(" "), lp.longest_step().1.to_string())
 }
 
-/// The settings: of the file, `--set`, the other flags, the environment's password. And whether the file has a password.
-fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
+/// The settings: of the file, `--set`, the other flags, the environment's password, sockets that are there. And whether the file has a password.
+fn gather(args: &ServeArgs, inherited: &Inherited) -> Result<(Settings, bool)> {
     let mut settings = Settings::default();
     let mut holds_secret = false;
     if let Some(path) = &args.config {
@@ -116,6 +129,7 @@ fn gather(args: &ServeArgs) -> Result<(Settings, bool)> {
     if !args.listen.is_empty() {
         settings.set("listen", &args.listen.join(","))?;
     }
+    inherited.fill_in(&mut settings);
     if settings.listen.is_empty() {
         let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
         let is_root = rustix::process::geteuid().is_root();
