@@ -64,6 +64,7 @@ mod host;
 mod lifecycle;
 mod log;
 mod reload;
+mod steer;
 mod top;
 
 // The library.

@@ -234,7 +234,7 @@ impl Embedded {
     }
 
     /// See [`Loop::apply`].
-    pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
+    pub fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>> {
         let outcome = self.lp.apply(prepared);
         self.lp.wake();
         outcome

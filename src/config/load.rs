@@ -14,6 +14,16 @@ use crate::base::error::{Error, Result};
 /// Applies a TOML document to the settings of both sides; keys it does not name keep their values. `origin` is the
 /// document's name in errors, usually a file name. On failure nothing has changed.
 pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str, origin: &str) -> Result<()> {
+    load_keys(broker, client, text, origin).map(drop)
+}
+
+/// The same; returns the keys that the document names.
+pub(super) fn load_keys(
+    broker: &mut Settings,
+    client: &mut ClientSettings,
+    text: &str,
+    origin: &str,
+) -> Result<Vec<String>> {
     let at = |span: Option<Range<usize>>, message: &str| {
         let line = span.map_or_else(String::new, |span| format!(":{}", line_of(text, span.start)));
         Error::config(format!("{origin}{line}: {message}"))
@@ -30,6 +40,7 @@ pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str,
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     let mut loaded = (broker.clone(), client.clone());
+    let names = entries.iter().map(|(key, _)| key.get_ref().to_string()).collect();
     for (key, value) in entries {
         let (name, value) = (key.get_ref(), value.get_ref());
         // All keys of the library's clients begin like this, and no others.
@@ -40,7 +51,7 @@ pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str,
         taken.map_err(|error| at(Some(key.span()), &error.to_string()))?;
     }
     (*broker, *client) = loaded;
-    Ok(())
+    Ok(names)
 }
 
 impl Settings {

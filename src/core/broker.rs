@@ -10,6 +10,7 @@ use crate::base::peer_certificate::PeerCertificate;
 use crate::base::process::UnixCredentials;
 use crate::base::secured::Secured;
 use crate::command::texts;
+use crate::config::sources::SettingSource;
 use crate::config::{ChildProfile, ReadFrom, Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::child::children::Children;
@@ -458,6 +459,11 @@ impl Broker {
     /// The settings in force.
     pub fn settings(&self) -> &Settings {
         &self.shared.env.settings
+    }
+
+    /// Where each setting is from, in the order of the table.
+    pub fn set_sources(&mut self, sources: Vec<SettingSource>) {
+        self.shared.env.sources = sources;
     }
 
     /// Running totals.

@@ -5,6 +5,7 @@ use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::{Fragment, Ledger};
+use crate::config::sources::SettingSource;
 use crate::config::value::SlowlogArgs;
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
@@ -19,6 +20,8 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(crate) struct Env {
     pub(crate) settings: Settings,
+    /// Where each of them is from, in the order of the table; the driver says so.
+    pub(crate) sources: Vec<SettingSource>,
     pub(crate) upstream: Upstream,
     pub(crate) now: Millis,
     /// The same time, microseconds.
@@ -55,6 +58,7 @@ impl Env {
     pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
         Env {
             settings,
+            sources: Vec::new(),
             upstream,
             now,
             micros: now * 1000,

@@ -29,6 +29,7 @@ use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
+use crate::config::sources::Sourced;
 use crate::config::value::AdminListen;
 use crate::config::{ListenUrl, Settings, Upstream};
 use crate::core::{Broker, ChildKey, LaneKey, SentinelId};
@@ -51,7 +52,7 @@ pub use pace::StepKind;
 use quiet::Quiet;
 pub use reload::Prepared;
 use reload::required_upstream;
-use secrets::{Secrets, is_guarded, warn_of_insecurity};
+use secrets::{FilePrints, Secrets, is_guarded, warn_of_insecurity};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -156,6 +157,8 @@ pub struct Loop {
     history: History,
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
+    sourced: Sourced,
+    prints: FilePrints,
     dialler: Dialler,
     handshakes: Handshakes,
     waker: Wake,
@@ -199,7 +202,9 @@ impl Loop {
     ///
     /// The upstream's name is looked up whenever it is connected to, if the last answer is old or a connection has failed or
     /// was lost since: in /etc/hosts and by DNS, without blocking and without a thread. All its addresses are tried in turn.
-    pub fn new(settings: Settings) -> Result<Loop> {
+    pub fn new(sourced: impl Into<Sourced>) -> Result<Loop> {
+        let sourced = sourced.into();
+        let settings = sourced.settings()?;
         let (upstream, accounts) = read_settings(&settings)?;
         let mut secrets = Secrets::read(&settings)?;
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
@@ -218,6 +223,7 @@ impl Loop {
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
         core.take_accounts(accounts);
+        core.set_sources(sourced.sources());
         core.set_own_uid(rustix::process::geteuid().as_raw());
         Ok(Loop {
             _held: held,
@@ -236,6 +242,8 @@ impl Loop {
             history: History::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
+            sourced,
+            prints: secrets.prints,
             dialler: Dialler::new(secrets.upstream),
             handshakes: Handshakes::default(),
             waker,
@@ -280,7 +288,8 @@ impl Loop {
     }
 
     fn urls(&self, door: Door) -> Vec<String> {
-        self.listeners.iter().filter(|listener| listener.door == door).map(PolledListener::url).collect()
+        let in_use = self.listeners.iter().filter(|listener| listener.door == door && listener.is_in_use());
+        in_use.map(PolledListener::url).collect()
     }
 
     /// Runs turns. `Ok(false)` when the loop has drained or was closed. An error is one of the poll itself;

@@ -31,18 +31,20 @@ pub struct Listener {
     socket: Socket,
     url: String,
     maker: Maker,
+    is_unix: bool,
     /// Dropped after listening has ended, the socket's file first: the next broker finds the path either taken or free.
     files: Option<(SocketFile, OwnFile)>,
 }
 
 impl Listener {
     fn new(socket: Socket, url: String, files: Option<(SocketFile, OwnFile)>) -> io::Result<Listener> {
-        if files.is_some() {
+        let is_unix = files.is_some();
+        if is_unix {
             // Before anything is sent: what is sent without it has no writer.
             socket.set_passcred(true)?;
         }
         socket.listen(LISTEN_BACKLOG)?;
-        Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), files })
+        Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), is_unix, files })
     }
 
     /// Binds and listens. Resolves names and touches the file system, blocking.
@@ -77,10 +79,7 @@ impl Listener {
     /// The next connection, or `WouldBlock`.
     pub fn accept(&self) -> io::Result<Stream> {
         let socket = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        let stream = match self.files {
-            Some(_) => Stream::Unix(socket.into()),
-            None => Stream::Tcp(socket.into()),
-        };
+        let stream = if self.is_unix { Stream::Unix(socket.into()) } else { Stream::Tcp(socket.into()) };
         stream.tune();
         Ok(stream)
     }
@@ -101,6 +100,14 @@ impl Listener {
             }
         }
         .map_err(naming(url))
+    }
+
+    /// Removes the socket's files, so that nobody finds it any more; who has connected can still be accepted. A TCP address
+    /// stays where it is.
+    pub fn retire(&mut self) {
+        if self.maker.is_here() {
+            self.files = None;
+        }
     }
 
     /// Stops watching and listening, and removes the socket's files.

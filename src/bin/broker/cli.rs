@@ -37,7 +37,9 @@ pub(crate) enum Verb {
     after_help = "The configuration file is read first, then --set, then the other flags. The environment \
     variable BROKER_UPSTREAM_PASSWORD, when set, is the upstream's password and overrides every other one; it keeps \
     the password out of the process list, and so does the key upstream_password_file. \
-    SIGTERM or SIGINT drains; a second one, and SIGQUIT, closes at once. SIGHUP changes nothing."
+    SIGTERM or SIGINT drains within drain_timeout; a second one, and SIGQUIT, closes at once. SIGHUP reads the \
+    configuration file, and the files that it names, again: all that can change is applied, or nothing, and the log says \
+    what. SIGUSR1 logs the statistics; SIGUSR2 and SIGPIPE are ignored."
 )]
 pub(crate) struct ServeArgs {
     /// Where children connect: unix:///path/broker.sock?mode=0660&group=g or tcp://host:port; may be repeated

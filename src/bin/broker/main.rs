@@ -5,6 +5,7 @@
 mod cli;
 mod journal;
 mod keys;
+mod layers;
 mod logger;
 #[cfg(test)]
 mod man;

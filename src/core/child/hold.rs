@@ -41,6 +41,8 @@ pub(crate) enum Hold {
     AuthDelay,
     /// The driver was asked to carry it out.
     Order,
+    /// It has asked for a drain, and is let go last.
+    Drain,
 }
 
 /// What the control connection said about the request at the front.

@@ -132,6 +132,7 @@ fn order(words: &[&str], upper: impl Fn(usize) -> String) -> Result<Order, Strin
     match (upper(0).as_str(), words.len()) {
         ("RELOAD", 1) => Ok(Order::Reload),
         ("SET", 3) => Ok(Order::Set { key: word(1), value: word(2) }),
+        ("UNSET", 2) => Ok(Order::Unset { key: word(1) }),
         ("DRAIN", 1) => Ok(Order::Drain),
         ("SHUTDOWN", 1) => Ok(Order::Shutdown { waits: false }),
         ("SHUTDOWN", 2) if upper(1) == "WAIT" => Ok(Order::Shutdown { waits: true }),

@@ -26,8 +26,10 @@ const HELP: &[&str] = &[
     "BROKER SHOW table [WHERE column value] [SORT column [REVERSE]] [LIMIT number]",
     "    value may be >number or <number; more conditions follow behind AND; numbers are sorted from the largest on.",
     "BROKER KILL CHILD id             (on admin_listen) closes a child.",
-    "BROKER SET key value             (on admin_listen) changes a setting.",
-    "BROKER RELOAD                    (on admin_listen) reads the configuration again.",
+    "BROKER KILL PID pid              (on admin_listen) closes every child of a process; says how many.",
+    "BROKER SET key value             (on admin_listen) changes a setting, until UNSET or a restart.",
+    "BROKER UNSET key                 (on admin_listen) takes that back.",
+    "BROKER RELOAD                    (on admin_listen) reads the configuration again; says what has changed.",
     "BROKER DRAIN                     (on admin_listen) takes no further child, and ends once all have been let go.",
     "BROKER SHUTDOWN [WAIT]           (on admin_listen) ends at once, or as DRAIN within drain_timeout.",
     "BROKER ERRORS                    from now on this connection is told of lost requests by BROKERLOST and BROKERDOWN,",
@@ -172,6 +174,31 @@ impl Broker {
         let Some(child) = self.children.get_mut(asker).filter(waits) else { return };
         *child.front_mut().answer_mut() = Some(Answer::Frame(frame_of(outcome)));
         self.shared.lift(child);
+    }
+
+    /// Who has asked for a drain waits until all others have been let go.
+    pub fn wait_for_drain(&mut self, asker: ChildKey) {
+        if let Some(child) = self.children.get_mut(asker).filter(|child| child.hold() == Hold::Order) {
+            child.set_hold(Hold::Drain);
+        }
+    }
+
+    /// Tells those who wait for the end of a drain that it has come. Whether anybody was told.
+    pub fn tell_of_drain(&mut self) -> bool {
+        if !self.shared.env.dismissing || self.children.len() > limits::ADMIN_CHILDREN {
+            return false;
+        }
+        let keys = self.children.keys();
+        let waits = |child: &Child| child.hold() == Hold::Drain;
+        if keys.is_empty() || !keys.iter().all(|key| self.children.get(*key).is_some_and(waits)) {
+            return false;
+        }
+        for key in keys {
+            let Some(child) = self.children.get_mut(key) else { continue };
+            *child.front_mut().answer_mut() = Some(Answer::Frame(frame_of(Ok(Vec::new()))));
+            self.shared.lift(child);
+        }
+        true
     }
 
     fn kill_child(&mut self, key: ChildKey, id: u64) -> Flow {
