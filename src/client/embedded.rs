@@ -240,6 +240,11 @@ impl Embedded {
         outcome
     }
 
+    /// See [`Loop::take_listeners_changed`].
+    pub fn take_listeners_changed(&mut self) -> bool {
+        self.lp.take_listeners_changed()
+    }
+
     /// See [`Loop::adopt`].
     pub fn adopt(&mut self, socket: OwnedFd) -> std::result::Result<(), (OwnedFd, Error)> {
         self.lp.adopt(socket)?;

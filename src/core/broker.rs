@@ -514,8 +514,8 @@ impl Broker {
         worked
     }
 
-    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and transactions that
-    /// watch keys have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
+    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and open transactions
+    /// have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
     /// second call can only shorten it. Requests are taken until `dismiss`.
     pub fn drain(&mut self, patience: Option<Millis>) {
         let env = &mut self.shared.env;

@@ -159,6 +159,8 @@ pub struct Loop {
     local_events: Vec<LocalEvent>,
     sourced: Sourced,
     prints: FilePrints,
+    /// Since somebody has asked.
+    listeners_changed: bool,
     dialler: Dialler,
     handshakes: Handshakes,
     waker: Wake,
@@ -244,6 +246,7 @@ impl Loop {
             local_events: Vec::new(),
             sourced,
             prints: secrets.prints,
+            listeners_changed: false,
             dialler: Dialler::new(secrets.upstream),
             handshakes: Handshakes::default(),
             waker,
@@ -280,6 +283,11 @@ impl Loop {
     /// The URL of each listener for children, with the port that the system chose.
     pub fn listeners(&self) -> Vec<String> {
         self.urls(Door::Children)
+    }
+
+    /// Whether they may be others than at the last call: the console can change them, too.
+    pub fn take_listeners_changed(&mut self) -> bool {
+        std::mem::take(&mut self.listeners_changed)
     }
 
     /// The same of each listener for metrics and health.

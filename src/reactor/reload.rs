@@ -72,6 +72,7 @@ impl Loop {
         self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
         self.replace_listeners(&settings, &mut secrets)?;
+        self.listeners_changed = true;
         let mut changes = self.core.settings().differences(&settings);
         changes.extend(self.prints.changes_to(&secrets.prints));
         self.tell_of_dropped(&sourced);
