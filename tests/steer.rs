@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::console::{lines, rows, said};
-use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
+use crate::support::{Broker, Crowd, Raw, Redis, upstream_clients, wait_until};
 
 /// SHA-256 of "p" and of "q".
 const P: &str = "148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940";
@@ -304,4 +304,48 @@ fn a_broker_in_the_terminal_reloads_its_flags() {
     let mut raw = Raw::tcp(&address);
     raw.set_patience(Duration::from_secs(20));
     raw.expect("SET k v", "+OK\r\n");
+}
+
+/// Twenty reloads with other pools and other listeners, while children of every kind check each reply.
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn reloads_under_load_fail_no_request() {
+    let redis = Redis::start();
+    let broker = Filed::start(&redis, "", &[]);
+    let mut admin = broker.admin();
+    let crowd = Crowd::start(broker.broker.socket(), &redis, 4);
+    let extra = |number: usize| redis.directory().join(format!("extra-{number}.sock"));
+    for round in 0..20 {
+        let before = crowd.rounds();
+        let listen = match round % 3 {
+            0 => broker.listen.clone(),
+            kind => format!("{}', 'unix://{}", broker.listen, extra(kind).display()),
+        };
+        let (lanes, blocking, transactions) = (1 + round % 4, 3 + round % 5, 1 + round % 3);
+        let more = format!(
+            "lanes = {lanes}\nleases_blocking_max = {blocking}\nleases_transaction_max = {transactions}\n\
+             leases_warm = {}\nleases_per_group_max = {lanes}\nlease_wait_timeout = '20s'\nqueue_timeout = '{}s'\n\
+             slowlog_max = {}\nmetrics_listen = [{}]\ncommands_deny = 'flushall'\nupstream_connections_max = {}",
+            round % 2,
+            10 + round,
+            1 + round,
+            if round % 2 == 0 { "'tcp://127.0.0.1:0'" } else { "" },
+            30 - round % 7,
+        );
+        write(&broker.file, &broker.upstream, &listen, &more);
+        assert!(lines(&mut admin, "BROKER RELOAD").len() > 4, "round {round}");
+        for kind in [1, 2] {
+            assert_eq!(
+                Raw::try_unix(&extra(kind)).is_ok(),
+                round % 3 == kind,
+                "listener {kind}, round {round}"
+            );
+        }
+        wait_until("the load goes on", || crowd.rounds() > before + 100);
+    }
+    let rounds = crowd.end();
+    for name in ["requests_lost", "requests_down", "requests_limited", "upstream_losses", "desyncs"] {
+        assert_eq!(rows(&mut admin, &format!("STATS WHERE name {name}"))[0]["value"], "0", "{name}");
+    }
+    println!("{rounds} rounds");
 }

@@ -58,12 +58,14 @@ mod upkeep;
 mod upstream_loss;
 
 // The program.
+mod ctl;
 #[cfg(feature = "demo")]
 mod demo;
 mod host;
 mod lifecycle;
 mod log;
 mod reload;
+mod shutdown;
 mod steer;
 mod top;
 

@@ -23,6 +23,7 @@ pub(crate) enum Statement {
     Help,
     Show(Query),
     KillChild(u64),
+    KillPid(i32),
     /// For the driver.
     Order(Order),
 }
@@ -101,15 +102,24 @@ impl Query {
 
 /// Words of a console command; nothing else is as long.
 const WORDS_MAX: usize = 64;
-const WORD_LEN_MAX: usize = 4096;
+/// A password, or a list of listeners.
+const WORD_LEN_MAX: usize = 64 * 1024;
 
 pub(crate) fn parse(request: &Request<'_>) -> Result<Statement, String> {
     if request.argc() > WORDS_MAX || request.args().any(|word| word.len() > WORD_LEN_MAX) {
         return Err("ERR too many or too long words".to_owned());
     }
+    // What is changed is changed to what was said.
+    if request.argc() == 4 && request.arg(1).eq_ignore_ascii_case(b"SET") && request.args().any(is_no_text) {
+        return Err("ERR BROKER SET takes a key and a value in UTF-8".to_owned());
+    }
     let words: Vec<String> =
         request.args().skip(1).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     parse_words(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn is_no_text(word: &[u8]) -> bool {
+    std::str::from_utf8(word).is_err()
 }
 
 /// Those behind `BROKER`.
@@ -121,6 +131,10 @@ fn parse_words(words: &[&str]) -> Result<Statement, String> {
         ("KILL", 3) if upper(1) == "CHILD" => match words[2].parse() {
             Ok(id) => Ok(Statement::KillChild(id)),
             Err(_) => Err("ERR BROKER KILL CHILD takes an id of BROKER SHOW CHILDREN".to_owned()),
+        },
+        ("KILL", 3) if upper(1) == "PID" => match words[2].parse() {
+            Ok(pid) if pid > 0 => Ok(Statement::KillPid(pid)),
+            _ => Err("ERR BROKER KILL PID takes a pid of BROKER SHOW PROCESSES".to_owned()),
         },
         _ => order(words, upper).map(Statement::Order),
     }

@@ -8,7 +8,6 @@ use crate::core::action::Action;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::ChildKind;
-use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::child::origin::Writer;
 use crate::core::child::outbox::Frame;
@@ -158,6 +157,7 @@ impl Broker {
                 Flow::Hold(Hold::Order)
             }
             Ok(Statement::KillChild(id)) => self.kill_child(key, id),
+            Ok(Statement::KillPid(pid)) => self.kill_process(key, pid),
             Ok(Statement::Show(query)) => self.show(key, &query),
             Err(text) => self.shared.reject(child, text),
         }
@@ -199,21 +199,6 @@ impl Broker {
             self.shared.lift(child);
         }
         true
-    }
-
-    fn kill_child(&mut self, key: ChildKey, id: u64) -> Flow {
-        let named = i64::try_from(id).ok().and_then(|id| self.children.by_id(id));
-        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
-        let (is_own, label) = (named == Some(key), child.label());
-        let Some(named) = named else { return self.shared.reject(child, texts::NO_SUCH_CLIENT) };
-        let flow = self.shared.answer_ok(child);
-        if is_own {
-            self.shared.finish_at_request(child);
-        } else if let Some(other) = self.children.get_mut(named).filter(|other| !other.is_closed()) {
-            CloseReason::Killed { by: &label }.log(other);
-            self.shared.close(other);
-        }
-        flow
     }
 
     /// SHOW, as much of it as the child's turn has room for.
