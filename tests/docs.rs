@@ -115,7 +115,8 @@ a child subscribes, even if other children of the same user have subscribed alre
 password was changed and its connections closed), all children of that user are closed. The broker's own connections
 keep using `upstream_username`. With `integrity`, every user needs the permission for ECHO.
 
-`auth = \"users\"`: the broker verifies credentials against `auth_file`, which is read at the start:
+`auth = \"users\"`: the broker verifies credentials against `auth_file`, which is read at the start and at each reload.
+Children of a user that is gone then, or has lost a password or certificate, are closed.
 
 ```toml
 [[user]]

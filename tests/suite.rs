@@ -59,6 +59,7 @@ mod upkeep;
 mod upstream_loss;
 
 // The program.
+mod ctl;
 #[cfg(feature = "demo")]
 mod demo;
 mod host;
@@ -67,6 +68,8 @@ mod lifecycle;
 mod log;
 mod reload;
 mod service;
+mod shutdown;
+mod steer;
 mod top;
 
 // The library.

@@ -10,6 +10,7 @@ use crate::base::peer_certificate::PeerCertificate;
 use crate::base::process::UnixCredentials;
 use crate::base::secured::Secured;
 use crate::command::texts;
+use crate::config::sources::SettingSource;
 use crate::config::{ChildProfile, ReadFrom, Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::child::children::Children;
@@ -466,6 +467,11 @@ impl Broker {
         &self.shared.env.settings
     }
 
+    /// Where each setting is from, in the order of the table.
+    pub fn set_sources(&mut self, sources: Vec<SettingSource>) {
+        self.shared.env.sources = sources;
+    }
+
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.shared.env.counters
@@ -514,8 +520,8 @@ impl Broker {
         worked
     }
 
-    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and transactions that
-    /// watch keys have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
+    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and open transactions
+    /// have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
     /// second call can only shorten it. Requests are taken until `dismiss`.
     pub fn drain(&mut self, patience: Option<Millis>) {
         let env = &mut self.shared.env;

@@ -5,6 +5,7 @@ use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::{Fragment, Ledger};
+use crate::config::sources::SettingSource;
 use crate::config::value::SlowlogArgs;
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
@@ -20,6 +21,8 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(crate) struct Env {
     pub(crate) settings: Settings,
+    /// Where each of them is from, in the order of the table; the driver says so.
+    pub(crate) sources: Vec<SettingSource>,
     pub(crate) upstream: Upstream,
     /// Tells the present upstream from earlier ones, to which connections may still lead.
     pub(crate) upstream_number: u32,
@@ -60,6 +63,7 @@ impl Env {
     pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
         Env {
             settings,
+            sources: Vec::new(),
             upstream,
             upstream_number: 0,
             upstreams: 0,

@@ -31,6 +31,7 @@ use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
+use crate::config::sources::Sourced;
 use crate::config::value::AdminListen;
 use crate::config::{ListenUrl, Settings, Upstream};
 use crate::core::{Broker, ChildKey, LaneKey, SentinelId};
@@ -58,7 +59,7 @@ pub use pace::StepKind;
 use quiet::Quiet;
 pub use reload::Prepared;
 use reload::required_upstream;
-use secrets::{Secrets, is_guarded, warn_of_insecurity};
+use secrets::{FilePrints, Secrets, is_guarded, warn_of_insecurity};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -167,6 +168,10 @@ pub struct Loop {
     history: History,
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
+    sourced: Sourced,
+    prints: FilePrints,
+    /// Since somebody has asked.
+    listeners_changed: bool,
     dialler: Dialler,
     handshakes: Handshakes,
     waker: Wake,
@@ -211,13 +216,15 @@ impl Loop {
     ///
     /// The upstream's name is looked up whenever it is connected to, if the last answer is old or a connection has failed or
     /// was lost since: in /etc/hosts and by DNS, without blocking and without a thread. All its addresses are tried in turn.
-    pub fn new(settings: Settings) -> Result<Loop> {
-        Loop::with_listeners(settings, Vec::new())
+    pub fn new(sourced: impl Into<Sourced>) -> Result<Loop> {
+        Loop::with_listeners(sourced, Vec::new())
     }
 
     /// As `new`, with listening sockets that other processes have made. One that listens where a URL of the settings asks for
     /// it is used in place of a new one; any other is closed with a warning. Refused is what is no listening stream socket.
-    pub fn with_listeners(settings: Settings, inherited: Vec<InheritedListener>) -> Result<Loop> {
+    pub fn with_listeners(sourced: impl Into<Sourced>, inherited: Vec<InheritedListener>) -> Result<Loop> {
+        let sourced = sourced.into();
+        let settings = sourced.settings()?;
         let (upstream, accounts) = read_settings(&settings)?;
         let mut secrets = Secrets::read(&settings)?;
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
@@ -232,6 +239,7 @@ impl Loop {
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
         core.take_accounts(accounts);
+        core.set_sources(sourced.sources());
         core.set_own_uid(rustix::process::geteuid().as_raw());
         Ok(Loop {
             _held: held,
@@ -252,6 +260,9 @@ impl Loop {
             history: History::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
+            sourced,
+            prints: secrets.prints,
+            listeners_changed: false,
             dialler: Dialler::new(secrets.upstream),
             handshakes: Handshakes::default(),
             waker,
@@ -291,13 +302,19 @@ impl Loop {
         self.urls(Door::Children)
     }
 
+    /// Whether they may be others than at the last call: the console can change them, too.
+    pub fn take_listeners_changed(&mut self) -> bool {
+        std::mem::take(&mut self.listeners_changed)
+    }
+
     /// The same of each listener for metrics and health.
     pub fn metrics_listeners(&self) -> Vec<String> {
         self.urls(Door::Http)
     }
 
     fn urls(&self, door: Door) -> Vec<String> {
-        self.listeners.iter().filter(|listener| listener.door == door).map(PolledListener::url).collect()
+        let in_use = self.listeners.iter().filter(|listener| listener.door == door && listener.is_in_use());
+        in_use.map(PolledListener::url).collect()
     }
 
     /// Runs turns. `Ok(false)` when the loop has drained or was closed. An error is one of the poll itself;

@@ -3,8 +3,9 @@
 
 use super::Loop;
 use super::reload::Prepared;
-use super::secrets::warn_of_insecurity;
+use super::secrets::{FilePrints, Secrets, warn_of_insecurity};
 use crate::base::error::Result;
+use crate::config::sources::Sourced;
 use crate::config::{Address, Settings, UpstreamPlace};
 use crate::core::ChildKey;
 use crate::transport::tls::ClientTls;
@@ -23,7 +24,9 @@ const CREDENTIALS: [&str; 6] = [
 #[derive(Debug)]
 pub(super) struct MoveWithSettings {
     asker: ChildKey,
+    sourced: Sourced,
     settings: Settings,
+    prints: FilePrints,
     /// How connections there are secured; those to the present upstream, once it is tried.
     tls: Option<ClientTls>,
 }
@@ -31,10 +34,13 @@ pub(super) struct MoveWithSettings {
 impl Loop {
     /// Reads what goes with the move, and begins it. Its asker hears of the end.
     pub(super) fn plan_move(&mut self, asker: ChildKey, url: &str) -> std::result::Result<(), String> {
-        let prepared = settings_at(self.core.settings(), url).and_then(Prepared::new);
-        let Prepared { settings, upstream, secrets } = prepared.map_err(|error| error.to_string())?;
+        self.expect_serving("cannot move").map_err(|error| error.to_string())?;
+        let prepared = sourced_at(self.sourced(), url).and_then(Prepared::new);
+        let Prepared { sourced, settings, upstream, secrets, .. } =
+            prepared.map_err(|error| error.to_string())?;
         self.core.begin_move(upstream)?;
-        self.planned = Some(MoveWithSettings { asker, settings, tls: secrets.upstream });
+        let Secrets { upstream: tls, prints, .. } = secrets;
+        self.planned = Some(MoveWithSettings { asker, sourced, settings, prints, tls });
         Ok(())
     }
 
@@ -56,7 +62,9 @@ impl Loop {
                 let Some(planned) = self.planned.take() else { return };
                 planned.settings.warn_of_files();
                 warn_of_insecurity(&planned.settings);
+                (self.prints, self.sourced) = (planned.prints, planned.sourced);
                 self.core.end_move(planned.settings);
+                self.core.set_sources(self.sourced.sources());
                 self.forget_history();
                 Ok((planned.asker, Vec::new()))
             }
@@ -76,17 +84,19 @@ impl Loop {
     }
 }
 
-/// The settings that there would be with this upstream. What is stored of passwords is for the hosts it was stored for: another
-/// one gets what stands in the URL.
-fn settings_at(present: &Settings, url: &str) -> Result<Settings> {
-    let mut settings = present.clone();
-    settings.set("upstream", url)?;
+/// The layers of settings that there would be with this upstream, as if the console had set it. What is stored of passwords is
+/// for the hosts it was stored for: another one gets what stands in the URL.
+fn sourced_at(present: &Sourced, url: &str) -> Result<Sourced> {
+    let mut sourced = present.with_override("upstream", url)?;
+    let (before, after) = (present.settings()?, sourced.settings()?);
     let hosts = |settings: &Settings| settings.upstream.as_ref().map(|upstream| hosts_of(&upstream.place));
-    let (known, named) = (hosts(present).unwrap_or_default(), hosts(&settings).unwrap_or_default());
+    let (known, named) = (hosts(&before).unwrap_or_default(), hosts(&after).unwrap_or_default());
     if named.iter().any(|host| !known.contains(host)) {
-        CREDENTIALS.iter().try_for_each(|key| settings.unset(key))?;
+        for key in CREDENTIALS {
+            sourced = sourced.with_override(key, "")?;
+        }
     }
-    Ok(settings)
+    Ok(sourced)
 }
 
 fn hosts_of(place: &UpstreamPlace) -> Vec<String> {
@@ -110,7 +120,9 @@ mod tests {
         settings.set("upstream", "redis://one:1").unwrap();
         settings.set("upstream_username", "app").unwrap();
         settings.set("upstream_password", "stored").unwrap();
-        let resolved = |url: &str| settings_at(&settings, url).unwrap().upstream_resolved().unwrap().unwrap();
+        let sourced = Sourced::from(settings);
+        let at = |url: &str| sourced_at(&sourced, url).and_then(|sourced| sourced.settings());
+        let resolved = |url: &str| at(url).unwrap().upstream_resolved().unwrap().unwrap();
         let password = |url: &str| resolved(url).password.map(|password| password.expose().to_owned());
         assert_eq!(password("redis://ONE:2/3").as_deref(), Some("stored"), "the same host");
         assert_eq!(password("redis://two:1"), None);
@@ -118,6 +130,6 @@ mod tests {
         assert_eq!(password("unix:///one"), None);
         assert_eq!(password("redis://app:given@two:1").as_deref(), Some("given"));
         assert_eq!(password("redis+sentinel://one:1,two:1/name"), None);
-        assert!(settings_at(&settings, "http://one").is_err());
+        assert!(at("http://one").is_err());
     }
 }

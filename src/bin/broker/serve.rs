@@ -1,54 +1,51 @@
 //! `broker serve`: reads the settings, starts what they require and runs the loop until a signal ends it.
 
 use crate::cli::ServeArgs;
+use crate::layers::Layers;
 use crate::logger::{self, LogSettings};
 use crate::scrub;
 use crate::shared::dev::DevRedis;
-use crate::shared::{PASSWORD_VARIABLE, files, say};
+use crate::shared::{files, say};
 use crate::signals::Signals;
-use crate::systemd::{self, Inherited, Manager};
-use broker::base::error::{Error, Result};
-use broker::config::endpoint::default_listen;
-use broker::config::value::AdminListen;
-use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of_mode};
+use crate::systemd::{self, Manager};
+use broker::base::error::Result;
+use broker::core::{Order, OrderOutcome};
 use broker::ffi::heap;
 use broker::reactor::Loop;
-use std::env::VarError;
 
 /// Serves until a signal ends it, or performs the steps of a start that have no visible effect.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     scrub::hide_password()?;
     let mut inherited = systemd::inherited()?;
-    let (mut settings, holds_secret) = gather(args, &inherited)?;
-    files::check_fits(files::raise_limit(), &settings)?;
-    logger::install(LogSettings::of(&settings));
+    let mut layers = Layers::new(args, inherited.of_units());
+    let mut gathered = layers.gather()?;
+    files::check_fits(files::raise_limit(), gathered.below())?;
+    logger::install(LogSettings::of(gathered.below()));
     if args.check {
         if args.dev {
-            settings.set("upstream", &DevRedis::check()?)?;
+            layers.serve_dev(DevRedis::check()?);
+            gathered = layers.gather()?;
         }
-        Loop::check(&settings)?;
-        warn_of_config(args, holds_secret);
+        Loop::check(gathered.below())?;
+        layers.warn();
         say::line("ok");
         return Ok(());
     }
     heap::keep_large_apart();
     let redis = if args.dev { Some(DevRedis::start()?) } else { None };
-    redis.iter().try_for_each(|redis| settings.set("upstream", &redis.url()))?;
+    if let Some(redis) = &redis {
+        layers.serve_dev(redis.url());
+        gathered = layers.gather()?;
+    }
     // Before the socket files exist: a signal must not leave them behind.
     let signals = Signals::watch()?;
     let manager = Manager::find(&mut inherited);
-    let lp = Loop::with_listeners(settings, inherited.listeners);
-    let outcome = lp.and_then(|lp| serve(lp, manager, signals, args, holds_secret));
+    let lp = Loop::with_listeners(gathered, inherited.listeners);
+    let outcome = lp.and_then(|lp| serve(lp, manager, signals, args, &mut layers));
     logger::finish();
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
     outcome
-}
-
-fn warn_of_config(args: &ServeArgs, holds_secret: bool) {
-    if let Some(path) = args.config.as_ref().filter(|_| holds_secret) {
-        warn_of_mode("a configuration with a password", path);
-    }
 }
 
 /// Runs the loop until a signal ends it: the first drains, the second and SIGQUIT close at once.
@@ -57,13 +54,14 @@ fn serve(
     mut manager: Manager,
     mut signals: Signals,
     args: &ServeArgs,
-    holds_secret: bool,
+    layers: &mut Layers<'_>,
 ) -> Result<()> {
-    warn_of_config(args, holds_secret);
+    layers.warn();
     #[cfg(feature = "sabotage")]
     if args.sabotage {
         lp.sabotage();
     }
+    lp.take_orders();
     signals.wake(&lp.wake_pipe()?)?;
     for url in lp.metrics_listeners() {
         say::line(&format!("metrics {url}"));
@@ -85,8 +83,12 @@ fn serve(
                 lp.close();
             }
         }
-        for name in signals.take_harmless() {
-            log::info!("{name} is ignored: the broker reads new settings only at a start")
+        if signals.take_reload() {
+            // The log has said what has come of it.
+            let _ = reload(&mut lp, &mut manager, layers, "SIGHUP");
+        }
+        if signals.take_harmless() {
+            log::info!("SIGUSR2 is ignored");
         }
         if signals.take_statistics() {
             log::info!("{}", statistics(&lp));
@@ -94,6 +96,13 @@ fn serve(
         lp.wait_at_most([logger::settle(), manager.wait()].into_iter().flatten().min())?;
         if !lp.work()? {
             return Ok(());
+        }
+        while let Some(ordered) = lp.next_order() {
+            let outcome = match &ordered.order {
+                Order::Reload => reload(&mut lp, &mut manager, layers, "BROKER RELOAD"),
+                other => Err(format!("this program does not carry out {}", other.name())),
+            };
+            lp.answer_order(&ordered, outcome);
         }
         manager.turn(&lp);
         log_settings.follow(lp.settings());
@@ -103,69 +112,17 @@ fn serve(
     }
 }
 
+/// The service manager waits meanwhile for what comes next.
+fn reload(lp: &mut Loop, manager: &mut Manager, layers: &mut Layers<'_>, asked_by: &str) -> OrderOutcome {
+    manager.reloading();
+    let outcome = layers.reload(lp, asked_by);
+    manager.ready(lp);
+    outcome
+}
+
 /// Every statistic, and what the longest step was about.
 fn statistics(lp: &Loop) -> String {
     let numbers = Loop::stat_names().iter().filter_map(|name| Some(format!("{name}={}", lp.stat(name)?)));
     let numbers: Vec<String> = numbers.collect();
     format!("statistics: {} longest_step={:?}", numbers.join(" "), lp.longest_step().1.to_string())
-}
-
-/// The settings: of the file, `--set`, the other flags, the environment's password, sockets that are there. And whether the file has a password.
-fn gather(args: &ServeArgs, inherited: &Inherited) -> Result<(Settings, bool)> {
-    let mut settings = Settings::default();
-    let mut holds_secret = false;
-    if let Some(path) = &args.config {
-        let name = path.display().to_string();
-        let text = read_document(path).map_err(|error| Error::config(error.to_string()))?;
-        let mut clients = ClientSettings::default();
-        load_toml(&mut settings, &mut clients, &text, &name)?;
-        let in_url = settings.upstream.as_ref().is_some_and(|upstream| upstream.password.is_some());
-        let written = settings.upstream_password.is_some() || clients.client_password.is_some();
-        holds_secret = in_url || written;
-    }
-    for pair in &args.set {
-        settings.set_pair(pair)?;
-    }
-    if !args.listen.is_empty() {
-        settings.set("listen", &args.listen.join(","))?;
-    }
-    inherited.fill_in(&mut settings);
-    if settings.listen.is_empty() {
-        let runtime_dir = std::env::var("XDG_RUNTIME_DIR").ok();
-        let is_root = rustix::process::geteuid().is_root();
-        settings.listen.push(default_listen(is_root, runtime_dir.as_deref())?);
-    }
-    if settings.admin_listen == AdminListen::Default {
-        settings.admin_listen = settings.listen.first().map_or(AdminListen::None, AdminListen::beside);
-    }
-    if args.dev {
-        // It overrides an upstream of the file; a private Redis has no password.
-        for key in ["upstream", "upstream_username", "upstream_password", "upstream_password_file"] {
-            settings.unset(key)?;
-        }
-    } else {
-        find_upstream(&mut settings, args)?;
-    }
-    settings.validate()?;
-    Ok((settings, holds_secret))
-}
-
-fn find_upstream(settings: &mut Settings, args: &ServeArgs) -> Result<()> {
-    if let Some(url) = &args.upstream {
-        settings.set("upstream", url)?;
-    }
-    match std::env::var(PASSWORD_VARIABLE) {
-        Ok(password) => {
-            settings.set("upstream_password", &password)?;
-            settings.set("upstream_password_file", "")?;
-        }
-        Err(VarError::NotPresent) => {}
-        Err(VarError::NotUnicode(_)) => {
-            return Err(Error::config(format!("{PASSWORD_VARIABLE} is not UTF-8")));
-        }
-    }
-    settings.upstream_resolved()?.map(drop).ok_or_else(|| {
-        let why = "no upstream: give --upstream redis://host:6379, or --dev to try it with a private one";
-        Error::config(why)
-    })
 }

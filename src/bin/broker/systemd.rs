@@ -4,8 +4,8 @@
 
 use broker::base::clock::Millis;
 use broker::base::error::{Error, Result};
-use broker::config::Settings;
 use broker::config::value::AdminListen;
+use broker::config::{ListenUrl, Settings};
 use broker::reactor::{Door, InheritedListener, ListenerCopy, Loop, SocketOwner};
 use listenfd::ListenFd;
 use nix::errno::Errno;
@@ -76,22 +76,30 @@ pub(crate) struct Inherited {
 }
 
 impl Inherited {
-    /// Where the settings name no listeners of a kind, the sockets of socket units are these.
+    /// Where the sockets of socket units listen.
+    pub(crate) fn of_units(&self) -> UnitSockets {
+        let of_units = self.listeners.iter().filter(|listener| listener.owner == SocketOwner::Another);
+        let place = |one: &InheritedListener| Some((one.door.unwrap_or(Door::Children), one.url()?));
+        UnitSockets(of_units.filter_map(place).collect())
+    }
+}
+
+/// Whom the sockets of socket units are for, and where they listen.
+#[derive(Debug, Default)]
+pub(crate) struct UnitSockets(Vec<(Door, ListenUrl)>);
+
+impl UnitSockets {
+    /// Where the settings name no listeners of a kind, these are it.
     pub(crate) fn fill_in(&self, settings: &mut Settings) {
-        let of_units = |door: Door| {
-            let fits = move |listener: &&InheritedListener| {
-                listener.owner == SocketOwner::Another && listener.door.unwrap_or(Door::Children) == door
-            };
-            self.listeners.iter().filter(fits).filter_map(InheritedListener::url)
-        };
+        let of = |door: Door| self.0.iter().filter(move |(of, _)| *of == door).map(|(_, url)| url.clone());
         if settings.listen.is_empty() {
-            settings.listen.extend(of_units(Door::Children));
+            settings.listen.extend(of(Door::Children));
         }
         if settings.metrics_listen.is_empty() {
-            settings.metrics_listen.extend(of_units(Door::Http));
+            settings.metrics_listen.extend(of(Door::Http));
         }
         if settings.admin_listen == AdminListen::Default
-            && let Some(url) = of_units(Door::Admin).next()
+            && let Some(url) = of(Door::Admin).next()
         {
             settings.admin_listen = AdminListen::At(url);
         }
@@ -192,7 +200,6 @@ impl Manager {
     }
 
     /// A reload begins; `ready` ends it, whatever has come of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the reload calls it"))]
     pub(crate) fn reloading(&mut self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         self.tell(format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading", now.as_micros()), None);

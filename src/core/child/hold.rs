@@ -43,6 +43,8 @@ pub(crate) enum Hold {
     Paused,
     /// The driver was asked to carry it out, or a pause has to begin.
     Order,
+    /// It has asked for a drain, and is let go last.
+    Drain,
 }
 
 /// What the control connection said about the request at the front.

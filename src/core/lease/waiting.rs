@@ -131,8 +131,17 @@ impl Shared {
         self.nudge(child);
     }
 
-    /// Whether a drain waits for the end of a transaction that began with WATCH; for no other lease.
-    pub(crate) fn watches_keys(&self, child: &Child) -> bool {
+    /// Whether a drain waits for the end of the child's transaction: one that began with WATCH, or a MULTI wherever it is
+    /// queued. For no other lease.
+    pub(crate) fn is_in_transaction(&self, child: &Child) -> bool {
+        if child.session().transaction.is_open() {
+            return true;
+        }
+        self.leases_transaction(child)
+    }
+
+    /// Whether its lease is for a transaction: it watches keys, or has begun a MULTI there.
+    pub(crate) fn leases_transaction(&self, child: &Child) -> bool {
         let Some(held) = child.lease() else { return false };
         let lease = self.connections.find(held.lane).and_then(|lane| lane.lease());
         held.kind == LeaseKind::Transaction || lease.is_some_and(LeaseState::is_watching)

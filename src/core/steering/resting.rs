@@ -29,7 +29,7 @@ impl Shared {
     /// Whether this request waits for the end of a pause: it would be written, and is no part of what a child has begun with
     /// WATCH or with a MULTI on its own lane.
     pub(crate) fn is_held_by_pause(&self, child: &Child, way: Way) -> bool {
-        let finishes = child.session().transaction.is_leased() || self.watches_keys(child);
+        let finishes = child.session().transaction.is_leased() || self.leases_transaction(child);
         way.goes_upstream() && !finishes
     }
 

@@ -211,7 +211,7 @@ impl Listener {
     pub fn lock_copy(&self) -> io::Result<Option<OwnedFd>> {
         match &self.files {
             Files::Own(_, lock) => lock.copy().map(Some),
-            Files::None | Files::Others(_) => Ok(None),
+            Files::None | Files::Others(_) | Files::Removed => Ok(None),
         }
     }
 }

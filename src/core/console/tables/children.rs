@@ -164,5 +164,6 @@ fn waits_for(child: &Child) -> Option<&'static str> {
         Hold::AuthDelay => "auth-delay",
         Hold::Order => "order",
         Hold::Paused => "pause",
+        Hold::Drain => "drain",
     })
 }
