@@ -70,6 +70,7 @@ mod reload;
 mod service;
 mod shutdown;
 mod steer;
+mod steering;
 mod top;
 
 // The library.
