@@ -347,5 +347,5 @@ fn reloads_under_load_fail_no_request() {
     for name in ["requests_lost", "requests_down", "requests_limited", "upstream_losses", "desyncs"] {
         assert_eq!(rows(&mut admin, &format!("STATS WHERE name {name}"))[0]["value"], "0", "{name}");
     }
-    println!("{rounds} rounds");
+    eprintln!("{rounds} rounds");
 }

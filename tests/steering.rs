@@ -200,7 +200,7 @@ fn whatever_the_operator_does_children_see_nothing_but_time() {
         assert_eq!(rows(&mut admin, &format!("STATS WHERE name {name}"))[0]["value"], "0", "{name}");
     }
     let rounds = steered.crowd.end();
-    println!(
+    eprintln!(
         "{rounds} rounds of {children} children, {} of programs, {lost} subscribers lost as they may be",
         steered.programs.end()
     );
