@@ -296,12 +296,29 @@ impl Users {
         self.locals.get(usize::from(account)).map_or(UserId::NOBODY, |local| local.user)
     }
 
+    /// One of the broker's own users, by its name.
+    pub(crate) fn account_of(&self, name: &str) -> Option<AccountId> {
+        self.account_named(name.as_bytes())
+    }
+
+    /// Whether the user takes any password.
+    pub(crate) fn takes_any(&self, id: UserId) -> bool {
+        self.known.get(&id).is_some_and(|user| user.any)
+    }
+
+    /// A user that another process knows: the upstream has accepted this password there.
+    pub(crate) fn take_in(&mut self, name: &[u8], password: &Password, any: bool) -> UserId {
+        let id = self.register(name, password);
+        self.known.entry(id).and_modify(|user| user.any |= any);
+        id
+    }
+
     fn account_named(&self, name: &[u8]) -> Option<AccountId> {
         let at = self.locals.iter().position(|local| local.account.name.as_bytes() == name)?;
         Some(at as AccountId)
     }
 
-    pub(super) fn account_name(&self, account: AccountId) -> &str {
+    pub(crate) fn account_name(&self, account: AccountId) -> &str {
         self.locals.get(usize::from(account)).map_or("", |local| &local.account.name)
     }
 
