@@ -61,6 +61,7 @@ mod upstream_loss;
 #[cfg(feature = "demo")]
 mod demo;
 mod host;
+mod inherit;
 mod lifecycle;
 mod log;
 mod reload;

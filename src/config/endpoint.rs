@@ -2,7 +2,7 @@
 //! as for every other user of that crate. Resolves no name and opens no socket; no text made here contains a password.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -355,6 +355,17 @@ impl ListenUrl {
             path: path.into(),
             access: AccessOptions::default(),
             profile: ChildProfile::default(),
+        }
+    }
+
+    /// An address with a port and no options.
+    pub fn tcp(address: SocketAddr) -> Self {
+        ListenUrl::Tcp {
+            host: address.ip().to_string(),
+            port: address.port(),
+            insecure: false,
+            profile: ChildProfile::default(),
+            tls: None,
         }
     }
 

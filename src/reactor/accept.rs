@@ -12,21 +12,36 @@ use crate::config::value::Auth;
 use crate::config::{ChildProfile, ListenUrl};
 use crate::core::ChildKind;
 use crate::transport::conn::Conn;
-use crate::transport::listener::Listener;
+use crate::transport::listener::{InheritedSocket, Listener, SocketOwner};
 use crate::transport::stream::Stream;
 use crate::transport::tls::ServerTls;
 use mio::{Registry, Token};
 use std::io;
+use std::os::fd::OwnedFd;
 
 /// Whom a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Door {
+pub enum Door {
     /// `listen`
     Children,
     /// `admin_listen`
     Admin,
     /// `metrics_listen`
     Http,
+}
+
+impl Door {
+    /// Each of them.
+    pub const ALL: [Door; 3] = [Door::Children, Door::Admin, Door::Http];
+
+    /// The setting that asks for such listeners.
+    pub fn key(self) -> &'static str {
+        match self {
+            Door::Children => "listen",
+            Door::Admin => "admin_listen",
+            Door::Http => "metrics_listen",
+        }
+    }
 }
 
 /// A listener in the loop.
@@ -48,10 +63,10 @@ pub(super) struct PolledListener {
 }
 
 impl PolledListener {
-    /// `number` is one that no listener of the loop has had.
+    /// Listens anew, or with the socket that is there. `number` is one that no listener of the loop has had.
     pub(super) fn open(
-        door: Door,
-        url: &ListenUrl,
+        (door, url): (Door, &ListenUrl),
+        inherited: Option<InheritedSocket>,
         guarded: bool,
         tls: Option<ServerTls>,
         registry: &Registry,
@@ -60,7 +75,10 @@ impl PolledListener {
         if url.tls().is_some() && tls.is_none() {
             return Err(error::Error::system(format!("{url}: its TLS is missing")));
         }
-        let listener = Listener::bind(url, guarded)?;
+        let listener = match inherited {
+            Some(socket) => Listener::inherit(url, guarded, socket)?,
+            None => Listener::bind(url, guarded)?,
+        };
         let token = reserved(FIRST_LISTENER + number);
         listener.register(registry, token).map_err(Error::attempting(format!("cannot watch {url}")))?;
         Ok(PolledListener {
@@ -113,6 +131,24 @@ impl PolledListener {
 
     pub(super) fn close(self, registry: &Registry) {
         self.listener.close(registry);
+    }
+
+    /// Who has the say over its socket.
+    pub(super) fn owner(&self) -> SocketOwner {
+        self.listener.owner()
+    }
+
+    /// Copies of its socket and of its lock.
+    pub(super) fn copies(&self) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+        Ok((self.listener.copy()?, self.listener.lock_copy()?))
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.listener.leave();
+    }
+
+    pub(super) fn own(&mut self, guarded: bool) -> error::Result<()> {
+        self.listener.own(&self.asked, guarded)
     }
 
     /// Connections may wait.

@@ -8,6 +8,7 @@ mod drain;
 mod handshakes;
 mod history;
 mod http;
+mod inherit;
 mod local;
 mod metrics;
 mod orders;
@@ -34,14 +35,18 @@ use crate::config::{ListenUrl, Settings, Upstream};
 use crate::core::{Broker, ChildKey, LaneKey, SentinelId};
 use crate::transport::conn::Conn;
 use crate::transport::listener::Listener;
+pub use crate::transport::listener::SocketOwner;
 use crate::transport::wake::Wake;
-use accept::{Door, PolledListener};
+pub use accept::Door;
+use accept::PolledListener;
 use adopt::Handed;
 use dial::{Caller, Dialler};
 use drain::Draining;
 use handshakes::Handshakes;
 use history::History;
 use http::Http;
+use inherit::Inheritance;
+pub use inherit::{InheritedListener, ListenerCopy};
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
@@ -151,6 +156,8 @@ pub struct Loop {
     links_peak: usize,
     listeners: Vec<PolledListener>,
     next_listener: usize,
+    /// Another process goes on with them.
+    listeners_left: bool,
     handed: Handed,
     http: Http,
     history: History,
@@ -200,6 +207,12 @@ impl Loop {
     /// The upstream's name is looked up whenever it is connected to, if the last answer is old or a connection has failed or
     /// was lost since: in /etc/hosts and by DNS, without blocking and without a thread. All its addresses are tried in turn.
     pub fn new(settings: Settings) -> Result<Loop> {
+        Loop::with_listeners(settings, Vec::new())
+    }
+
+    /// As `new`, with listening sockets that other processes have made. One that listens where a URL of the settings asks for
+    /// it is used in place of a new one; any other is closed with a warning. Refused is what is no listening stream socket.
+    pub fn with_listeners(settings: Settings, inherited: Vec<InheritedListener>) -> Result<Loop> {
         let (upstream, accounts) = read_settings(&settings)?;
         let mut secrets = Secrets::read(&settings)?;
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
@@ -207,11 +220,7 @@ impl Loop {
         let waker = waker.map_err(Error::attempting("cannot create a waker"))?;
         let pipe = wake_pair(&poll).map_err(Error::attempting("cannot create the wake pipe"))?;
         let held = [Held::new(&poll), Held::new(&pipe.0), Held::new(&pipe.1)];
-        let mut open = |(number, (door, url))| {
-            let guarded = is_guarded(&settings, url);
-            PolledListener::open(door, url, guarded, secrets.take(url), poll.registry(), number)
-        };
-        let listeners: Vec<_> = doors(&settings).enumerate().map(&mut open).collect::<Result<_>>()?;
+        let listeners = open_doors(&settings, &mut secrets, inherited, &poll)?;
         listeners.iter().for_each(|listener| listener.warn_if_unguarded(settings.auth));
         settings.warn_of_files();
         warn_of_insecurity(&settings);
@@ -231,6 +240,7 @@ impl Loop {
             links_peak: 0,
             next_listener: listeners.len(),
             listeners,
+            listeners_left: false,
             handed: Handed::default(),
             http: Http::default(),
             history: History::default(),
@@ -404,6 +414,32 @@ fn doors(settings: &Settings) -> impl Iterator<Item = (Door, &ListenUrl)> {
     let admin = if let AdminListen::At(url) = &settings.admin_listen { Some(url) } else { None };
     let others = settings.metrics_listen.iter().map(|url| (Door::Http, url));
     children.chain(admin.map(|url| (Door::Admin, url))).chain(others)
+}
+
+/// A listener for each URL, in their order.
+fn open_doors(
+    settings: &Settings,
+    secrets: &mut Secrets,
+    inherited: Vec<InheritedListener>,
+    poll: &Poll,
+) -> Result<Vec<PolledListener>> {
+    let mut inheritance = Inheritance::place(settings, inherited)?;
+    let mut opened: Vec<(PolledListener, bool)> = Vec::new();
+    for (number, (door, url)) in doors(settings).enumerate() {
+        let (guarded, tls) = (is_guarded(settings, url), secrets.take(url));
+        let socket = inheritance.take(number);
+        let is_inherited = socket.is_some();
+        match PolledListener::open((door, url), socket, guarded, tls, poll.registry(), number) {
+            Ok(listener) => opened.push((listener, is_inherited)),
+            Err(error) => {
+                // Whoever tries next finds what was inherited as it was.
+                let inherited = opened.iter_mut().filter(|(_, is_inherited)| *is_inherited);
+                inherited.for_each(|(listener, _)| listener.leave());
+                return Err(error);
+            }
+        }
+    }
+    Ok(opened.into_iter().map(|(listener, _)| listener).collect())
 }
 
 /// Checks before anything is opened: settings that agree, and the files they name.

@@ -6,6 +6,7 @@ use super::secrets::{Secrets, is_guarded, warn_of_insecurity};
 use super::{Loop, doors};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings, Upstream};
+use crate::transport::listener::SocketOwner;
 
 const ATTEMPT: &str = "cannot take new settings";
 
@@ -34,12 +35,14 @@ impl Loop {
         self.apply(Prepared::new(settings)?)
     }
 
-    /// Refuses what only a loop that is neither closed nor draining does.
+    /// Refuses what only a loop does that is neither closed nor draining, and has its listeners.
     pub(super) fn expect_serving(&self, attempt: &str) -> Result<()> {
-        if self.is_serving() {
-            return Ok(());
-        }
-        let why = if self.closed { "the loop is closed" } else { "the loop drains" };
+        let why = match () {
+            () if self.closed => "the loop is closed",
+            () if !self.is_serving() => "the loop drains",
+            () if self.listeners_left => "its listeners have been left to another process",
+            () => return Ok(()),
+        };
         Err(Error::system(why).within(attempt))
     }
 
@@ -86,7 +89,7 @@ impl Loop {
             else {
                 self.next_listener += 1;
                 let (number, tls) = (self.next_listener, secrets.take(url));
-                placed.push((PolledListener::open(door, url, guarded, tls, registry, number)?, None));
+                placed.push((PolledListener::open((door, url), None, guarded, tls, registry, number)?, None));
                 return Ok(());
             };
             let asked = listener.asked.clone();
@@ -119,7 +122,15 @@ impl Loop {
             }
             self.listeners.push(listener);
         }
-        former.into_iter().flatten().for_each(|listener| listener.close(registry));
+        for listener in former.into_iter().flatten() {
+            if listener.owner() == SocketOwner::Another {
+                log::warn!(
+                    "{}: closed, but its owner goes on listening, and nobody accepts: stop its socket unit",
+                    listener.url()
+                );
+            }
+            listener.close(registry);
+        }
         Ok(())
     }
 }

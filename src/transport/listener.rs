@@ -2,11 +2,12 @@
 //! permissions are set, and that only our own files are removed. Accepts, but does not decide about connections.
 
 mod files;
+mod inherited;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -15,6 +16,7 @@ use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use socket2::{SockAddr, Socket, Type};
 
 use self::files::{Access, OwnFile, SocketFile, SocketPath};
+pub use self::inherited::{InheritedSocket, SocketOwner};
 use super::stream::Stream;
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
@@ -23,7 +25,7 @@ use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::endpoint::{AccessOptions, ListenUrl, RUN_DIR};
 
 /// A bound, listening, non-blocking socket. Dropping it ends listening for every copy of the socket and removes its
-/// files, except in a forked process, where it only closes.
+/// files; in a forked process, and where another process has the say over the socket, it only closes.
 #[derive(Debug)]
 pub struct Listener {
     /// Declared before `socket`: see [`Held`].
@@ -31,18 +33,31 @@ pub struct Listener {
     socket: Socket,
     url: String,
     maker: Maker,
-    /// Dropped after listening has ended, the socket's file first: the next broker finds the path either taken or free.
-    files: Option<(SocketFile, OwnFile)>,
+    owner: SocketOwner,
+    /// Dropped after listening has ended.
+    files: Files,
+}
+
+/// What a listener has in the file system.
+#[derive(Debug)]
+enum Files {
+    /// It has a port.
+    None,
+    /// Dropped in this order: the next broker finds the path either taken or free.
+    Own(SocketFile, OwnFile),
+    /// The socket here is another process', with all that concerns the file.
+    Others(PathBuf),
 }
 
 impl Listener {
-    fn new(socket: Socket, url: String, files: Option<(SocketFile, OwnFile)>) -> io::Result<Listener> {
-        if files.is_some() {
+    fn new(socket: Socket, url: String, files: Files) -> io::Result<Listener> {
+        if !matches!(files, Files::None) {
             // Before anything is sent: what is sent without it has no writer.
             socket.set_passcred(true)?;
         }
         socket.listen(LISTEN_BACKLOG)?;
-        Ok(Listener { _held: Held::new(&socket), socket, url, maker: Maker::here(), files })
+        let (_held, maker) = (Held::new(&socket), Maker::here());
+        Ok(Listener { _held, socket, url, maker, owner: SocketOwner::Own, files })
     }
 
     /// Binds and listens. Resolves names and touches the file system, blocking.
@@ -78,8 +93,8 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Stream> {
         let socket = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         let stream = match self.files {
-            Some(_) => Stream::Unix(socket.into()),
-            None => Stream::Tcp(socket.into()),
+            Files::Own(..) | Files::Others(_) => Stream::Unix(socket.into()),
+            Files::None => Stream::Tcp(socket.into()),
         };
         stream.tune();
         Ok(stream)
@@ -93,9 +108,11 @@ impl Listener {
     /// Applies the options of another URL for the same address. On failure the previous ones stay.
     pub fn apply(&self, url: &ListenUrl, guarded: bool) -> Result<()> {
         match url {
-            ListenUrl::Unix { access, .. } => {
-                self.files.iter().try_for_each(|(file, _)| file.set_access(access))
-            }
+            ListenUrl::Unix { access, .. } => match &self.files {
+                Files::Own(file, _) => file.set_access(access),
+                Files::Others(path) => inherited::expect_access(path, access),
+                Files::None => Ok(()),
+            },
             ListenUrl::Tcp { host, port, insecure, .. } => {
                 allowed_addresses(host, *port, *insecure || guarded).map(drop)
             }
@@ -103,7 +120,7 @@ impl Listener {
         .map_err(naming(url))
     }
 
-    /// Stops watching and listening, and removes the socket's files.
+    /// Stops watching, and drops it.
     pub fn close(self, registry: &Registry) {
         let _ = registry.deregister(&mut SourceFd(&self.socket.as_raw_fd()));
     }
@@ -111,7 +128,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.maker.is_here() {
+        if self.maker.is_here() && self.owner == SocketOwner::Own {
             // Otherwise a forked copy of the socket would still take connections, and no process would accept them.
             let _ = shutdown(&self.socket, Shutdown::Both);
         }
@@ -154,7 +171,7 @@ fn bind_tcp(addresses: Vec<SocketAddr>) -> Result<Listener> {
     first_that_binds(addresses, |address| {
         let socket = bound_socket(&address.into())?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-        Listener::new(socket, format!("tcp://{bound}"), None)
+        Listener::new(socket, format!("tcp://{bound}"), Files::None)
     })
 }
 
@@ -195,7 +212,7 @@ fn bind_unix(path: &Path, asked: &AccessOptions, creatable: &Path) -> Result<Lis
     place.clear()?;
     let (socket, file) = place.bind(asked)?;
     let url = ListenUrl::unix(path).to_string();
-    Listener::new(socket, url, Some((file, lock))).map_err(Error::attempting("cannot listen"))
+    Listener::new(socket, url, Files::Own(file, lock)).map_err(Error::attempting("cannot listen"))
 }
 
 fn check_unix(path: &Path, asked: &AccessOptions, creatable: &Path) -> Result<()> {

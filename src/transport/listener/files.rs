@@ -2,8 +2,9 @@
 //! writable for others. Later steps use descriptors, so that no name created by another user is followed.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ const LOCK_ATTEMPTS: usize = 100;
 const OTHERS_WRITE: u32 = 0o022;
 /// The same for all users. Parent directories may be writable for a group, as umask 002 makes them.
 const EVERYBODY_WRITES: u32 = 0o002;
+/// What is created in a directory with this bit has the directory's group.
+const SET_GROUP: u32 = 0o2000;
 /// In a directory with this bit, only the owner of a file may remove it.
 const STICKY: u32 = 0o1000;
 
@@ -162,9 +165,25 @@ impl SocketPath {
             return Ok(None);
         }
         check_lock(path, &rustix::fs::fstat(&file).map_err(failed())?)?;
-        // Only for the error text of another broker: a full disk must not prevent a start.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Some(OwnFile::new(self, file.into())))
+        let lock = OwnFile::new(self, file.into());
+        lock.write_pid();
+        Ok(Some(lock))
+    }
+
+    /// Takes over the open lock file of the broker before this one. A lock belongs to all copies of one descriptor, so it is
+    /// never free in between.
+    pub(super) fn adopt_lock(&self, lock: OwnedFd) -> Result<OwnFile> {
+        let place = self.lock_place();
+        let path = &place.path;
+        if !place.leads_to(&lock) {
+            return Err(Error::system(format!("the inherited lock is not the lock file {path:?}")));
+        }
+        let mut file = File::from(lock);
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => taken(holder(&mut file)),
+            TryLockError::Error(error) => Error::attempting(format!("cannot lock {path:?}"))(error),
+        })?;
+        Ok(OwnFile::new(&place, file.into()))
     }
 
     fn probe(&self) -> io::Result<()> {
@@ -267,8 +286,19 @@ impl Access {
         Ok(Access { mode, user: user.unwrap_or(born.0), group: group.unwrap_or(born.1) })
     }
 
-    fn of(stat: &Stat) -> Access {
+    pub(super) fn of(stat: &Stat) -> Access {
         Access { mode: stat.st_mode & 0o777, user: stat.st_uid, group: stat.st_gid }
+    }
+
+    /// The user and the group.
+    pub(super) fn owner(&self) -> (u32, u32) {
+        (self.user, self.group)
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mode {:04o}, user {}, group {}", self.mode, self.user, self.group)
     }
 }
 
@@ -301,17 +331,36 @@ pub(super) struct OwnFile {
     _held: Held,
     /// The file itself, whatever its name refers to.
     fd: OwnedFd,
+    /// It stays, because another process removes it.
+    left: bool,
 }
 
 impl OwnFile {
     fn new(place: &SocketPath, fd: OwnedFd) -> OwnFile {
-        OwnFile { place: place.clone(), maker: Maker::here(), _held: Held::new(&fd), fd }
+        OwnFile { place: place.clone(), maker: Maker::here(), _held: Held::new(&fd), fd, left: false }
+    }
+
+    /// Whether the file stays when this is dropped.
+    pub(super) fn set_left(&mut self, left: bool) {
+        self.left = left;
+    }
+
+    /// Of a lock file: notes who has it. Only for the error text of another broker: a full disk must not prevent a start.
+    pub(super) fn write_pid(&self) {
+        let text = format!("{}\n", std::process::id());
+        let cleared = rustix::fs::ftruncate(&self.fd, 0);
+        let _ = cleared.and_then(|()| rustix::io::pwrite(&self.fd, text.as_bytes(), 0));
+    }
+
+    /// Another descriptor of the file.
+    pub(super) fn copy(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 }
 
 impl Drop for OwnFile {
     fn drop(&mut self) {
-        if self.maker.is_here() && self.place.leads_to(&self.fd) {
+        if self.maker.is_here() && !self.left && self.place.leads_to(&self.fd) {
             let _ = self.place.remove();
         }
     }
@@ -336,6 +385,28 @@ impl SocketFile {
             return Err(another_file());
         }
         Ok(SocketFile { own: OwnFile::new(place, file), born: (stat.st_uid, stat.st_gid) })
+    }
+
+    /// Opens the file of a socket that the broker before this one has bound here. It may have been given to another user
+    /// since; what it was created with is what we would create one with.
+    pub(super) fn inherited(place: &SocketPath) -> Result<SocketFile> {
+        let failed = || Error::attempting("cannot find the inherited socket");
+        let file = place.open_file(OFlags::PATH, 0).map_err(failed())?;
+        let stat = rustix::fs::fstat(&file).map_err(failed())?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(another_file());
+        }
+        let directory = rustix::fs::fstat(&place.directory.fd).map_err(failed())?;
+        let group = match directory.st_mode & SET_GROUP {
+            0 => rustix::process::getegid().as_raw(),
+            _ => directory.st_gid,
+        };
+        Ok(SocketFile { own: OwnFile::new(place, file), born: (rustix::process::geteuid().as_raw(), group) })
+    }
+
+    /// Whether the file stays when this is dropped.
+    pub(super) fn set_left(&mut self, left: bool) {
+        self.own.set_left(left);
     }
 
     /// Sets who may connect. In between, no user may connect whom neither the previous nor the new access allows. On

@@ -439,7 +439,7 @@ fn permissions_never_go_through_a_name_that_has_changed() {
     let error = listener.apply(&url, false).unwrap_err().to_string();
     assert!(error.ends_with("another file is in the socket's place; it was not touched"), "{error}");
     // Even if the name is changed right after it was looked at.
-    let (file, _lock) = listener.files.as_ref().unwrap();
+    let Files::Own(file, _lock) = &listener.files else { panic!("its own file") };
     file.set_mode(0o666).unwrap();
     assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(place.dir.path().join("was")).unwrap().mode() & 0o777, 0o666);
