@@ -33,7 +33,7 @@ pub static LOG_AREAS: [LogArea; LOG_AREA_COUNT] = [
     area("config", &["config", "core::reload", "reactor::reload"]),
     area("client", &["client"]),
     area("ffi", &["ffi"]),
-    area("program", &["serve", "logger", "shared"]),
+    area("program", &["serve", "takeover", "logger", "shared"]),
     area("other", &[]),
 ];
 

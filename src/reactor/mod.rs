@@ -5,6 +5,7 @@ mod accept;
 mod adopt;
 mod dial;
 mod drain;
+mod handover;
 mod handshakes;
 mod history;
 mod http;
@@ -42,6 +43,8 @@ use accept::PolledListener;
 use adopt::Handed;
 use dial::{Caller, Dialler};
 use drain::Draining;
+use handover::Handover;
+pub use handover::{HandoverState, Takeover};
 use handshakes::Handshakes;
 use history::History;
 use http::Http;
@@ -186,6 +189,7 @@ pub struct Loop {
     /// Orders that the program has not taken, if it takes any.
     ordered: VecDeque<Ordered>,
     orders_for_program: bool,
+    handover: Handover,
     closed: bool,
     maker: Maker,
 }
@@ -263,6 +267,7 @@ impl Loop {
             lookups: Lookups::default(),
             ordered: VecDeque::new(),
             orders_for_program: false,
+            handover: Handover::default(),
             closed: false,
             maker: Maker::here(),
         })

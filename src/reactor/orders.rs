@@ -40,6 +40,10 @@ impl Loop {
                 Order::Reload | Order::Upgrade | Order::Upstream { .. } => {
                     Err("this is for the program that the broker is embedded in".to_owned())
                 }
+                Order::TakeOver { format, version } => match self.begin_giving(asker, format, &version) {
+                    Ok(()) => continue,
+                    Err(why) => Err(why),
+                },
                 Order::Set { key, value } => self.set_one(&key, &value),
                 Order::Drain => self.end_gracefully(asker, Some(u64::MAX)),
                 Order::Shutdown { waits: true } => self.end_gracefully(asker, None),

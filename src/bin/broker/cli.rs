@@ -26,6 +26,8 @@ pub(crate) enum Verb {
     Top(TopArgs),
     /// Print once what a running broker does and what is wrong
     Status(StatusArgs),
+    /// Have a running broker start its successor and hand everything over to it
+    Upgrade(UpgradeArgs),
     /// Run a program that ends with its parent
     #[command(hide = true)]
     WithParent(WithParentArgs),
@@ -58,6 +60,13 @@ pub(crate) struct ServeArgs {
     /// Perform the steps of a start that have no visible effect, then print ok
     #[arg(long)]
     pub(crate) check: bool,
+    /// Take over from the running broker whose admin_listen is the same: listeners, children, connections
+    #[arg(long, conflicts_with_all = ["dev", "check"])]
+    pub(crate) takeover: bool,
+    /// Die at the step of this number of a hand-over, to check that nothing is lost
+    #[cfg(feature = "sabotage")]
+    #[arg(long, hide = true, value_name = "STEP")]
+    pub(crate) sabotage_handover: Option<u32>,
     /// Swap the replies of two children, to check that the demo detects it
     #[cfg(feature = "sabotage")]
     #[arg(long, hide = true)]
@@ -125,6 +134,21 @@ pub(crate) struct StatusArgs {
     pub(crate) timeout: Duration,
 }
 
+/// Flags of `broker upgrade`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The broker starts its own program again, as it is on disk now, with its own arguments; what this one \
+    is serves as before if that fails. Exit code 0: the successor accepts, and children follow. 1: why not."
+)]
+pub(crate) struct UpgradeArgs {
+    /// Where its admin_listen is: a path or unix:///path [default: that of broker serve without flags]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) admin: Option<String>,
+    /// How long the successor may take until it accepts
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
 /// A time as in the configuration: a plain number is milliseconds.
 fn duration(text: &str) -> Result<Duration, String> {
     const LEAST: Duration = Duration::from_millis(50);
@@ -140,7 +164,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// a flag was forgotten, or behind one that takes no value.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingSubcommand {
-        return "say what to do: serve, config, top or status".to_owned();
+        return "say what to do: serve, config, top, status or upgrade".to_owned();
     }
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
@@ -156,7 +180,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
             return "an unknown flag; not shown, since it may contain a password".to_owned();
         }
         ErrorKind::InvalidSubcommand if !plain(named(ContextKind::InvalidSubcommand)) => {
-            return "say what to do first: serve, config, top or status".to_owned();
+            return "say what to do first: serve, config, top, status or upgrade".to_owned();
         }
         ErrorKind::TooManyValues => {
             let flag = named(ContextKind::InvalidArg);
@@ -185,7 +209,7 @@ mod tests {
     fn a_refusal_is_one_line() {
         let refusal = |argv: &[&str]| one_line(&Cli::try_parse_from(argv).unwrap_err());
         assert_eq!(refusal(&["broker", "serve", "--bogus"]), "unexpected argument '--bogus' found");
-        assert_eq!(refusal(&["broker"]), "say what to do: serve, config, top or status");
+        assert_eq!(refusal(&["broker"]), "say what to do: serve, config, top, status or upgrade");
         assert!(refusal(&["broker", "nosuch"]).contains("'nosuch'"));
     }
 

@@ -16,7 +16,9 @@ mod shared;
 mod signals;
 mod status;
 mod stderr;
+mod takeover;
 mod top;
+mod upgrade;
 
 use broker::base::error::{Error, ErrorKind};
 use clap::Parser;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Verb::Config(args) => keys::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Top(args) => top::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Upgrade(args) => upgrade::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::WithParent(args) => Err(guard::exec(&args)),
     };
     outcome.unwrap_or_else(|error| fail(&error))

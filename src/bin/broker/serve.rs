@@ -6,10 +6,12 @@ use crate::scrub;
 use crate::shared::dev::DevRedis;
 use crate::shared::{PASSWORD_VARIABLE, files, say};
 use crate::signals::Signals;
+use crate::takeover::{Successions, begin_takeover};
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::default_listen;
 use broker::config::value::AdminListen;
 use broker::config::{ClientSettings, Settings, load_toml, read_document, warn_of_mode};
+use broker::core::Order;
 use broker::ffi::heap;
 use broker::reactor::Loop;
 use std::env::VarError;
@@ -34,11 +36,25 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     redis.iter().try_for_each(|redis| settings.set("upstream", &redis.url()))?;
     // Before the socket files exist: a signal must not leave them behind.
     let signals = Signals::watch()?;
-    let outcome = Loop::new(settings).and_then(|lp| serve(lp, signals, args, holds_secret));
+    let outcome = begin(settings, args).and_then(|lp| serve(lp, signals, args, holds_secret));
     logger::finish();
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
     outcome
+}
+
+/// The loop: with listeners of its own, or with those of the broker that it follows.
+fn begin(settings: Settings, args: &ServeArgs) -> Result<Loop> {
+    let mut lp = if args.takeover { begin_takeover(settings)? } else { Loop::new(settings)? };
+    lp.take_orders();
+    if !args.dev {
+        lp.allow_handover();
+    }
+    #[cfg(feature = "sabotage")]
+    if let Some(step) = args.sabotage_handover {
+        lp.sabotage_handover(step);
+    }
+    Ok(lp)
 }
 
 fn warn_of_config(args: &ServeArgs, holds_secret: bool) {
@@ -62,6 +78,7 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
         say::line(&format!("listening {url}"));
     }
     let (mut obeyed, mut log_settings) = (0, LogSettings::of(lp.settings()));
+    let mut successions = Successions::new()?;
     loop {
         // A signal from before the loop could be woken must be seen before the first wait.
         let asked = signals.count();
@@ -79,10 +96,20 @@ fn serve(mut lp: Loop, mut signals: Signals, args: &ServeArgs, holds_secret: boo
         if signals.take_statistics() {
             log::info!("{}", statistics(&lp));
         }
-        lp.wait_at_most(logger::settle())?;
+        lp.wait_at_most([logger::settle(), successions.patience()].into_iter().flatten().min())?;
         if !lp.work()? {
-            return Ok(());
+            return lp.takeover_failure().map_or(Ok(()), Err);
         }
+        while let Some(ordered) = lp.next_order() {
+            match &ordered.order {
+                Order::Upgrade => successions.begin(&mut lp, ordered),
+                other => {
+                    let why = format!("this program does not carry out {}", other.name());
+                    lp.answer_order(&ordered, Err(why));
+                }
+            }
+        }
+        successions.follow(&mut lp);
         log_settings.follow(lp.settings());
         if lp.take_trim() {
             heap::trim();

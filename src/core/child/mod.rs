@@ -128,6 +128,8 @@ pub struct Child {
     counted: Option<Box<CountedLine>>,
     /// It is about to go to another process: no further request of it is run, and none is read.
     moving: bool,
+    /// No other process can take it.
+    stays: bool,
     /// Stands in line for its turn at running requests.
     runnable: bool,
     /// Bytes of requests it may still run in this turn; negative after a large one, until later turns have paid for
@@ -336,13 +338,19 @@ impl Child {
         self.moving
     }
 
+    /// It is not to be given again.
+    pub(crate) fn keep(&mut self) {
+        self.stays = true;
+    }
+
     pub(crate) fn set_moving(&mut self, moving: bool) {
         self.moving = moving;
     }
 
     /// Whether it may be given to another process as it stands, once it is at rest: nothing upstream is its own.
     pub(crate) fn may_move(&self) -> bool {
-        let is_plain = self.state == ChildState::Open && !self.ignored && self.ends_at.is_none();
+        let is_plain =
+            self.state == ChildState::Open && !self.stays && !self.ignored && self.ends_at.is_none();
         let is_on_a_socket = self.origin.kind().is_accepted() && self.origin.secured().is_none();
         let owns_nothing = self.lease.is_none() && self.subscriptions.is_none() && self.topics.is_none();
         let is_unbound = !self.session.is_pinned() && self.session.transaction.may_move();

@@ -282,6 +282,10 @@ impl Connections {
         }
     }
 
+    pub(crate) fn own_len(&self) -> usize {
+        self.own.len()
+    }
+
     /// How many connections are in use, those included that this process cannot be without.
     pub(crate) fn in_use(&self) -> usize {
         let used = |lane: &Lane| lane.is_counted() && !lane.is_unused();

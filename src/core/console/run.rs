@@ -30,6 +30,7 @@ const HELP: &[&str] = &[
     "BROKER RELOAD                    (on admin_listen) reads the configuration again.",
     "BROKER DRAIN                     (on admin_listen) takes no further child, and ends once all have been let go.",
     "BROKER SHUTDOWN [WAIT]           (on admin_listen) ends at once, or as DRAIN within drain_timeout.",
+    "BROKER UPGRADE                   (on admin_listen) starts a successor and hands everything over to it.",
     "BROKER ERRORS                    from now on this connection is told of lost requests by BROKERLOST and BROKERDOWN,",
     "    and not closed for them as on_upstream_loss = close would have it; for anybody.",
     "BROKER HELP",

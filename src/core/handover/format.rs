@@ -67,7 +67,8 @@ impl MapWriter {
 /// The images as bytes. They hold passwords, and are overwritten when they are dropped.
 pub fn encode_images(images: &[ChildImage]) -> Zeroizing<Vec<u8>> {
     // Where it grows, what it leaves behind is not overwritten.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(images.iter().map(|image| 2 * image.about_bytes()).sum()));
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(images.iter().map(|image| 2 * image.about_bytes()).sum()));
     encode::array_header(&mut bytes, images.len());
     images.iter().for_each(|image| image_map(image).end(&mut bytes));
     bytes

@@ -3,6 +3,7 @@
 //! that it watches, a subscription, tracking) stays until that ends.
 
 use crate::base::limits;
+use crate::base::process::UnixCredentials;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::hold::{Hold, Wait};
@@ -234,6 +235,29 @@ impl Broker {
         let (link, image) = (child.link(), self.shared.image_of(child));
         self.forget_child(key);
         Some((link, image))
+    }
+
+    /// Takes a child out whose connection becomes something else. Its driver's handle.
+    pub fn detach_child(&mut self, key: ChildKey) -> Option<usize> {
+        let link = self.forget_child(key)?.link();
+        self.deliver_notices();
+        Some(link)
+    }
+
+    /// The process that has written all that is in this child's input, where that is certain.
+    pub fn sure_writer(&self, key: ChildKey) -> Option<UnixCredentials> {
+        match self.children.get(key)?.origin().writer() {
+            Writer::Sure(who) => Some(who),
+            _ => None,
+        }
+    }
+
+    /// The child of this id could not be taken elsewhere: it stays.
+    pub fn keep_child(&mut self, id: u64) {
+        let key = i64::try_from(id).ok().and_then(|id| self.children.by_id(id));
+        if let Some(child) = key.and_then(|key| self.children.get_mut(key)) {
+            child.keep();
+        }
     }
 
     /// How many children are about to go, and have not come to rest.

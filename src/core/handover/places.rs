@@ -16,6 +16,11 @@ impl Broker {
         self.shared.connections.in_use()
     }
 
+    /// How many connections are the broker's own, whatever children do.
+    pub fn own_connections(&self) -> usize {
+        self.shared.connections.own_len()
+    }
+
     /// Whether it could serve children: the upstream has greeted it and told of its commands.
     pub fn is_ready(&self) -> bool {
         self.shared.upstream_is_up() && self.shared.commands.table().is_some()
