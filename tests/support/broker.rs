@@ -185,10 +185,24 @@ impl Broker {
         urls
     }
 
+    /// Serves `redis` with further flags of `broker serve`.
+    pub(crate) fn start_flagged(redis: &Redis, flags: &[&str]) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        let (listen, url) = (format!("unix://{}", directory.path().join("b.sock").display()), redis.url());
+        let args = [&["serve", "--listen", &listen, "--upstream", &url], flags].concat();
+        let mut broker = Broker::start_args(&args, 1);
+        broker.directory = directory;
+        broker
+    }
+
     /// Starts the broker that is to follow it, with the same arguments and some more. Returns at once.
     pub(crate) fn start_successor(&self, more: &[&str]) -> Broker {
         let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
-        let own = self.args.iter().map(String::as_str);
+        // It is not to die as this one may have to.
+        let dies =
+            self.args.iter().position(|arg| arg == "--sabotage-handover").map_or(0..0, |at| at..at + 2);
+        let own =
+            self.args.iter().enumerate().filter(|(at, _)| !dies.contains(at)).map(|(_, arg)| arg.as_str());
         let args: Vec<&str> = own.chain(["--takeover"]).chain(more.iter().copied()).collect();
         Broker::spawn(directory, self.socket.clone(), &args, |command| {
             command.stdout(Stdio::null());

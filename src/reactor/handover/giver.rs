@@ -341,7 +341,7 @@ impl Loop {
         if giver.phase == Phase::Orphaned {
             return;
         }
-        log::warn!("the hand-over has failed: {why}");
+        log::warn!("the hand-over has failed: {why}; {} children had gone", giver.given);
         self.handover.state = HandoverState::Failed(why.to_owned());
         giver.phase = Phase::Orphaned;
         giver.due = self.told + self.core.settings().upgrade_timeout;
