@@ -643,7 +643,7 @@ int broker_loop_timeout(const broker_loop_t *loop);
 
 /**
  * Ends the service gracefully: closes the listeners, answers the complete requests received so far, then closes each
- * child. Blocked commands and transactions that watch keys have `timeout_ms` milliseconds; other requests are answered
+ * child. Blocked commands and open transactions have `timeout_ms` milliseconds; other requests are answered
  * however long they take. broker_loop_run() returns 0 when all children are closed. A second call can only shorten the
  * time.
  *
@@ -663,8 +663,9 @@ int broker_loop_drain(broker_loop_t *loop,
 int broker_loop_free(broker_loop_t *loop);
 
 /**
- * Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. Blocks while
- * files are read and names in "listen" resolved; a fork in another thread does not wait for it.
+ * Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. What the console had
+ * changed (BROKER SET) is what `config` says again. Blocks while files are read and names in "listen" resolved; a fork in
+ * another thread does not wait for it.
  *
  * BROKER_ECONFIG, BROKER_ESYS with the reason in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
  * closed or draining; BROKER_EFORKED.

@@ -24,7 +24,7 @@ refuse, with the same messages. Another process that already listens at the same
 The file is read first, then each `--set` in the order given, then `--listen` and `--upstream`. The environment
 variable `BROKER_UPSTREAM_PASSWORD`, when set, overrides every other password. Settings are read once, at
 the start. Without `listen`, a broker run by root listens on `/run/broker/broker.sock`, any other on
-`$XDG_RUNTIME_DIR/broker.sock`.
+`$XDG_RUNTIME_DIR/broker.sock`; where systemd has passed sockets, they are the listeners (docs/operations.md).
 
 A plain number is milliseconds for a time and bytes for a size; text such as `\"250ms\"`, `\"5s\"`, `\"512KiB\"` or
 `\"64MiB\"` is accepted too. For an unknown key, a wrong type or a value out of range, the broker exits with code 2
@@ -115,7 +115,8 @@ a child subscribes, even if other children of the same user have subscribed alre
 password was changed and its connections closed), all children of that user are closed. The broker's own connections
 keep using `upstream_username`. With `integrity`, every user needs the permission for ECHO.
 
-`auth = \"users\"`: the broker verifies credentials against `auth_file`, which is read at the start:
+`auth = \"users\"`: the broker verifies credentials against `auth_file`, which is read at the start and at each reload.
+Children of a user that is gone then, or has lost a password or certificate, are closed.
 
 ```toml
 [[user]]

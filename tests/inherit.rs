@@ -38,7 +38,7 @@ fn unix(path: &Path) -> String {
 }
 
 /// Has the loop answer a PING of each of these connections, which may have been written before it was there.
-fn expect_pongs(lp: &mut Loop, children: &mut [(impl Read + Write)]) {
+fn expect_pongs(lp: &mut Loop, children: &mut [impl Read + Write]) {
     for child in children {
         child.write_all(b"PING\r\n").expect("sent");
         let mut answer = Vec::new();
@@ -231,7 +231,7 @@ fn a_socket_of_systemd_stays_systemds() {
     expect_pongs(&mut lp, &mut [connect(&path)]);
 
     // Its URL goes: we close ours. Children wait for whoever accepts.
-    lp.reload(configured(&redis, &listen.split_once(',').expect("two").1.to_owned())).expect("less");
+    lp.reload(configured(&redis, listen.split_once(',').expect("two").1)).expect("less");
     let waiting = UnixStream::connect(&path).expect("systemd listens");
     theirs.set_nonblocking(true).expect("settable");
     drop(theirs.accept().expect("nobody else has accepted"));

@@ -49,7 +49,7 @@ fn a_child_cannot_flood_the_log() {
     });
 }
 
-/// SIGHUP changes nothing, and is logged.
+/// SIGHUP changes nothing where no file has changed, and is logged.
 fn hang_up(pid: u32) {
     let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
     kill_process(pid, Signal::HUP).expect("signal the broker");

@@ -337,6 +337,34 @@ fn bounds_hold_at_once() {
 }
 
 /// A running loop takes every key of which the table says so, and says no to the others.
+/// The console of a loop inside a program sets what the program's next reload says again.
+#[test]
+fn what_the_console_sets_is_above_the_program_until_it_reloads() {
+    let redis = Redis::start();
+    let base = settings(&redis, &[("lanes", "2")]);
+    let mut lp = Loop::new(base.clone()).expect("the loop");
+    let mut desk = Desk::default();
+    let local = lp.local_open().expect("a child");
+    let mut ask = |lp: &mut Loop, words: &str, reply: &str| {
+        send(lp, local, &format!("{words}\r\n"));
+        desk.expect(lp, local, reply);
+    };
+    ask(&mut lp, "BROKER SET lanes 5", "+OK\r\n");
+    ask(&mut lp, "BROKER SET auth users", "-ERR auth cannot change while the broker runs\r\n");
+    let second = format!("unix://{}", redis.directory().join("second.sock").display());
+    ask(&mut lp, &format!("BROKER SET listen {second}"), "+OK\r\n");
+    assert!(lp.take_listeners_changed() && !lp.take_listeners_changed());
+    assert_eq!((lp.settings().lanes, lp.listeners()), (5, vec![second]));
+    let pairs: Vec<_> = lp.sourced().overrides().pairs().map(|(key, _)| key).collect();
+    assert_eq!(pairs, ["lanes", "listen"]);
+    ask(&mut lp, "BROKER RELOAD", "-ERR this is for the program that the broker is embedded in\r\n");
+    ask(&mut lp, "BROKER UNSET listen", "+OK\r\n");
+    assert!(lp.listeners().is_empty());
+    let changes = lp.reload(with(&base, &[("slowlog_max", "3")])).expect("new settings");
+    assert_eq!(changes, ["lanes: 5 -> 2", "slowlog_max: 128 -> 3"]);
+    assert!(lp.sourced().overrides().is_empty());
+}
+
 #[test]
 fn every_key_is_taken() {
     let redis = Redis::start();

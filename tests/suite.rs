@@ -46,6 +46,7 @@ mod memory_share;
 mod monitor;
 mod name_lookups;
 mod pace;
+mod pause;
 mod policy;
 mod reasons;
 mod rights;
@@ -59,6 +60,7 @@ mod upkeep;
 mod upstream_loss;
 
 // The program.
+mod ctl;
 #[cfg(feature = "demo")]
 mod demo;
 mod host;
@@ -66,6 +68,9 @@ mod inherit;
 mod lifecycle;
 mod log;
 mod reload;
+mod service;
+mod shutdown;
+mod steer;
 mod top;
 
 // The library.

@@ -412,6 +412,35 @@ fn top_shows_who_is_connected_and_obeys_keys() {
     wait_until("the terminal is as before", || seat.is_as_before());
 }
 
+#[test]
+#[cfg_attr(direct, ignore = "about the broker itself")]
+fn top_steers_the_broker_after_a_question() {
+    let redis = Redis::start();
+    let mut broker = Broker::start(&redis, &[]);
+    let mut child = broker.connect();
+    child.expect("SET k v", "+OK\r\n");
+    let mut seat = Seat::start(broker.socket(), (120, 40), &[]);
+    seat.shows(&["redis up"], &[]);
+    seat.press("b");
+    seat.shows(&["broker: r reload  p pause  u resume  c reconnect  d drain"], &[]);
+    seat.press("r");
+    seat.shows(&["read the configuration again? y or n"], &[]);
+    seat.press("n");
+    seat.shows(&["q quit"], &["y or n"]);
+    assert!(!broker.log().contains("RELOAD"));
+    seat.press("bry");
+    seat.shows(&["nothing has changed"], &[]);
+    seat.press("bd");
+    seat.shows(&["drain: let everybody go and END the broker? y or n"], &[]);
+    child.expect("GET k", "$1\r\nv\r\n");
+    seat.press("y");
+    assert_eq!(broker.wait_exit(PATIENCE).code(), Some(0));
+    assert!(child.is_closed());
+    seat.shows(&["everybody has been let go: the broker ends"], &[]);
+    seat.press("q");
+    end_within(&mut seat.process, PATIENCE).expect("it ends");
+}
+
 /// Redis is back, and all looks well but for what has failed meanwhile.
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]

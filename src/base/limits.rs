@@ -209,6 +209,15 @@ pub const BLOCKED_END_GRACE: u64 = 20;
 /// A blocking command waits for a lease this many milliseconds longer than for an element: an existing element
 /// must be delivered however short the command's own timeout, and a connection is opened within this time.
 pub const LEASE_GRACE: u64 = 40;
+/// While a pause waits for what is in flight, blocked commands are looked at again after this many milliseconds: one may have been
+/// written behind the CLIENT UNBLOCK that was to end it.
+pub const PAUSE_LOOK: u64 = 10;
+/// A server that is to be moved to has so many times `connect_timeout` to connect and to say that it serves.
+pub const MOVE_CONNECTS: u64 = 2;
+/// So many pauses of late are remembered; the time of earlier ones counts for whoever still waits since then.
+pub const PAUSES_KEPT: usize = 64;
+/// A timer of somebody who waits during a pause is set anew for so many milliseconds later.
+pub const PAUSED_TIMER: u64 = 100;
 /// An unused leased connection is closed after this many milliseconds, except `leases_warm` of them: long enough for
 /// a worker that sends one request after the other, and no longer, since Redis counts it.
 pub const LEASE_LINGER: u64 = 3_000;

@@ -27,13 +27,22 @@ pub static LOG_AREAS: [LogArea; LOG_AREA_COUNT] = [
     area("leak", &["core::host"]),
     area("console", &["core::console"]),
     area("core", &["core"]),
-    area("listener", &["reactor::accept", "reactor::adopt", "reactor::handshakes", "transport::listener"]),
+    area(
+        "listener",
+        &[
+            "reactor::accept",
+            "reactor::adopt",
+            "reactor::handshakes",
+            "reactor::inherit",
+            "transport::listener",
+        ],
+    ),
     area("resolver", &["transport::resolver"]),
     area("reactor", &["reactor", "transport"]),
     area("config", &["config", "core::reload", "reactor::reload"]),
     area("client", &["client"]),
     area("ffi", &["ffi"]),
-    area("program", &["serve", "takeover", "logger", "shared"]),
+    area("program", &["serve", "takeover", "layers", "logger", "shared", "systemd"]),
     area("other", &[]),
 ];
 

@@ -234,10 +234,15 @@ impl Embedded {
     }
 
     /// See [`Loop::apply`].
-    pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
+    pub fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>> {
         let outcome = self.lp.apply(prepared);
         self.lp.wake();
         outcome
+    }
+
+    /// See [`Loop::take_listeners_changed`].
+    pub fn take_listeners_changed(&mut self) -> bool {
+        self.lp.take_listeners_changed()
     }
 
     /// See [`Loop::adopt`].

@@ -18,7 +18,7 @@ use crate::base::error::{Error, Result};
 use crate::base::peer_certificate::PeerCertificate;
 
 /// Largest `auth_file`, bytes.
-const FILE_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// SHA-256 of a password. `Debug` prints `***`, because a weak password can be found from its hash.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,17 @@ impl Account {
     /// Whether a name of the certificate is one of the user's, byte for byte.
     pub fn is_in(&self, certificate: &PeerCertificate) -> bool {
         certificate.uris.iter().any(|uri| self.certificate_uris.contains(uri))
+    }
+
+    /// Whether everybody who could say to be `former` could say to be this one, and is the same user upstream.
+    pub fn takes_all_of(&self, former: &Account) -> bool {
+        let has_all = |mine: &[[u8; 32]], theirs: &[[u8; 32]]| theirs.iter().all(|key| mine.contains(key));
+        let passwords = self.nopass || former.passwords.iter().all(|hash| self.passwords.contains(hash));
+        passwords
+            && (self.nopass || !former.nopass)
+            && has_all(&self.certificate_keys, &former.certificate_keys)
+            && former.certificate_uris.iter().all(|uri| self.certificate_uris.contains(uri))
+            && self.upstream == former.upstream
     }
 
     /// Whether a certificate could name both.

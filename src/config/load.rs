@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::client::{self, ClientSettings};
@@ -14,22 +15,23 @@ use crate::base::error::{Error, Result};
 /// Applies a TOML document to the settings of both sides; keys it does not name keep their values. `origin` is the
 /// document's name in errors, usually a file name. On failure nothing has changed.
 pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str, origin: &str) -> Result<()> {
-    let at = |span: Option<Range<usize>>, message: &str| {
-        let line = span.map_or_else(String::new, |span| format!(":{}", line_of(text, span.start)));
-        Error::config(format!("{origin}{line}: {message}"))
-    };
-    // Only the message: the parser's Display quotes the line, which may contain a password.
-    let table = DeTable::parse(text).map_err(|error| {
-        let is_key = |word: &&str| find(table::FIELDS, word).is_ok() || find(client::FIELDS, word).is_ok();
-        let key = error.span().and_then(|span| text.get(span)).filter(is_key);
-        let named = key.map_or_else(String::new, |key| format!("{key}: "));
-        at(error.span(), &format!("{named}{}", one_line(error.message())))
-    })?;
+    load_keys(broker, client, text, origin).map(drop)
+}
+
+/// The same; returns the keys that the document names.
+pub(super) fn load_keys(
+    broker: &mut Settings,
+    client: &mut ClientSettings,
+    text: &str,
+    origin: &str,
+) -> Result<Vec<String>> {
+    let table = parse_document(text, origin)?;
 
     // In the order of the file, so that the first error is the topmost one.
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     let mut loaded = (broker.clone(), client.clone());
+    let names = entries.iter().map(|(key, _)| key.get_ref().to_string()).collect();
     for (key, value) in entries {
         let (name, value) = (key.get_ref(), value.get_ref());
         // All keys of the library's clients begin like this, and no others.
@@ -37,13 +39,44 @@ pub fn load_toml(broker: &mut Settings, client: &mut ClientSettings, text: &str,
             true => set_toml(client::FIELDS, &mut loaded.1, name, value),
             false => set_toml(table::FIELDS, &mut loaded.0, name, value),
         };
-        taken.map_err(|error| at(Some(key.span()), &error.to_string()))?;
+        taken.map_err(|error| refused(text, origin, Some(key.span()), &error.to_string()))?;
     }
     (*broker, *client) = loaded;
-    Ok(())
+    Ok(names)
+}
+
+/// An error at a place of a document.
+fn refused(text: &str, origin: &str, span: Option<Range<usize>>, message: &str) -> Error {
+    let line = span.map_or_else(String::new, |span| format!(":{}", line_of(text, span.start)));
+    Error::config(format!("{origin}{line}: {message}"))
+}
+
+fn parse_document<'t>(text: &'t str, origin: &str) -> Result<Spanned<DeTable<'t>>> {
+    // Only the message: the parser's Display quotes the line, which may contain a password.
+    DeTable::parse(text).map_err(|error| {
+        let is_key = |word: &&str| find(table::FIELDS, word).is_ok() || find(client::FIELDS, word).is_ok();
+        let key = error.span().and_then(|span| text.get(span)).filter(is_key);
+        let named = key.map_or_else(String::new, |key| format!("{key}: "));
+        refused(text, origin, error.span(), &format!("{named}{}", one_line(error.message())))
+    })
 }
 
 impl Settings {
+    /// Where a broker with this document listens, for whoever looks for it: `listen` and `admin_listen` alone. The others are
+    /// not even looked at.
+    pub fn places_in(text: &str, origin: &str) -> Result<Settings> {
+        let document = parse_document(text, origin)?;
+        let mut settings = Settings::default();
+        for (key, value) in document.get_ref() {
+            let name: &str = key.get_ref();
+            if ["listen", "admin_listen"].contains(&name) {
+                set_toml(table::FIELDS, &mut settings, name, value.get_ref())
+                    .map_err(|error| refused(text, origin, Some(key.span()), &error.to_string()))?;
+            }
+        }
+        Ok(settings)
+    }
+
     /// Applies a TOML document that may also contain keys for the clients of the host: those are checked and
     /// otherwise ignored.
     pub fn load_toml(&mut self, text: &str, origin: &str) -> Result<()> {
@@ -159,6 +192,18 @@ mod tests {
         assert!(load("scripts_trusted = true").unwrap().scripts_trusted);
         assert!(!load("scripts_trusted = 'false'").unwrap().scripts_trusted);
         assert_eq!(load("listen = 'unix:///a, unix:///b'").unwrap().listen.len(), 2);
+    }
+
+    #[test]
+    fn who_looks_for_a_broker_needs_no_other_key_to_be_right() {
+        let text = "lanes = 0\nunknown = 1\nlisten = ['unix:///a']\nadmin_listen = 'unix:///b'";
+        let settings = Settings::places_in(text, "x").unwrap();
+        let [listen, admin] = ["listen", "admin_listen"].map(|key| settings.get_text(key).unwrap());
+        assert_eq!((listen.as_str(), admin.as_str()), ("unix:///a", "unix:///b"));
+        for (text, error) in [("listen = 5", "x:1: listen: not to be given"), ("\nlisten = ", "x:2: ")] {
+            let found = Settings::places_in(text, "x").unwrap_err().to_string();
+            assert!(found.starts_with(error), "{found}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod client;
 pub mod endpoint;
 mod load;
+pub mod sources;
 pub mod table;
 pub mod value;
 
@@ -100,13 +101,20 @@ impl Settings {
         self.listen.iter().any(|url| url.profile().reads == ReadFrom::Replica)
     }
 
-    /// Whether `new` differs only in keys that a running broker accepts.
+    /// Whether `new` differs only in keys that a running broker accepts. The error names all others.
     pub fn same_fixed(&self, new: &Settings) -> Result<()> {
-        let changed = |row: &&Row| !row.reloadable && self.get_text(row.key) != new.get_text(row.key);
-        match rows().iter().find(changed) {
-            Some(row) => Err(Error::config(format!("{} cannot change while the broker runs", row.key))),
-            None => Ok(()),
+        let changed = self.changed_rows(new).filter(|row| !row.reloadable);
+        let keys: Vec<&str> = changed.map(|row| row.key).collect();
+        if keys.is_empty() {
+            return Ok(());
         }
+        Err(Error::config(format!("{} cannot change while the broker runs", keys.join(", "))))
+    }
+
+    /// The keys whose values differ, passwords included.
+    pub fn changed_rows(&self, new: &Settings) -> impl Iterator<Item = &'static Row> {
+        let changed = table::FIELDS.iter().filter(|field| !(field.same)(self, new));
+        changed.map(|field| &field.row)
     }
 
     /// The upstream with `upstream_username`, `upstream_password` and `upstream_password_file` merged in; each of
@@ -143,6 +151,26 @@ impl Settings {
         Ok(Some(upstream))
     }
 
+    /// The files whose content these settings depend on, with the keys that name them.
+    pub fn named_files(&self) -> Vec<(&'static str, &Path)> {
+        let users = self.auth_file.as_ref().filter(|_| self.auth == value::Auth::Users);
+        let tls = self.upstream.as_ref().is_some_and(|upstream| upstream.tls);
+        let named = [
+            ("upstream_password_file", self.upstream_password_file.as_ref()),
+            ("sentinel_password_file", self.sentinel_password_file.as_ref()),
+            ("auth_file", users),
+            ("tls_ca_file", self.tls_ca_file.as_ref().filter(|_| tls)),
+            ("tls_cert_file", self.tls_cert_file.as_ref().filter(|_| tls)),
+            ("tls_key_file", self.tls_key_file.as_ref().filter(|_| tls)),
+        ];
+        let named = named.into_iter().filter_map(|(key, path)| Some((key, path?.as_path())));
+        let of_listeners = self.listen.iter().filter_map(ListenUrl::tls).flat_map(|tls| {
+            let files = [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()];
+            files.into_iter().flatten().map(|path| ("listen", path.as_path()))
+        });
+        named.chain(of_listeners).collect()
+    }
+
     /// Warns about files with secrets that these settings name. Called for settings in force, not for refused ones.
     pub fn warn_of_files(&self) {
         let users = self.auth_file.as_ref().filter(|_| self.auth == value::Auth::Users);
@@ -175,6 +203,11 @@ pub fn read_document(path: &Path) -> Result<String> {
         return Err(Error::config(format!("{attempt}: it is longer than 1 MiB")));
     }
     String::from_utf8(bytes).map_err(|_| Error::config(format!("{attempt}: it is not UTF-8")))
+}
+
+/// SHA-256 of a file's first bytes, as many as are ever used; none if it cannot be read. Tells whether it has changed. Blocks.
+pub fn print_of_file(path: &Path) -> Option<accounts::Hash> {
+    read_up_to(path, accounts::FILE_MAX).ok().map(|bytes| accounts::Hash::of(&bytes))
 }
 
 fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {

@@ -71,6 +71,8 @@ pub(super) struct Field<S> {
     pub(super) write: fn(&mut S, &Row, &str) -> std::result::Result<(), String>,
     /// The field as text, without credentials.
     pub(super) read: fn(&S, &Row) -> String,
+    /// Whether the field has the same value in both, credentials included.
+    pub(super) same: fn(&S, &S) -> bool,
 }
 
 impl<S> Field<S> {
@@ -174,6 +176,7 @@ macro_rules! settings {
                 Ok(())
             },
             read: |settings, row| settings.$key.text(row),
+            same: |one, other| one.$key == other.$key,
         }),+];
 
         impl $name {
@@ -334,7 +337,7 @@ settings! {
     /// Who checks AUTH: broker (no AUTH needed), users (auth_file), passthrough (the upstream).
     auth: Auth = "broker", Choice(0, 0), FIXED;
     /// The users of auth = users: a TOML file.
-    auth_file: Option<PathBuf> = "", Text(0, 4096), FIXED;
+    auth_file: Option<PathBuf> = "", Text(0, 4096), RELOAD;
     /// Commands to allow that are refused by default; a container name means all its subcommands.
     commands_allow: Vec<String> = "", Commands(0, 1024), RELOAD;
     /// Commands to refuse, even if commands_allow has them, and scripts that could call them (scripts_trusted); a container name means all its subcommands.
@@ -351,6 +354,8 @@ settings! {
     integrity_sample: usize = "64", Count(1, 1_000_000), RELOAD;
     /// Bytes of one queued MULTI.
     transaction_max: usize = "64MiB", Bytes(KIB, 64 * GIB), RELOAD;
+    /// How long BROKER PAUSE holds requests, and BROKER UPSTREAM may take to bring everything to rest; then the broker resumes by itself.
+    pause_timeout: u64 = "30000", Milliseconds(1, DAY), RELOAD;
     /// On shutdown, how long requests in progress have to finish.
     drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
     /// How long a successor may take to be ready, and children that cannot move may stay with the broker it follows.

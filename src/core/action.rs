@@ -18,6 +18,10 @@ pub enum Action {
     /// The upstream's name has led to a server that is not what it must be: look it up again, and dial another of its
     /// addresses next.
     TryOthers,
+    /// All is at rest for a move to another upstream: `try_upstream` is to be called.
+    TryUpstream,
+    /// It is known whether that serves: see `move_verdict`.
+    UpstreamTried,
     /// From now on say of each read of a child who has written it.
     AskWriter {
         /// The driver's handle.

@@ -10,6 +10,7 @@ use crate::base::peer_certificate::PeerCertificate;
 use crate::base::process::UnixCredentials;
 use crate::base::secured::Secured;
 use crate::command::texts;
+use crate::config::sources::SettingSource;
 use crate::config::{ChildProfile, ReadFrom, Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::child::children::Children;
@@ -132,6 +133,7 @@ impl Broker {
                 Timer::Busy => self.shared.busy_timer(),
                 Timer::Former => self.shared.end_former(),
                 Timer::Role => self.shared.recheck_role(),
+                Timer::Pause => self.shared.pause_timer(),
                 Timer::Janitor => self.janitor(),
                 Timer::Drain => self.shared.env.sweeps.begin(Sweep::DrainTimedOut),
             }
@@ -196,7 +198,12 @@ impl Broker {
             return true;
         }
         self.shared.resume_standing(&self.children);
-        self.go_on_delivering() || self.enforce_memory()
+        if self.go_on_delivering() || self.enforce_memory() {
+            return true;
+        }
+        let changed = self.shared.note_rest() || self.go_on_moving();
+        self.deliver_notices();
+        changed
     }
 
     /// The turn of the next child in line, or of the sweep under way: by turns, where there are both.
@@ -476,6 +483,11 @@ impl Broker {
         &self.shared.env.settings
     }
 
+    /// Where each setting is from, in the order of the table.
+    pub fn set_sources(&mut self, sources: Vec<SettingSource>) {
+        self.shared.env.sources = sources;
+    }
+
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.shared.env.counters
@@ -524,14 +536,16 @@ impl Broker {
         worked
     }
 
-    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and transactions that
-    /// watch keys have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
+    /// A drain begins, which ends with the last child. Blocked commands, those waiting for a lease and open transactions
+    /// have `patience`, by default `drain_timeout`; so have children that do not take what they are owed. A
     /// second call can only shorten it. Requests are taken until `dismiss`.
     pub fn drain(&mut self, patience: Option<Millis>) {
         let env = &mut self.shared.env;
         let due = env.now.saturating_add(patience.unwrap_or(env.settings.drain_timeout));
         env.timers.arm(due, Timer::Drain);
         env.draining = true;
+        self.shared.stop_move("the broker drains");
+        self.shared.resume_all("the broker drains");
     }
 
     /// Stops taking requests: what has been handed over complete is answered, then each child is closed.

@@ -3,7 +3,7 @@
 
 use crate::base::limits;
 use crate::core::broker::Broker;
-use crate::core::child::hold::Hold;
+use crate::core::child::hold::{Answer, Hold};
 use crate::core::keys::ChildKey;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::resp::encode;
@@ -79,6 +79,11 @@ impl Broker {
             ChildNotice::Lift(hold) if child.hold() != hold => {}
             ChildNotice::Answer(_) if child.hold() != Hold::Question => {}
             ChildNotice::Lift(_) => shared.lift(child),
+            ChildNotice::Ordered(_) if child.hold() != Hold::Order => {}
+            ChildNotice::Ordered(frame) => {
+                *child.front_mut().answer_mut() = Some(Answer::Frame(frame));
+                shared.lift(child);
+            }
             ChildNotice::Answer(answer) => {
                 *child.front_mut().answer_mut() = answer;
                 shared.lift(child);

@@ -5,12 +5,14 @@ use crate::base::bytes::Spares;
 use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::base::outgoing::{Fragment, Ledger};
+use crate::config::sources::SettingSource;
 use crate::config::value::SlowlogArgs;
 use crate::config::{Settings, Upstream};
 use crate::core::action::Action;
 use crate::core::counters::Counters;
 use crate::core::keys::ChildKey;
 use crate::core::notice::Notice;
+use crate::core::steering::standstill::Standstill;
 use crate::core::sweeps::Sweeps;
 use crate::core::timers::Timers;
 use crate::resp::{Scanner, SharedScanner};
@@ -19,7 +21,12 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(crate) struct Env {
     pub(crate) settings: Settings,
+    /// Where each of them is from, in the order of the table; the driver says so.
+    pub(crate) sources: Vec<SettingSource>,
     pub(crate) upstream: Upstream,
+    /// Tells the present upstream from earlier ones, to which connections may still lead.
+    pub(crate) upstream_number: u32,
+    upstreams: u32,
     pub(crate) now: Millis,
     /// The same time, microseconds.
     pub(crate) micros: u64,
@@ -32,6 +39,7 @@ pub(crate) struct Env {
     pub(crate) actions: Vec<Action>,
     notices: VecDeque<Notice>,
     pub(crate) sweeps: Sweeps,
+    pub(crate) standstill: Standstill,
     pub(crate) runnable: VecDeque<ChildKey>,
     /// Children that go on in the next turn of the driver: others are heard in between.
     later: Vec<ChildKey>,
@@ -55,7 +63,10 @@ impl Env {
     pub(crate) fn new(settings: Settings, upstream: Upstream, rng: fastrand::Rng, now: Millis) -> Self {
         Env {
             settings,
+            sources: Vec::new(),
             upstream,
+            upstream_number: 0,
+            upstreams: 0,
             now,
             micros: now * 1000,
             input_us: 0,
@@ -66,6 +77,7 @@ impl Env {
             actions: Vec::new(),
             notices: VecDeque::new(),
             sweeps: Sweeps::default(),
+            standstill: Standstill::default(),
             runnable: VecDeque::new(),
             later: Vec::new(),
             dirty_children: Vec::new(),
@@ -78,6 +90,24 @@ impl Env {
             draining: false,
             dismissing: false,
         }
+    }
+
+    /// The number of an upstream to come: larger than those of all that there were.
+    pub(crate) fn next_upstream_number(&mut self) -> u32 {
+        self.upstreams += 1;
+        self.upstreams
+    }
+
+    /// For how long somebody has waited since then, as far as it counts.
+    #[inline]
+    pub(crate) fn waited(&self, since: Millis) -> Millis {
+        self.now.saturating_sub(since).saturating_sub(self.standstill.within(since, self.now))
+    }
+
+    /// When somebody who waits since then will have waited for so long; later than now during a pause.
+    pub(crate) fn wait_ends(&self, since: Millis, limit: Millis) -> Millis {
+        let ends = since.saturating_add(limit).saturating_add(self.standstill.within(since, self.now));
+        if self.standstill.is_on() { ends.max(self.now + limits::PAUSED_TIMER) } else { ends }
     }
 
     /// The delay before the next attempt, doubling from `BACKOFF_FIRST`, jittered so that many brokers do

@@ -81,7 +81,8 @@ impl Shared {
         }
         let in_transaction =
             child.session().transaction.is_open() || child.lease().is_some() && !child.session().is_pinned();
-        if in_transaction && over(child.last_request(), settings.idle_transaction_timeout) {
+        let counted = self.env.now - self.env.waited(child.last_request());
+        if in_transaction && over(counted, settings.idle_transaction_timeout) {
             return Some("idle_transaction_timeout");
         }
         over(child.last_request(), settings.idle_child_timeout).then_some("idle_child_timeout")

@@ -107,4 +107,4 @@ impl UserId {
 }
 
 /// Names one of the broker's own users.
-pub(crate) type AccountId = u16;
+pub(crate) type AccountId = u32;

@@ -34,6 +34,7 @@ mod shared;
 mod standing;
 mod stats;
 mod status;
+mod steering;
 mod sweep;
 mod sweeps;
 mod timers;

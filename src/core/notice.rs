@@ -36,6 +36,8 @@ pub(crate) enum ChildNotice {
     Lift(Hold),
     /// The upstream has answered a question about its request at the front, or never will.
     Answer(Option<Answer>),
+    /// This has become of what it has asked for on the console.
+    Ordered(Vec<u8>),
     /// It has come to the head of a lease queue.
     Lent(HeldLease),
     /// This is the answer to what it waits for in its group.

@@ -9,7 +9,9 @@ use crate::core::child::hold::Hold;
 use crate::core::connection::lane::Lane;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::Slot;
-use crate::core::keys::{LaneKey, LeaseKind};
+use crate::core::keys::{GroupKey, LaneKey, LeaseKind};
+use crate::core::lease::groups::Group;
+use crate::core::lease::state::LeaseState;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
@@ -75,30 +77,48 @@ impl Shared {
         log::info!("upstream {} is followed by {upstream}", self.env.upstream);
         let same_home = Upstream { db: upstream.db, ..self.env.upstream.clone() } == upstream;
         self.env.upstream = upstream;
+        if same_home {
+            let pool = self.control_pool();
+            if let Some(lane) = self.connections.find_mut(self.control.lane()) {
+                lane.set_pool(pool);
+            }
+            // The password may be another one.
+            self.connections.forget_bar();
+            return self.move_control();
+        }
+        self.env.upstream_number = self.env.next_upstream_number();
+        self.lead_control();
+        self.move_lanes();
+        self.move_control();
+    }
+
+    /// The control connection leads to the upstream that there is now, of which nothing is known.
+    pub(crate) fn lead_control(&mut self) {
         let pool = self.control_pool();
         if let Some(lane) = self.connections.find_mut(self.control.lane()) {
             lane.set_pool(pool);
         }
-        // The password may be another one.
         self.connections.forget_bar();
-        if !same_home {
-            // Another server knows other commands.
-            self.control.forget_upstream();
-            self.master.forget();
-            self.sentinels.watch(self.env.upstream.watched(), self.env.now);
-            self.commands.forget();
-            self.leases.upstream_replaced(self.env.now);
-            for key in self.connections.keys() {
-                match self.connections.find(key).map(Lane::role) {
-                    Some(LaneRole::Shared) => self.move_shared(key),
-                    Some(LaneRole::Lease) => self.move_lease(key),
-                    Some(LaneRole::Subscriber) => self.move_topics(key),
-                    Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
-                    Some(LaneRole::Control) | None => {}
-                }
+        // Another server knows other commands.
+        self.control.forget_upstream();
+        self.master.forget();
+        self.sentinels.watch(self.env.upstream.watched(), self.env.now);
+        self.commands.forget();
+        self.leases.upstream_replaced(self.env.now);
+    }
+
+    /// All other connections that lead elsewhere, or were to, are left.
+    pub(crate) fn move_lanes(&mut self) {
+        let number = self.env.upstream_number;
+        for key in self.connections.keys_where(|lane| lane.record().upstream_number != number) {
+            match self.connections.find(key).map(Lane::role) {
+                Some(LaneRole::Shared) => self.move_shared(key),
+                Some(LaneRole::Lease) => self.move_lease(key),
+                Some(LaneRole::Subscriber) => self.move_topics(key),
+                Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
+                Some(LaneRole::Control) | None => {}
             }
         }
-        self.move_control();
     }
 
     /// What the new one publishes comes on a new connection, once what children have asked on this one is answered.
@@ -155,6 +175,42 @@ impl Shared {
             lease.unblock_asked();
             group.unblock_asked(key, now);
             self.ask(Question::Unblock { lane: key, id });
+        }
+    }
+
+    /// RECONNECT: every connection is replaced, to the same upstream, once what is on it is answered; one that is lent, when
+    /// its lease ends. Subscriptions are made anew as after a loss.
+    pub(crate) fn reconnect(&mut self) {
+        self.connections.forget_bar();
+        for key in self.connections.keys() {
+            // The end of one may be the end of another.
+            let Some(lane) = self.connections.find_mut(key) else { continue };
+            lane.forget_failures();
+            let (is_ready, is_lent) = (lane.is_ready(), lane.lease().is_some());
+            match lane.role() {
+                LaneRole::Shared if is_ready => self.connections.start_yield(&mut self.env, key),
+                LaneRole::Lease if is_lent => self.replace_lease(key),
+                LaneRole::Lease if is_ready => self.connections.remove(&mut self.env, key),
+                LaneRole::Subscriber if is_ready => self.move_topics(key),
+                LaneRole::Probe if is_ready => self.lane_lost(key, "RECONNECT"),
+                // It is being connected, and so new.
+                LaneRole::Shared | LaneRole::Lease | LaneRole::Subscriber | LaneRole::Probe => {}
+                LaneRole::Control => {}
+            }
+        }
+        self.move_control();
+        self.connections.mark_changed();
+    }
+
+    /// It is not lent again. What waits on it for an element, and may be asked again, waits on another.
+    fn replace_lease(&mut self, key: LaneKey) {
+        let Some(lane) = self.connections.known_mut(key) else { return };
+        lane.need_close();
+        let waits = lane.front().is_some_and(Slot::may_wait);
+        let group = lane.lease().filter(|lease| waits && !lease.is_unblocking()).and_then(LeaseState::group);
+        let restarts = |group: &GroupKey| self.groups.get(*group).is_some_and(Group::restarts);
+        if let Some(group) = group.filter(restarts) {
+            self.unblock_lane(group, key);
         }
     }
 

@@ -78,6 +78,38 @@ pub(crate) enum Way {
     Leased(Leased),
 }
 
+impl Way {
+    /// Whether the request, or what it belongs to, is written for its child. Not what the broker is asked, or asks itself; nor
+    /// what ends a script that everybody waits for.
+    pub(crate) fn goes_upstream(self) -> bool {
+        match self {
+            Way::Share
+            | Way::Block
+            | Way::Replicas
+            | Way::Borrow(_)
+            | Way::Topics(_)
+            | Way::Count(_)
+            | Way::Multi
+            | Way::Escalate
+            | Way::ExecQueued
+            | Way::Leased(_) => true,
+            Way::Local(_)
+            | Way::Refuse
+            | Way::Reject(_)
+            | Way::AnswerError(_)
+            | Way::RejectListener { .. }
+            | Way::RejectLeasedExec
+            | Way::RejectInMulti
+            | Way::Control
+            | Way::LeaveNothing(_)
+            | Way::WatchLost
+            | Way::UnwatchNothing
+            | Way::Queue(_)
+            | Way::DiscardQueued => false,
+        }
+    }
+}
+
 /// What a request does on its child's leased lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Leased {

@@ -22,6 +22,8 @@ use crate::core::questions::control::Control;
 use crate::core::questions::probe::Probe;
 use crate::core::questions::rights::ScriptRights;
 use crate::core::questions::work::Work;
+use crate::core::steering::moves::Moving;
+use crate::core::steering::pause::Pause;
 use crate::core::user::users::Users;
 
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) latency: Latency,
     pub(crate) orders: Orders,
     pub(crate) moves: Moves,
+    pub(crate) pause: Pause,
+    pub(crate) moving: Moving,
 }
 
 impl Shared {
@@ -74,6 +78,8 @@ impl Shared {
             latency: Latency::default(),
             orders: Orders::default(),
             moves: Moves::default(),
+            pause: Pause::default(),
+            moving: Moving::default(),
         }
     }
 }

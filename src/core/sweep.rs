@@ -6,6 +6,7 @@ use crate::base::limits;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::closing::CloseReason;
+use crate::core::child::hold::Hold;
 use crate::core::keys::ChildKey;
 use crate::core::shared::Shared;
 use crate::core::sweeps::{Sweep, SweepUnderWay};
@@ -17,6 +18,8 @@ impl Shared {
             // These visit no child, or run it.
             Sweep::Drain | Sweep::HubTopics(_) | Sweep::LostTopics(_) => false,
             Sweep::Leftovers | Sweep::CommandTable => false,
+            // It is told of the end.
+            Sweep::DrainTimedOut if child.hold() == Hold::Drain => false,
             Sweep::DrainTimedOut => {
                 CloseReason::DrainTimedOut.log(child);
                 self.close(child);
@@ -26,8 +29,10 @@ impl Shared {
                 self.end_if_overdue(child) || self.look_for_leak(child) || self.look_for_growth(child)
             }
             Sweep::SettingsChanged => self.shorten_wait(child),
+            Sweep::Resumed => self.end_paused(child),
             Sweep::UpstreamAnswers => self.wake_upstream_waiter(child),
             Sweep::UserRefused(user) => self.end_child_of(child, *user),
+            Sweep::AccountsGone => self.end_child_without_account(child),
             Sweep::PoolRefused(pool, text) => self.fail_lease_waiter(child, pool, text),
             Sweep::SubscribersLost { user, loss, closes } => {
                 self.subscriber_lost(child, *user, *loss, *closes)
@@ -45,6 +50,12 @@ impl Shared {
             }
             Sweep::HubTopics(user) => self.env.sweeps.begin(Sweep::HubReady(*user)),
             Sweep::Timeouts => self.look_at_processes(),
+            Sweep::AccountsGone if done.met > 0 => {
+                log::warn!(
+                    "auth_file: closed {} children of users that are gone or have other credentials",
+                    done.met
+                );
+            }
             _ => {}
         }
         true

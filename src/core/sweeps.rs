@@ -16,10 +16,14 @@ pub(crate) enum Sweep {
     Timeouts,
     /// New settings hold for those that wait, too.
     SettingsChanged,
+    /// A pause is over: those that were held go on.
+    Resumed,
     /// Those that wait for a living upstream look again.
     UpstreamAnswers,
     /// The upstream refuses the password of this user: all that are it end.
     UserRefused(UserId),
+    /// All that are a user which `auth_file` does not have any more end.
+    AccountsGone,
     /// Those that wait for a lease of this pool are told what the upstream has said.
     PoolRefused(PoolKey, String),
     /// The subscriptions of this user have lost their connection. Those who listen end, or are counted.

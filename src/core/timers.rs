@@ -32,6 +32,8 @@ pub(crate) enum Timer {
     Role,
     /// The upstream was busy; it is asked whether it still is.
     Busy,
+    /// A pause is looked at again, or is over.
+    Pause,
     Janitor,
     Drain,
 }

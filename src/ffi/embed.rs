@@ -199,7 +199,11 @@ pub(super) fn turn(shell: &'static Shell<broker_loop_t>) -> Result<bool, c_int> 
     drive(shell);
     let goes_on = shell.borrow(|looping| {
         log::tell_left_out();
-        looping.embedded.work().map_err(|error| fail(&mut looping.words, &error))
+        let goes_on = looping.embedded.work().map_err(|error| fail(&mut looping.words, &error));
+        if looping.embedded.take_listeners_changed() {
+            loops::set_urls(shell, looping.embedded.reactor().listeners());
+        }
+        goes_on
     })??;
     run_posts(shell)?;
     deliver(shell)?;
@@ -302,7 +306,7 @@ pub extern "C" fn broker_loop_timeout(r#loop: *const broker_loop_t) -> c_int {
 }
 
 /// Ends the service gracefully: closes the listeners, answers the complete requests received so far, then closes each
-/// child. Blocked commands and transactions that watch keys have `timeout_ms` milliseconds; other requests are answered
+/// child. Blocked commands and open transactions have `timeout_ms` milliseconds; other requests are answered
 /// however long they take. broker_loop_run() returns 0 when all children are closed. A second call can only shorten the
 /// time.
 ///
@@ -362,8 +366,9 @@ fn close(mut looping: Looping) -> Vec<Due> {
     dues
 }
 
-/// Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. Blocks while
-/// files are read and names in "listen" resolved; a fork in another thread does not wait for it.
+/// Applies new settings to a running loop, every key of docs/config.md; on failure nothing has changed. What the console had
+/// changed (BROKER SET) is what `config` says again. Blocks while files are read and names in "listen" resolved; a fork in
+/// another thread does not wait for it.
 ///
 /// BROKER_ECONFIG, BROKER_ESYS with the reason in broker_loop_error(); BROKER_EINVAL for NULL; BROKER_ESTATE when
 /// closed or draining; BROKER_EFORKED.
@@ -384,6 +389,7 @@ pub extern "C" fn broker_loop_reload(r#loop: *mut broker_loop_t, config: *const 
             prepared
                 .and_then(|prepared| embedded.apply(prepared))
                 .map_err(|error| fail(&mut looping.words, &error))?;
+            looping.embedded.take_listeners_changed();
             loops::set_urls(shell, looping.embedded.reactor().listeners());
             Ok(BROKER_OK)
         }))

@@ -58,6 +58,8 @@ pub(super) struct PolledListener {
     pub(super) pending: bool,
     /// The system lacks a resource; not before this time.
     pause: Option<Millis>,
+    /// It is in use no more, and goes once those who have connected to it are accepted: so many at most.
+    leaves_after: Option<usize>,
     /// The shortage has been logged; it lasts until no connection waits, even if some are accepted in between.
     short: bool,
 }
@@ -89,6 +91,7 @@ impl PolledListener {
             token,
             pending: false,
             pause: None,
+            leaves_after: None,
             short: false,
         })
     }
@@ -151,6 +154,33 @@ impl PolledListener {
         self.listener.own(&self.asked, guarded)
     }
 
+    /// The settings do not name it any more.
+    pub(super) fn retire(&mut self) {
+        self.listener.retire();
+        self.leaves_after = Some(limits::LISTEN_BACKLOG as usize);
+        self.look_again();
+    }
+
+    /// Whether it is in use.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.leaves_after.is_none()
+    }
+
+    /// Whether it can be what the settings name at this place: a file that has been removed cannot be found again.
+    pub(super) fn stands_at(&self, url: &ListenUrl) -> bool {
+        let may_stay = self.is_in_use() || matches!(url, ListenUrl::Tcp { .. });
+        may_stay && (self.asked == *url || self.asked.same_place(url))
+    }
+
+    /// The settings name it, still or again.
+    pub(super) fn keep(&mut self) {
+        self.leaves_after = None;
+    }
+
+    fn has_left(&self) -> bool {
+        self.leaves_after.is_some_and(|left| left == 0 || !self.may_accept())
+    }
+
     /// Connections may wait.
     pub(super) fn look_again(&mut self) {
         (self.pending, self.pause) = (true, None);
@@ -190,6 +220,11 @@ impl Loop {
                 count += self.accept_at(index);
             }
         }
+        if !self.draining.is_under_way() {
+            let registry = self.poll.registry();
+            let gone = self.listeners.extract_if(.., |listener| listener.has_left());
+            gone.for_each(|listener| listener.close(registry));
+        }
         count
     }
 
@@ -217,6 +252,7 @@ impl Loop {
             match listener.listener.accept() {
                 Ok(stream) => {
                     listener.pause = None;
+                    listener.leaves_after = listener.leaves_after.map(|left| left.saturating_sub(1));
                     let profile = listener.asked.profile().clone();
                     match listener.door {
                         Door::Http => self.admit_http(stream),

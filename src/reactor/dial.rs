@@ -66,6 +66,11 @@ impl Dialler {
         self.tls = tls.map(|tls| tls.or_same(former));
     }
 
+    /// How connections are secured now.
+    pub(super) fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
     /// Milliseconds until `look_up_due` has something to do.
     pub(super) fn timeout(&self, now: Millis) -> Option<Millis> {
         let waiting = self.waiting.front().map(|(.., until)| until.saturating_sub(now));

@@ -29,7 +29,7 @@ impl Draining {
 
 impl Loop {
     /// Ends the service gracefully: accepts the waiting connections, reads what every child has sent, and closes
-    /// the listeners. Complete requests are answered; blocked commands and transactions that watch keys have
+    /// the listeners. Complete requests are answered; blocked commands and open transactions have
     /// `drain_timeout`. With many children this takes some turns. `run` returns `Ok(false)` when the last child is closed.
     pub fn drain(&mut self) {
         self.drain_within(None);
@@ -61,7 +61,7 @@ impl Loop {
             self.draining = Draining::Accepting { left };
             for index in (0..self.listeners.len()).rev() {
                 if left == 0 || !self.listeners[index].may_accept() {
-                    self.listeners.remove(index).close(self.poll.registry());
+                    self.close_door(index);
                 }
             }
             if self.listeners.is_empty() {

@@ -7,7 +7,7 @@ use super::secrets::is_guarded;
 use super::{Loop, doors};
 use crate::base::error::{Error, Result};
 use crate::config::{ListenUrl, Settings};
-use crate::transport::listener::{InheritedSocket, SocketOwner};
+use crate::transport::listener::{InheritedSocket, SocketOwner, listening_at};
 use std::os::fd::OwnedFd;
 
 /// A listening socket that another process has made, for `Loop::with_listeners`.
@@ -21,6 +21,13 @@ pub struct InheritedListener {
     pub owner: SocketOwner,
     /// Whom it is for, where that is known; it is used for nobody else then.
     pub door: Option<Door>,
+}
+
+impl InheritedListener {
+    /// A URL without options for where it listens; none where no URL can say that.
+    pub fn url(&self) -> Option<ListenUrl> {
+        listening_at(&self.socket)
+    }
 }
 
 /// A copy of a listener, for a process that is to go on with it.
@@ -97,12 +104,15 @@ impl Loop {
     /// Closes the listeners and nothing but this process' copies of them: whoever has others goes on listening there, and has
     /// the files. Connections that wait are left to it. The loop takes no new settings afterwards; children stay.
     pub fn leave_listeners(&mut self) {
-        let registry = self.poll.registry();
-        for mut listener in self.listeners.drain(..) {
-            listener.leave();
-            listener.close(registry);
-        }
+        self.keep_listeners();
+        self.close_doors();
         self.listeners_left = true;
+    }
+
+    /// From now on the loop ends without ending its listeners: whoever has copies of them goes on listening there, and has
+    /// the files. A drain accepts who waits at that moment, and leaves those who come later.
+    pub fn keep_listeners(&mut self) {
+        self.listeners_kept = true;
     }
 
     /// Takes over what a predecessor has lent: from now on these listeners and their files end with this loop, and have the

@@ -91,6 +91,12 @@ static METRICS: &[Metric] = &[
     Metric::one(Gauge, "broker_draining", "1 while the broker drains, else 0.", |lp| {
         u64::from(lp.core.is_draining()).into()
     }),
+    Metric::one(
+        Gauge,
+        "broker_paused",
+        "1 while requests are held by BROKER PAUSE or UPSTREAM, else 0.",
+        |lp| u64::from(lp.core.paused().is_some()).into(),
+    ),
     Metric::one(Gauge, "broker_children", "Children connected now, local and adopted ones too.", |lp| {
         lp.core.children_len().into()
     }),

@@ -12,6 +12,7 @@ mod http;
 mod inherit;
 mod local;
 mod metrics;
+mod moving;
 mod orders;
 mod pace;
 mod quiet;
@@ -31,6 +32,7 @@ use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::seed::seed;
 use crate::config::accounts::Account;
+use crate::config::sources::Sourced;
 use crate::config::value::AdminListen;
 use crate::config::{ListenUrl, Settings, Upstream};
 use crate::core::{Broker, ChildKey, LaneKey, SentinelId};
@@ -53,13 +55,14 @@ pub use inherit::{InheritedListener, ListenerCopy};
 use local::LocalChild;
 pub use local::{LocalEvent, LocalKey};
 use mio::{Events, Interest, Poll, Token};
+use moving::MoveWithSettings;
 pub use orders::Ordered;
 use pace::Pace;
 pub use pace::StepKind;
 use quiet::Quiet;
 pub use reload::Prepared;
 use reload::required_upstream;
-use secrets::{Secrets, is_guarded, warn_of_insecurity};
+use secrets::{FilePrints, Secrets, is_guarded, warn_of_insecurity};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -159,13 +162,19 @@ pub struct Loop {
     links_peak: usize,
     listeners: Vec<PolledListener>,
     next_listener: usize,
-    /// Another process goes on with them.
+    /// Another process goes on with them when the loop has ended.
+    listeners_kept: bool,
+    /// Another process has them already.
     listeners_left: bool,
     handed: Handed,
     http: Http,
     history: History,
     locals: Arena<LocalChild>,
     local_events: Vec<LocalEvent>,
+    sourced: Sourced,
+    prints: FilePrints,
+    /// Since somebody has asked.
+    listeners_changed: bool,
     dialler: Dialler,
     handshakes: Handshakes,
     waker: Wake,
@@ -190,6 +199,7 @@ pub struct Loop {
     ordered: VecDeque<Ordered>,
     orders_for_program: bool,
     handover: Handover,
+    planned: Option<MoveWithSettings>,
     closed: bool,
     maker: Maker,
 }
@@ -210,13 +220,15 @@ impl Loop {
     ///
     /// The upstream's name is looked up whenever it is connected to, if the last answer is old or a connection has failed or
     /// was lost since: in /etc/hosts and by DNS, without blocking and without a thread. All its addresses are tried in turn.
-    pub fn new(settings: Settings) -> Result<Loop> {
-        Loop::with_listeners(settings, Vec::new())
+    pub fn new(sourced: impl Into<Sourced>) -> Result<Loop> {
+        Loop::with_listeners(sourced, Vec::new())
     }
 
     /// As `new`, with listening sockets that other processes have made. One that listens where a URL of the settings asks for
     /// it is used in place of a new one; any other is closed with a warning. Refused is what is no listening stream socket.
-    pub fn with_listeners(settings: Settings, inherited: Vec<InheritedListener>) -> Result<Loop> {
+    pub fn with_listeners(sourced: impl Into<Sourced>, inherited: Vec<InheritedListener>) -> Result<Loop> {
+        let sourced = sourced.into();
+        let settings = sourced.settings()?;
         let (upstream, accounts) = read_settings(&settings)?;
         let mut secrets = Secrets::read(&settings)?;
         let poll = Poll::new().map_err(Error::attempting("cannot create a poll"))?;
@@ -231,6 +243,7 @@ impl Loop {
         let clock = Clock::new();
         let mut core = Broker::new(settings, upstream, seed(), clock.now());
         core.take_accounts(accounts);
+        core.set_sources(sourced.sources());
         core.set_own_uid(rustix::process::geteuid().as_raw());
         Ok(Loop {
             _held: held,
@@ -244,12 +257,16 @@ impl Loop {
             links_peak: 0,
             next_listener: listeners.len(),
             listeners,
+            listeners_kept: false,
             listeners_left: false,
             handed: Handed::default(),
             http: Http::default(),
             history: History::default(),
             locals: Arena::default(),
             local_events: Vec::new(),
+            sourced,
+            prints: secrets.prints,
+            listeners_changed: false,
             dialler: Dialler::new(secrets.upstream),
             handshakes: Handshakes::default(),
             waker,
@@ -268,6 +285,7 @@ impl Loop {
             ordered: VecDeque::new(),
             orders_for_program: false,
             handover: Handover::default(),
+            planned: None,
             closed: false,
             maker: Maker::here(),
         })
@@ -289,13 +307,19 @@ impl Loop {
         self.urls(Door::Children)
     }
 
+    /// Whether they may be others than at the last call: the console can change them, too.
+    pub fn take_listeners_changed(&mut self) -> bool {
+        std::mem::take(&mut self.listeners_changed)
+    }
+
     /// The same of each listener for metrics and health.
     pub fn metrics_listeners(&self) -> Vec<String> {
         self.urls(Door::Http)
     }
 
     fn urls(&self, door: Door) -> Vec<String> {
-        self.listeners.iter().filter(|listener| listener.door == door).map(PolledListener::url).collect()
+        let in_use = self.listeners.iter().filter(|listener| listener.door == door && listener.is_in_use());
+        in_use.map(PolledListener::url).collect()
     }
 
     /// Runs turns. `Ok(false)` when the loop has drained or was closed. An error is one of the poll itself;
@@ -373,9 +397,18 @@ impl Loop {
     }
 
     fn close_doors(&mut self) {
-        for listener in self.listeners.drain(..) {
-            listener.close(self.poll.registry());
+        while !self.listeners.is_empty() {
+            self.close_door(0);
         }
+    }
+
+    /// Closes a listener; one that others go on with, without ending it.
+    fn close_door(&mut self, index: usize) {
+        let mut listener = self.listeners.remove(index);
+        if self.listeners_kept {
+            listener.leave();
+        }
+        listener.close(self.poll.registry());
     }
 
     /// The settings in force.

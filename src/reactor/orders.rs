@@ -2,8 +2,14 @@
 //! program: whoever embeds it decides when it reads a configuration again.
 
 use super::Loop;
-use super::reload::Prepared;
+use crate::base::error::Error;
 use crate::core::{ChildKey, Order, OrderOutcome};
+
+/// Longer than any process lives, and small enough to be added to a time, ms.
+const FOR_EVER: u64 = 1 << 48;
+
+/// As an `OrderOutcome`; none if the answer comes later, or has been given.
+type Obeyed = Result<Option<Vec<String>>, String>;
 
 /// An order that is the program's, and who waits for its answer.
 #[derive(Debug)]
@@ -37,7 +43,11 @@ impl Loop {
                     self.ordered.push_back(Ordered { order, asker });
                     continue;
                 }
-                Order::Reload | Order::Upgrade | Order::Upstream { .. } => {
+                Order::Upstream { url } => match self.plan_move(asker, &url) {
+                    Ok(()) => continue,
+                    Err(why) => Err(why),
+                },
+                Order::Reload | Order::Upgrade => {
                     Err("this is for the program that the broker is embedded in".to_owned())
                 }
                 Order::TakeOver { format, version } => match self.begin_giving(asker, format, &version) {
@@ -45,31 +55,57 @@ impl Loop {
                     Err(why) => Err(why),
                 },
                 Order::Set { key, value } => self.set_one(&key, &value),
-                Order::Drain => self.end_gracefully(asker, Some(u64::MAX)),
+                Order::Unset { key } => self.unset_one(&key),
+                Order::Drain => self.end_gracefully(asker, Some(FOR_EVER)),
                 Order::Shutdown { waits: true } => self.end_gracefully(asker, None),
                 Order::Shutdown { waits: false } => self.end_at_once(asker),
             };
-            self.core.answer_order(asker, outcome);
+            match outcome {
+                Ok(None) => {}
+                Ok(Some(lines)) => self.core.answer_order(asker, Ok(lines)),
+                Err(why) => self.core.answer_order(asker, Err(why)),
+            }
+        }
+        if self.core.tell_of_drain() {
+            self.settle();
         }
     }
 
-    fn set_one(&mut self, key: &str, value: &str) -> OrderOutcome {
-        let mut settings = self.core.settings().clone();
-        let set = settings.set(key, value).and_then(|()| self.apply(Prepared::new(settings)?));
-        set.map(|()| Vec::new()).map_err(|error| error.to_string())
+    /// Lays a value above all layers, where it stays until it is taken back, other settings come that do not have it, or the
+    /// loop ends. All or nothing, as a reload.
+    fn set_one(&mut self, key: &str, value: &str) -> Obeyed {
+        let sourced = self.sourced().with_override(key, value).map_err(in_words)?;
+        if key == "upstream" {
+            let settings = sourced.settings().map_err(in_words)?;
+            if self.settings().sends_passwords_elsewhere(&settings).map_err(in_words)? {
+                return Err("upstream: a stored password would be sent to another server; BROKER UPSTREAM moves there, \
+                    with the password in its URL if it has one"
+                    .to_owned());
+            }
+        }
+        self.reload(sourced).map(|_| Some(Vec::new())).map_err(in_words)
     }
 
-    /// Who has asked hears of it before it is let go like all others.
-    fn end_gracefully(&mut self, asker: ChildKey, timeout_ms: Option<u64>) -> OrderOutcome {
-        self.core.answer_order(asker, Ok(Vec::new()));
+    fn unset_one(&mut self, key: &str) -> Obeyed {
+        let sourced = self.sourced().without_override(key).map_err(in_words)?;
+        self.reload(sourced).map(|_| Some(Vec::new())).map_err(in_words)
+    }
+
+    /// Who has asked hears of it when all others have been let go, and is let go last.
+    fn end_gracefully(&mut self, asker: ChildKey, timeout_ms: Option<u64>) -> Obeyed {
+        self.core.wait_for_drain(asker);
         self.drain_within(timeout_ms);
-        Ok(Vec::new())
+        Ok(None)
     }
 
-    fn end_at_once(&mut self, asker: ChildKey) -> OrderOutcome {
+    fn end_at_once(&mut self, asker: ChildKey) -> Obeyed {
         self.core.answer_order(asker, Ok(Vec::new()));
         self.settle();
         self.close();
-        Ok(Vec::new())
+        Ok(None)
     }
+}
+
+fn in_words(error: Error) -> String {
+    error.to_string()
 }

@@ -3,36 +3,51 @@
 use super::accept::PolledListener;
 use super::pace::StepKind;
 use super::secrets::{Secrets, is_guarded, warn_of_insecurity};
-use super::{Loop, doors};
+use super::{Loop, doors, read_settings};
 use crate::base::error::{Error, Result};
+use crate::config::accounts::Account;
+use crate::config::sources::Sourced;
 use crate::config::{ListenUrl, Settings, Upstream};
 use crate::transport::listener::SocketOwner;
 
 const ATTEMPT: &str = "cannot take new settings";
 
-/// New settings with their external part: the upstream's password.
+/// New settings with their external part: passwords, users, certificates.
 #[derive(Debug)]
 pub struct Prepared {
-    settings: Settings,
-    upstream: Upstream,
-    secrets: Secrets,
+    pub(super) sourced: Sourced,
+    pub(super) settings: Settings,
+    pub(super) upstream: Upstream,
+    accounts: Vec<Account>,
+    pub(super) secrets: Secrets,
 }
 
 impl Prepared {
-    /// Reads `upstream_password_file` and the files of TLS. Blocks meanwhile, and needs no loop.
-    pub fn new(settings: Settings) -> Result<Prepared> {
-        settings.validate()?;
-        let upstream = required_upstream(&settings)?;
+    /// Reads every file that the settings name. Blocks meanwhile, and needs no loop.
+    pub fn new(sourced: impl Into<Sourced>) -> Result<Prepared> {
+        let sourced = sourced.into();
+        let settings = sourced.settings()?;
+        let (upstream, accounts) = read_settings(&settings)?;
         let secrets = Secrets::read(&settings)?;
-        Ok(Prepared { settings, upstream, secrets })
+        Ok(Prepared { sourced, settings, upstream, accounts, secrets })
+    }
+
+    /// All layers together.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 }
 
 impl Loop {
     /// Prepares new settings and applies them.
-    pub fn reload(&mut self, settings: Settings) -> Result<()> {
+    pub fn reload(&mut self, sourced: impl Into<Sourced>) -> Result<Vec<String>> {
         self.expect_serving(ATTEMPT)?;
-        self.apply(Prepared::new(settings)?)
+        self.apply(Prepared::new(sourced)?)
+    }
+
+    /// The layers that the settings in force are made of, what the console has set among them.
+    pub fn sourced(&self) -> &Sourced {
+        &self.sourced
     }
 
     /// Refuses what only a loop does that is neither closed nor draining, and has its listeners.
@@ -47,29 +62,48 @@ impl Loop {
     }
 
     /// Applies new settings, all keys except `log_level`, `log_areas` and `log_format`, which are the program's. On
-    /// failure nothing has changed. Binds listeners, whose names it looks up.
+    /// failure nothing has changed. Binds listeners, whose names it looks up. Returns what has changed, one line for each
+    /// key, `key: old -> new`, without secrets; none if nothing has.
     ///
-    /// Listeners in both settings are not changed, except the mode, user and group of a Unix socket, and TLS: new handshakes
+    /// What the console had set and is not in the new layers is gone. Listeners in both settings are not changed, except the mode, user and group of a Unix socket, and TLS: new handshakes
     /// show the certificates that were read. Children stay
     /// connected, whatever their listener, and keep their db. If the upstream changes, requests already written are
     /// answered by the previous upstream and all others go to the new one; transactions in progress finish where they
     /// began, and subscribers are closed.
-    pub fn apply(&mut self, prepared: Prepared) -> Result<()> {
-        let Prepared { settings, upstream, mut secrets } = prepared;
+    pub fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>> {
+        let Prepared { sourced, settings, upstream, accounts, mut secrets } = prepared;
         self.expect_serving(ATTEMPT)?;
+        if self.planned.is_some() {
+            return Err(Error::system("a move to another upstream is under way").within(ATTEMPT));
+        }
         self.core.settings().same_fixed(&settings)?;
         self.replace_listeners(&settings, &mut secrets)?;
+        self.listeners_changed = true;
+        let mut changes = self.core.settings().differences(&settings);
+        changes.extend(self.prints.changes_to(&secrets.prints));
+        self.tell_of_dropped(&sourced);
+        (self.prints, self.sourced) = (secrets.prints, sourced);
         self.redirect(secrets.upstream);
         settings.warn_of_files();
         warn_of_insecurity(&settings);
         self.pace.begin_turn();
         self.tell_time();
+        changes.extend(self.core.take_accounts(accounts));
         self.core.reload(settings, upstream);
+        self.core.set_sources(self.sourced.sources());
+        changes.iter().for_each(|change| log::info!("changed: {change}"));
         self.forget_history();
         self.pace.step(StepKind::Reload);
         self.pace.end_turn();
         self.wake();
-        Ok(())
+        Ok(changes)
+    }
+
+    /// What an operator has set is not taken away unseen.
+    fn tell_of_dropped(&self, new: &Sourced) {
+        let is_kept = |key: &&str| new.overrides().keys().any(|kept| kept == *key);
+        let dropped = self.sourced.overrides().keys().filter(|key| !is_kept(key));
+        dropped.for_each(|key| log::info!("{key} is not what the console has set any more"));
     }
 
     /// One listener for each URL, in their order: one that was there, with other options if they have changed, or a new
@@ -81,9 +115,7 @@ impl Loop {
         let mut placed: Vec<(PolledListener, Option<(usize, ListenUrl)>)> = Vec::new();
         let outcome = doors(settings).try_for_each(|(door, url)| {
             let guarded = is_guarded(settings, url);
-            let fits = |listener: &PolledListener| {
-                listener.door == door && (listener.asked == *url || listener.asked.same_place(url))
-            };
+            let fits = |listener: &PolledListener| listener.door == door && listener.stands_at(url);
             let index = former.iter().position(|listener| listener.as_ref().is_some_and(fits));
             let Some((index, mut listener)) = index.and_then(|index| Some((index, former[index].take()?)))
             else {
@@ -114,6 +146,7 @@ impl Loop {
             return Err(error);
         }
         for (mut listener, origin) in placed {
+            listener.keep();
             if origin.is_some() {
                 let tls = secrets.take(&listener.asked);
                 listener.secure(tls);
@@ -122,14 +155,15 @@ impl Loop {
             }
             self.listeners.push(listener);
         }
-        for listener in former.into_iter().flatten() {
+        for mut listener in former.into_iter().flatten() {
             if listener.owner() == SocketOwner::Another {
                 log::warn!(
                     "{}: closed, but its owner goes on listening, and nobody accepts: stop its socket unit",
                     listener.url()
                 );
             }
-            listener.close(registry);
+            listener.retire();
+            self.listeners.push(listener);
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
-//! What the files of TLS say, read before anything is opened or changed, so that a bad one refuses the whole. Opens no
-//! connection.
+//! What the files of TLS say, read before anything is opened or changed, so that a bad one refuses the whole; and whether
+//! what stands in any file has changed. Opens no connection.
 
 use crate::base::error::{Error, Result};
+use crate::config::accounts::Hash;
 use crate::config::value::Auth;
-use crate::config::{Address, ListenUrl, Settings, Upstream, UpstreamPlace};
+use crate::config::{Address, ListenUrl, Settings, Upstream, UpstreamPlace, print_of_file};
 use crate::transport::tls::{ClientTls, ClientTlsFiles, ServerTls};
+use std::path::PathBuf;
 
 /// The certificates and keys of a loop.
 #[derive(Debug)]
@@ -13,11 +15,34 @@ pub(super) struct Secrets {
     pub(super) upstream: Option<ClientTls>,
     /// Of each listener with TLS, until it takes them.
     listeners: Vec<(ListenUrl, Option<ServerTls>)>,
+    /// What stands in all files that the settings name, to tell later whether it has changed.
+    pub(super) prints: FilePrints,
+}
+
+/// A file, the key that names it, and what stood in it.
+#[derive(Debug, Default)]
+pub(super) struct FilePrints(Vec<(&'static str, PathBuf, Option<Hash>)>);
+
+impl FilePrints {
+    fn of(settings: &Settings) -> FilePrints {
+        let files = settings.named_files().into_iter();
+        FilePrints(files.map(|(key, path)| (key, path.to_owned(), print_of_file(path))).collect())
+    }
+
+    /// One line for each file in both in which something else stands now.
+    pub(super) fn changes_to(&self, new: &FilePrints) -> Vec<String> {
+        let former =
+            |path: &PathBuf| self.0.iter().find(|(_, other, _)| other == path).map(|(.., print)| print);
+        let changed =
+            new.0.iter().filter(|(_, path, print)| former(path).is_some_and(|former| former != print));
+        changed.map(|(key, path, _)| format!("{key}: something else stands in {path:?}")).collect()
+    }
 }
 
 impl Secrets {
     /// Blocks meanwhile.
     pub(super) fn read(settings: &Settings) -> Result<Secrets> {
+        let prints = FilePrints::of(settings);
         let upstream = settings.upstream.as_ref().filter(|upstream| upstream.tls);
         let upstream = upstream.map(|upstream| for_upstream(settings, upstream)).transpose()?;
         let with_tls = settings.listen.iter().filter_map(|url| Some((url, url.tls()?)));
@@ -25,7 +50,7 @@ impl Secrets {
             let loaded = ServerTls::load(&tls.cert, &tls.key, tls.client_ca.as_deref());
             Ok((url.clone(), loaded.map(Some).map_err(|error| error.within(format!("listen = \"{url}\"")))?))
         };
-        Ok(Secrets { upstream, listeners: with_tls.map(load).collect::<Result<_>>()? })
+        Ok(Secrets { upstream, listeners: with_tls.map(load).collect::<Result<_>>()?, prints })
     }
 
     /// Those of one listener, if it has any.

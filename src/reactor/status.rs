@@ -85,6 +85,7 @@ fn broker(lp: &mut Loop, _survey: &Survey) -> Value {
         "pid": std::process::id(),
         "uptime_ms": lp.told,
         "draining": lp.core.is_draining(),
+        "paused": lp.core.paused().is_some(),
     })
 }
 

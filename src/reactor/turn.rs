@@ -431,6 +431,8 @@ impl Loop {
             Action::CloseLane { lane, link: None } => self.cancel_dial(Caller::Lane(lane)),
             Action::CloseLane { link: Some(link), .. } => self.leave(key_of(link)),
             Action::TryOthers => self.try_others(),
+            Action::TryUpstream => self.try_upstream(),
+            Action::UpstreamTried => self.upstream_tried(),
             Action::AskWriter { link } => {
                 if let Some(link) = self.links.get_mut(key_of(link)).filter(|_| local_of(link).is_none()) {
                     link.conn.always_ask();

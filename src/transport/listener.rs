@@ -16,7 +16,7 @@ use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use socket2::{SockAddr, Socket, Type};
 
 use self::files::{Access, OwnFile, SocketFile, SocketPath};
-pub use self::inherited::{InheritedSocket, SocketOwner};
+pub use self::inherited::{InheritedSocket, SocketOwner, listening_at};
 use super::stream::Stream;
 use crate::base::error::{Error, Result};
 use crate::base::fds::Held;
@@ -47,6 +47,8 @@ enum Files {
     Own(SocketFile, OwnFile),
     /// The socket here is another process', with all that concerns the file.
     Others(PathBuf),
+    /// They have been removed.
+    Removed,
 }
 
 impl Listener {
@@ -93,8 +95,8 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Stream> {
         let socket = accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         let stream = match self.files {
-            Files::Own(..) | Files::Others(_) => Stream::Unix(socket.into()),
             Files::None => Stream::Tcp(socket.into()),
+            _ => Stream::Unix(socket.into()),
         };
         stream.tune();
         Ok(stream)
@@ -111,13 +113,21 @@ impl Listener {
             ListenUrl::Unix { access, .. } => match &self.files {
                 Files::Own(file, _) => file.set_access(access),
                 Files::Others(path) => inherited::expect_access(path, access),
-                Files::None => Ok(()),
+                Files::None | Files::Removed => Ok(()),
             },
             ListenUrl::Tcp { host, port, insecure, .. } => {
                 allowed_addresses(host, *port, *insecure || guarded).map(drop)
             }
         }
         .map_err(naming(url))
+    }
+
+    /// Removes the socket's files, so that nobody finds it any more; who has connected can still be accepted. A TCP address
+    /// stays where it is, and so does what is another process'.
+    pub fn retire(&mut self) {
+        if self.maker.is_here() && matches!(self.files, Files::Own(..)) {
+            self.files = Files::Removed;
+        }
     }
 
     /// Stops watching, and drops it.

@@ -105,6 +105,16 @@ impl Broker {
         broker
     }
 
+    /// The same, with more about the process: its environment, what it inherits.
+    pub(crate) fn start_prepared(
+        redis: &Redis,
+        settings: &[(&str, &str)],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        Broker::serve(directory, &redis.url(), settings, prepare)
+    }
+
     fn serve(
         directory: TempDir,
         url: &str,

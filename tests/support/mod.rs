@@ -13,6 +13,7 @@
 pub(crate) mod broker;
 pub(crate) mod chromium;
 pub(crate) mod console;
+pub(crate) mod crowd;
 pub(crate) mod embedded;
 pub(crate) mod examples;
 pub(crate) mod http;
@@ -32,6 +33,7 @@ pub(crate) mod twin;
 use std::time::{Duration, Instant};
 
 pub(crate) use broker::Broker;
+pub(crate) use crowd::Crowd;
 pub(crate) use http::{Http, HttpReply};
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::{End, Raw, request, show};

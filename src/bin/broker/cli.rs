@@ -26,6 +26,10 @@ pub(crate) enum Verb {
     Top(TopArgs),
     /// Print once what a running broker does and what is wrong
     Status(StatusArgs),
+    /// Have a running broker carry out a command of its console
+    Ctl(CtlArgs),
+    /// Have a running broker read its configuration again
+    Reload(ReloadArgs),
     /// Have a running broker start its successor and hand everything over to it
     Upgrade(UpgradeArgs),
     /// Run a program that ends with its parent
@@ -39,7 +43,9 @@ pub(crate) enum Verb {
     after_help = "The configuration file is read first, then --set, then the other flags. The environment \
     variable BROKER_UPSTREAM_PASSWORD, when set, is the upstream's password and overrides every other one; it keeps \
     the password out of the process list, and so does the key upstream_password_file. \
-    SIGTERM or SIGINT drains; a second one, and SIGQUIT, closes at once. SIGHUP changes nothing."
+    SIGTERM or SIGINT drains within drain_timeout; a second one, and SIGQUIT, closes at once. SIGHUP reads the \
+    configuration file, and the files that it names, again: all that can change is applied, or nothing, and the log says \
+    what. SIGUSR1 logs the statistics; SIGUSR2 and SIGPIPE are ignored."
 )]
 pub(crate) struct ServeArgs {
     /// Where children connect: unix:///path/broker.sock?mode=0660&group=g or tcp://host:port; may be repeated
@@ -137,15 +143,68 @@ pub(crate) struct StatusArgs {
 /// Flags of `broker upgrade`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The broker starts its own program again, as it is on disk now, with its own arguments; what this one \
-    is serves as before if that fails. Exit code 0: the successor accepts, and children follow. 1: why not."
+    after_help = "The same as broker ctl UPGRADE. The broker starts its own program again, as it is on disk now, with its own \
+    arguments, and hands everything over to it; if that one fails, it serves as before. Exit code 0: the new one accepts, and \
+    children follow. 1: it does not, and why. 2: the broker does not answer, or the usage is wrong."
 )]
 pub(crate) struct UpgradeArgs {
-    /// Where its admin_listen is: a path or unix:///path [default: that of broker serve without flags]
+    /// The broker's configuration file, which says where its admin_listen is
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) socket: Option<String>,
+    /// Where its admin_listen is [default: the socket's path with .admin behind it]
     #[arg(long, value_name = "PATH|URL")]
     pub(crate) admin: Option<String>,
-    /// How long the successor may take until it accepts
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
+    /// How long the broker may take to show that it answers
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// Flags of `broker ctl`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The words are those behind BROKER in docs/console.md: broker ctl SHOW CHILDREN, broker ctl SET lanes 4, \
+    broker ctl DRAIN. As the last word of SET, - reads the value from standard input, where it is not in the process list. \
+    RELOAD, SET, UNSET, PAUSE, RECONNECT, UPSTREAM, UPGRADE, DRAIN and SHUTDOWN take their time: once the broker has shown \
+    that it answers, their end is waited for, and --timeout does not bound it. DRAIN and SHUTDOWN WAIT end when the broker \
+    has let all others go. Exit code 0: done. 1: the broker refuses, and says why. 2: it does not answer, or the usage is \
+    wrong."
+)]
+pub(crate) struct CtlArgs {
+    /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) socket: Option<String>,
+    /// Where its admin_listen is [default: the socket's path with .admin behind it]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) admin: Option<String>,
+    /// How long an answer is waited for
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// The command and its arguments
+    #[arg(value_name = "WORD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<String>,
+}
+
+/// Flags of `broker reload`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The same as broker ctl RELOAD. It prints what has changed, one line for each key; with exit code 1 nothing \
+    has, and the broker says why. 2: it does not answer, or the usage is wrong."
+)]
+pub(crate) struct ReloadArgs {
+    /// The broker's configuration file, which says where its admin_listen is
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) socket: Option<String>,
+    /// Where its admin_listen is [default: the socket's path with .admin behind it]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) admin: Option<String>,
+    /// How long the broker may take to show that it answers
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
 
@@ -164,7 +223,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// a flag was forgotten, or behind one that takes no value.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingSubcommand {
-        return "say what to do: serve, config, top, status or upgrade".to_owned();
+        return "say what to do: serve, config, top, status, ctl, reload or upgrade".to_owned();
     }
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
@@ -209,7 +268,10 @@ mod tests {
     fn a_refusal_is_one_line() {
         let refusal = |argv: &[&str]| one_line(&Cli::try_parse_from(argv).unwrap_err());
         assert_eq!(refusal(&["broker", "serve", "--bogus"]), "unexpected argument '--bogus' found");
-        assert_eq!(refusal(&["broker"]), "say what to do: serve, config, top, status or upgrade");
+        assert_eq!(
+            refusal(&["broker"]),
+            "say what to do: serve, config, top, status, ctl, reload or upgrade"
+        );
         assert!(refusal(&["broker", "nosuch"]).contains("'nosuch'"));
     }
 

@@ -1,10 +1,12 @@
 //! The standalone broker: reads argv, the environment and signals, which the library never does, and maps an outcome to
-//! an exit code: 0 success, 1 a system call failed, 2 invalid configuration. `broker status` has codes of its own.
+//! an exit code: 0 success, 1 a system call failed, 2 invalid configuration. `broker status`, `broker ctl` and `broker reload` have codes of their own.
 #![forbid(unsafe_code)]
 
 mod cli;
+mod ctl;
 mod journal;
 mod keys;
+mod layers;
 mod logger;
 #[cfg(test)]
 mod man;
@@ -16,9 +18,9 @@ mod shared;
 mod signals;
 mod status;
 mod stderr;
+mod systemd;
 mod takeover;
 mod top;
-mod upgrade;
 
 use broker::base::error::{Error, ErrorKind};
 use clap::Parser;
@@ -40,7 +42,9 @@ fn main() -> ExitCode {
         Verb::Config(args) => keys::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Top(args) => top::run(&args),
         Verb::Status(args) => status::run(&args),
-        Verb::Upgrade(args) => upgrade::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Upgrade(args) => ctl::upgrade(&args),
+        Verb::Ctl(args) => ctl::run(&args),
+        Verb::Reload(args) => ctl::reload(&args),
         Verb::WithParent(args) => Err(guard::exec(&args)),
     };
     outcome.unwrap_or_else(|error| fail(&error))

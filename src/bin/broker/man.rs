@@ -72,27 +72,69 @@ fn body(command: &Command, section: fn(&Man, &mut dyn std::io::Write) -> std::io
 fn end_of_command_page(page: &mut Roff) {
     page.control("SH", ["EXIT STATUS"]);
     entry(page, "0", "Success.");
-    entry(page, "1", "A system call failed. From broker status: something is wrong.");
+    entry(
+        page,
+        "1",
+        "A system call failed. From broker status: something is wrong. From broker ctl and reload: the broker refuses.",
+    );
     entry(
         page,
         "2",
-        "The command line or the configuration is invalid; one line gives the reason. From broker status also: the \
-         broker does not answer.",
+        "The command line or the configuration is invalid; one line gives the reason. From broker status, \
+         ctl and reload also: the broker does not answer.",
     );
+    page.control("SH", ["SIGNALS"]);
+    for (signals, meaning) in SIGNALS {
+        entry(page, signals, meaning);
+    }
     page.control("SH", ["ENVIRONMENT"]);
     entry(page, "BROKER_UPSTREAM_PASSWORD", "The upstream's password; overrides every other one.");
     entry(page, "NO_COLOR", "If it is set and not empty, broker top uses no colours.");
     entry(page, "XDG_RUNTIME_DIR", "The directory of the default socket, unless the user is root.");
+    entry(
+        page,
+        "LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID",
+        "Sockets of the service manager, each used where the settings ask for a listener at its address. Where they name \
+         none, these sockets are the listeners; one called admin_listen or metrics_listen is for that.",
+    );
+    entry(
+        page,
+        "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
+        "Where the service manager is told that the broker listens, reloads, ends and runs.",
+    );
+    entry(
+        page,
+        "FDSTORE",
+        "If it is greater than 0, listeners are given to the service manager, which keeps them while the broker restarts.",
+    );
     page.control("SH", ["FILES"]);
     entry(page, "/run/broker/broker.sock", "The default socket when run by root.");
     entry(
         page,
         "/run/broker/broker.sock.admin",
-        "Beside it, where broker top closes children and sets the log's level.",
+        "Beside it, where broker ctl, reload and top change something.",
     );
     page.control("SH", ["SEE ALSO"]);
     page.text([bold("broker.toml"), roman("(5), "), bold("redis-server"), roman("(1)")]);
 }
+
+/// What a broker does at a signal; docs/operations.md has the same table.
+const SIGNALS: [(&str, &str); 7] = [
+    (
+        "SIGTERM, SIGINT",
+        "As BROKER SHUTDOWN WAIT: no further child, then it lets all others go and ends, within drain_timeout. A second one \
+         ends at once.",
+    ),
+    ("SIGQUIT", "As BROKER SHUTDOWN: ends at once."),
+    (
+        "SIGHUP",
+        "As BROKER RELOAD: reads the configuration again; the log says what has changed, or why nothing has.",
+    ),
+    ("SIGUSR1", "Logs every statistic in one line."),
+    ("SIGUSR2", "Ignored, with a line in the log."),
+    ("SIGPIPE", "Ignored."),
+    ("SIGXFSZ", "Ignored: a log that may not grow further is a write that fails."),
+];
 
 fn file_page() -> String {
     let mut page = page("broker.toml", "5", "File Formats");

@@ -1,6 +1,7 @@
 //! The signals of the broker. SIGTERM and SIGINT are counted, so that the second one can end at once; SIGQUIT always
-//! does. SIGUSR1 asks for the statistics. SIGHUP and SIGUSR2, whose default action would end the process, are recorded and
-//! change nothing. SIGXFSZ is not even recorded.
+//! does. SIGHUP asks for a reload, SIGUSR1 for the statistics; several of one kind that have not been obeyed are one. SIGUSR2,
+//! whose default action would end the process, is recorded and changes nothing. SIGXFSZ is not even recorded, and SIGPIPE is
+//! ignored by every program in Rust.
 
 use broker::base::error::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
@@ -14,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const CANNOT_WATCH: &str = "cannot watch for signals";
 /// Requests to end.
 const ENDING: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
-/// Signals that are ignored, but would by default end the process.
-const HARMLESS: [(c_int, &str); 2] = [(SIGHUP, "SIGHUP"), (SIGUSR2, "SIGUSR2")];
+/// Those that ask for something else, or for nothing.
+const OTHERS: [c_int; 3] = [SIGHUP, SIGUSR1, SIGUSR2];
 
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -25,8 +26,9 @@ pub(crate) struct Signals {
     bytes: UnixStream,
     seen: usize,
     at_once: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
     statistics: Arc<AtomicBool>,
-    harmless: [Arc<AtomicBool>; HARMLESS.len()],
+    harmless: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -38,16 +40,16 @@ impl Signals {
     fn register() -> std::io::Result<Signals> {
         let (bytes, counted) = UnixStream::pair()?;
         bytes.set_nonblocking(true)?;
-        let (pending, at_once, statistics, harmless) = Default::default();
-        let signals = Signals { pending, bytes, seen: 0, at_once, statistics, harmless };
+        let (pending, at_once, reload, statistics, harmless) = Default::default();
+        let signals = Signals { pending, bytes, seen: 0, at_once, reload, statistics, harmless };
         // The actions of a signal run in this order.
         flag::register(SIGQUIT, Arc::clone(&signals.at_once))?;
         for signal in ENDING {
             pipe::register(signal, counted.try_clone()?)?;
         }
-        flag::register(SIGUSR1, Arc::clone(&signals.statistics))?;
-        for ((signal, _), arrived) in HARMLESS.iter().zip(&signals.harmless) {
-            flag::register(*signal, Arc::clone(arrived))?;
+        let asked = [&signals.reload, &signals.statistics, &signals.harmless];
+        for (signal, arrived) in OTHERS.into_iter().zip(asked) {
+            flag::register(signal, Arc::clone(arrived))?;
         }
         for signal in all() {
             flag::register(signal, Arc::clone(&signals.pending))?;
@@ -89,10 +91,14 @@ impl Signals {
         take(&self.statistics)
     }
 
-    /// The names of ignored signals that have arrived since the last call.
-    pub(crate) fn take_harmless(&self) -> impl Iterator<Item = &'static str> {
-        let flags = HARMLESS.iter().zip(&self.harmless);
-        flags.filter(|(_, flag)| take(flag)).map(|((_, name), _)| *name)
+    /// Whether a reload has been asked for since the last call.
+    pub(crate) fn take_reload(&self) -> bool {
+        take(&self.reload)
+    }
+
+    /// Whether SIGUSR2 has arrived since the last call.
+    pub(crate) fn take_harmless(&self) -> bool {
+        take(&self.harmless)
     }
 }
 
@@ -101,5 +107,5 @@ fn take(arrived: &AtomicBool) -> bool {
 }
 
 fn all() -> impl Iterator<Item = c_int> {
-    ENDING.into_iter().chain([SIGUSR1]).chain(HARMLESS.map(|(signal, _)| signal))
+    ENDING.into_iter().chain(OTHERS)
 }

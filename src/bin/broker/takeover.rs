@@ -2,8 +2,9 @@
 //! and tells who has asked what has come of it. What goes over the channel between the two is the library's.
 
 use crate::shared::guard;
+use crate::systemd::prepare_successor;
 use broker::base::error::{Error, Result};
-use broker::config::Settings;
+use broker::config::sources::Sourced;
 use broker::config::value::AdminListen;
 use broker::reactor::{HandoverState, Loop, Ordered, Takeover};
 use std::ffi::OsString;
@@ -15,14 +16,16 @@ const LOOK: u64 = 20;
 const FLAG: &str = "--takeover";
 
 /// A loop with the listeners of the broker that runs, which it takes over from.
-pub(crate) fn begin_takeover(settings: Settings) -> Result<Loop> {
-    let AdminListen::At(admin) = &settings.admin_listen else {
+pub(crate) fn begin_takeover(gathered: Sourced) -> Result<Loop> {
+    let AdminListen::At(admin) = &gathered.below().admin_listen else {
         return Err(Error::config("--takeover: admin_listen says where the running broker is, and is none"));
     };
-    let mut takeover = Takeover::begin(admin, settings.upgrade_timeout)?;
+    let mut takeover = Takeover::begin(admin, gathered.below().upgrade_timeout)?;
     log::info!("taking over from process {}", takeover.pid());
     let listeners = takeover.take_listeners();
-    let mut lp = Loop::with_listeners(settings, listeners)?;
+    // What has been set there until a restart goes on: this is none.
+    let gathered = gathered.under(takeover.overrides().clone());
+    let mut lp = Loop::with_listeners(gathered, listeners)?;
     lp.take_over(takeover);
     Ok(lp)
 }
@@ -54,6 +57,7 @@ impl Successions {
         }
         lp.forget_failed_handover();
         let mut command = Command::new(&self.program);
+        prepare_successor(&mut command);
         match command.args(&self.args).arg(FLAG).stdin(Stdio::null()).spawn() {
             Ok(child) => {
                 log::info!("process {} is to follow", child.id());
@@ -65,24 +69,26 @@ impl Successions {
         }
     }
 
-    /// Looks what has become of it.
-    pub(crate) fn follow(&mut self, lp: &mut Loop) {
-        let Some((_, child)) = &mut self.running else { return };
+    /// Looks what has become of it. Returns its pid once it is the one that serves.
+    pub(crate) fn follow(&mut self, lp: &mut Loop) -> Option<u32> {
+        let (_, child) = self.running.as_mut()?;
         let pid = child.id();
         let ended = child.try_wait().ok().flatten();
         let outcome = match (lp.handover_state(), ended) {
             (HandoverState::Giving, _) => Ok(vec![format!("process {pid} serves now; children follow")]),
             (HandoverState::Failed(why), _) => Err(format!("process {pid} could not take over: {why}")),
             (_, Some(status)) => Err(format!("process {pid} has ended, {status}: its log says why")),
-            (_, None) => return,
+            (_, None) => return None,
         };
+        let serves = outcome.is_ok();
         if let Some((ordered, mut child)) = self.running.take() {
-            if outcome.is_err() {
+            if !serves {
                 // It has been told, or has ended.
                 let _ = child.kill();
                 let _ = child.wait();
             }
             lp.answer_order(&ordered, outcome);
         }
+        serves.then_some(pid)
     }
 }

@@ -112,8 +112,8 @@ impl Front {
         self.proof = None;
     }
 
-    pub(crate) fn question_is_overdue(&self, now: Millis) -> bool {
-        self.proof.is_some() && self.is_overdue(now)
+    pub(crate) fn has_question(&self) -> bool {
+        self.proof.is_some()
     }
 
     pub(crate) fn permit(&mut self) {
@@ -187,8 +187,9 @@ impl Front {
         self.upstream_wait.insert((since, since + timeout)).1
     }
 
-    pub(crate) fn is_overdue(&self, now: Millis) -> bool {
-        self.upstream_wait.is_some_and(|(_, until)| until <= now)
+    /// Since when and until when it waits for the upstream, were there no pause.
+    pub(crate) fn upstream_wait(&self) -> Option<(Millis, Millis)> {
+        self.upstream_wait
     }
 
     pub(crate) fn footprint(&self) -> usize {

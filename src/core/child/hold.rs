@@ -39,8 +39,12 @@ pub(crate) enum Hold {
     Intake,
     /// Its password is not checked yet, since others from the same source were wrong.
     AuthDelay,
-    /// The driver was asked to carry it out.
+    /// The broker is paused.
+    Paused,
+    /// The driver was asked to carry it out, or a pause has to begin.
     Order,
+    /// It has asked for a drain, and is let go last.
+    Drain,
 }
 
 /// What the control connection said about the request at the front.

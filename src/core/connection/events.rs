@@ -158,6 +158,10 @@ impl Broker {
     /// The driver's handle of a lane and what it may write now.
     pub fn lane_outgoing(&self, key: LaneKey) -> Option<(usize, &[u8])> {
         let lane = self.shared.connections.find(key)?;
+        if self.shared.pause.is_at_rest() && lane.is_shared() && lane.is_ready() {
+            // What stood on it without a connection waits for the end of the pause.
+            return None;
+        }
         Some((lane.link()?, lane.outgoing()))
     }
 

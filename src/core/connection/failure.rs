@@ -247,10 +247,16 @@ impl Shared {
     pub(crate) fn expire_unwritten(&mut self, key: LaneKey) {
         // The janitor's pass may have closed it.
         let Some(lane) = self.connections.find_mut(key) else { return };
-        if lane.is_ready() || lane.is_yielding() || lane.is_idle() {
+        if lane.is_ready() || lane.is_yielding() || lane.is_idle() || self.env.standstill.is_on() {
             return;
         }
-        let expired = lane.take_expired(self.env.now, self.env.settings.queue_timeout, limits::OVERDUE_STEP);
+        // That of the oldest holds for all: they are told in their order.
+        let still = lane.front().map_or(0, |slot| {
+            let since = self.env.now - u64::from(slot.age(self.env.now));
+            self.env.standstill.within(since, self.env.now)
+        });
+        let patience = self.env.settings.queue_timeout.saturating_add(still);
+        let expired = lane.take_expired(self.env.now, patience, limits::OVERDUE_STEP);
         if expired.len() >= limits::OVERDUE_STEP {
             self.env.timers.arm(self.env.now, Timer::Overdue(key));
         }

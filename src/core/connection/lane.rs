@@ -100,6 +100,8 @@ pub(crate) struct LaneRecord {
     pub has_replied: bool,
     /// Its state upstream is not known to be clean: it must not be lent again, and is closed when its lease ends.
     pub close_needed: bool,
+    /// Which upstream it leads to, or was dialled for last (`Env::upstream_number`).
+    pub upstream_number: u32,
     /// It leads to an upstream that has been replaced since.
     pub is_on_previous_upstream: bool,
     /// Its server is the master no more: nothing is written on it, and it is closed at this time.
@@ -343,6 +345,11 @@ impl Lane {
 
     pub(crate) fn is_former(&self) -> bool {
         self.record.former_until.is_some()
+    }
+
+    /// It is dialled for this upstream.
+    pub(super) fn note_upstream(&mut self, number: u32) {
+        self.record.upstream_number = number;
     }
 
     pub(crate) fn lead_to(&mut self, replica: u8) {

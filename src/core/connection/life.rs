@@ -56,6 +56,9 @@ impl Connections {
         self.change_state(key, LaneState::Connecting);
         self.bar.begins_to_dial(key);
         debug_assert!(self.counted(&env.settings) <= self.capacity.places(&env.settings));
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.note_upstream(env.upstream_number);
+        }
         self.arm(env, key, env.now + env.settings.connect_timeout);
         env.counters.upstream_connects += 1;
         env.actions.push(Action::Connect(key));

@@ -11,6 +11,7 @@ pub fn console_tables()
 }
 
 pub(crate) mod cell;
+mod killing;
 pub(crate) mod orders;
 pub(crate) mod parse;
 pub(crate) mod run;

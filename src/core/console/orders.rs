@@ -18,6 +18,11 @@ pub enum Order {
         /// Its new text, which may be a password.
         value: String,
     },
+    /// Take back what `Set` has done to it.
+    Unset {
+        /// The key.
+        key: String,
+    },
     /// Move to another server.
     Upstream {
         /// Its URL, which may hold a password.
@@ -54,6 +59,7 @@ impl Order {
         match self {
             Order::Reload => "RELOAD",
             Order::Set { .. } => "SET",
+            Order::Unset { .. } => "UNSET",
             Order::Upstream { .. } => "UPSTREAM",
             Order::Drain => "DRAIN",
             Order::Shutdown { .. } => "SHUTDOWN",

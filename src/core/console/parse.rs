@@ -23,6 +23,11 @@ pub(crate) enum Statement {
     Help,
     Show(Query),
     KillChild(u64),
+    /// For at most so many milliseconds.
+    Pause(Option<u64>),
+    Resume,
+    Reconnect,
+    KillPid(i32),
     /// For the driver.
     Order(Order),
 }
@@ -101,15 +106,26 @@ impl Query {
 
 /// Words of a console command; nothing else is as long.
 const WORDS_MAX: usize = 64;
-const WORD_LEN_MAX: usize = 4096;
+/// A password, or a list of listeners.
+const WORD_LEN_MAX: usize = 64 * 1024;
+/// Longest pause that may be asked for, milliseconds.
+const DAY: u64 = 24 * 60 * 60 * 1000;
 
 pub(crate) fn parse(request: &Request<'_>) -> Result<Statement, String> {
     if request.argc() > WORDS_MAX || request.args().any(|word| word.len() > WORD_LEN_MAX) {
         return Err("ERR too many or too long words".to_owned());
     }
+    // What is changed is changed to what was said.
+    if request.argc() == 4 && request.arg(1).eq_ignore_ascii_case(b"SET") && request.args().any(is_no_text) {
+        return Err("ERR BROKER SET takes a key and a value in UTF-8".to_owned());
+    }
     let words: Vec<String> =
         request.args().skip(1).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     parse_words(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn is_no_text(word: &[u8]) -> bool {
+    std::str::from_utf8(word).is_err()
 }
 
 /// Those behind `BROKER`.
@@ -122,6 +138,17 @@ fn parse_words(words: &[&str]) -> Result<Statement, String> {
             Ok(id) => Ok(Statement::KillChild(id)),
             Err(_) => Err("ERR BROKER KILL CHILD takes an id of BROKER SHOW CHILDREN".to_owned()),
         },
+        ("KILL", 3) if upper(1) == "PID" => match words[2].parse() {
+            Ok(pid) if pid > 0 => Ok(Statement::KillPid(pid)),
+            _ => Err("ERR BROKER KILL PID takes a pid of BROKER SHOW PROCESSES".to_owned()),
+        },
+        ("PAUSE", 1) => Ok(Statement::Pause(None)),
+        ("PAUSE", 2) => match words[1].parse() {
+            Ok(timeout) if (1..=DAY).contains(&timeout) => Ok(Statement::Pause(Some(timeout))),
+            _ => Err(format!("ERR BROKER PAUSE takes a time of 1 to {DAY} milliseconds")),
+        },
+        ("RESUME", 1) => Ok(Statement::Resume),
+        ("RECONNECT", 1) => Ok(Statement::Reconnect),
         _ => order(words, upper).map(Statement::Order),
     }
 }
@@ -132,6 +159,8 @@ fn order(words: &[&str], upper: impl Fn(usize) -> String) -> Result<Order, Strin
     match (upper(0).as_str(), words.len()) {
         ("RELOAD", 1) => Ok(Order::Reload),
         ("SET", 3) => Ok(Order::Set { key: word(1), value: word(2) }),
+        ("UPSTREAM", 2) => Ok(Order::Upstream { url: word(1) }),
+        ("UNSET", 2) => Ok(Order::Unset { key: word(1) }),
         ("DRAIN", 1) => Ok(Order::Drain),
         ("SHUTDOWN", 1) => Ok(Order::Shutdown { waits: false }),
         ("SHUTDOWN", 2) if upper(1) == "WAIT" => Ok(Order::Shutdown { waits: true }),

@@ -8,7 +8,6 @@ use crate::core::action::Action;
 use crate::core::broker::Broker;
 use crate::core::child::Child;
 use crate::core::child::ChildKind;
-use crate::core::child::closing::CloseReason;
 use crate::core::child::hold::{Answer, Hold};
 use crate::core::child::origin::Writer;
 use crate::core::child::outbox::Frame;
@@ -26,8 +25,15 @@ const HELP: &[&str] = &[
     "BROKER SHOW table [WHERE column value] [SORT column [REVERSE]] [LIMIT number]",
     "    value may be >number or <number; more conditions follow behind AND; numbers are sorted from the largest on.",
     "BROKER KILL CHILD id             (on admin_listen) closes a child.",
-    "BROKER SET key value             (on admin_listen) changes a setting.",
-    "BROKER RELOAD                    (on admin_listen) reads the configuration again.",
+    "BROKER KILL PID pid              (on admin_listen) closes every child of a process; says how many.",
+    "BROKER SET key value             (on admin_listen) changes a setting, until UNSET or a restart.",
+    "BROKER UNSET key                 (on admin_listen) takes that back.",
+    "BROKER RELOAD                    (on admin_listen) reads the configuration again; says what has changed.",
+    "BROKER PAUSE [timeout]           (on admin_listen) waits for what is in flight, then holds requests, for at most",
+    "    timeout or pause_timeout milliseconds; the answer comes when all is at rest.",
+    "BROKER RESUME                    (on admin_listen) ends a pause.",
+    "BROKER RECONNECT                 (on admin_listen) replaces every upstream connection after its replies.",
+    "BROKER UPSTREAM url              (on admin_listen) moves to another server: pauses, sees that it serves, switches.",
     "BROKER DRAIN                     (on admin_listen) takes no further child, and ends once all have been let go.",
     "BROKER SHUTDOWN [WAIT]           (on admin_listen) ends at once, or as DRAIN within drain_timeout.",
     "BROKER UPGRADE                   (on admin_listen) starts a successor and hands everything over to it.",
@@ -156,7 +162,28 @@ impl Broker {
                 self.shared.orders.push(key, order);
                 Flow::Hold(Hold::Order)
             }
+            Ok(Statement::Pause(timeout)) => {
+                log::info!("child {} asks for PAUSE", child.label());
+                self.shared.ask_for_pause(key, timeout);
+                Flow::Hold(Hold::Order)
+            }
+            Ok(Statement::Resume) => {
+                let label = child.label();
+                let resumed = self.shared.resume_by(&label);
+                let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+                match resumed {
+                    Ok(()) => self.shared.answer_ok(child),
+                    Err(why) => self.shared.reject(child, format!("ERR {why}")),
+                }
+            }
+            Ok(Statement::Reconnect) => {
+                log::info!("child {} asks for RECONNECT", child.label());
+                self.shared.reconnect();
+                let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
+                self.shared.answer_ok(child)
+            }
             Ok(Statement::KillChild(id)) => self.kill_child(key, id),
+            Ok(Statement::KillPid(pid)) => self.kill_process(key, pid),
             Ok(Statement::Show(query)) => self.show(key, &query),
             Err(text) => self.shared.reject(child, text),
         }
@@ -169,25 +196,33 @@ impl Broker {
 
     /// What became of an order. Its asker may have gone since.
     pub fn answer_order(&mut self, asker: ChildKey, outcome: OrderOutcome) {
-        let waits = |child: &&mut Child| child.hold() == Hold::Order;
-        let Some(child) = self.children.get_mut(asker).filter(waits) else { return };
-        *child.front_mut().answer_mut() = Some(Answer::Frame(frame_of(outcome)));
-        self.shared.lift(child);
+        self.shared.answer_asker(asker, outcome);
+        self.deliver_notices();
     }
 
-    fn kill_child(&mut self, key: ChildKey, id: u64) -> Flow {
-        let named = i64::try_from(id).ok().and_then(|id| self.children.by_id(id));
-        let Some(child) = self.children.known_mut(key) else { return Flow::Gone };
-        let (is_own, label) = (named == Some(key), child.label());
-        let Some(named) = named else { return self.shared.reject(child, texts::NO_SUCH_CLIENT) };
-        let flow = self.shared.answer_ok(child);
-        if is_own {
-            self.shared.finish_at_request(child);
-        } else if let Some(other) = self.children.get_mut(named).filter(|other| !other.is_closed()) {
-            CloseReason::Killed { by: &label }.log(other);
-            self.shared.close(other);
+    /// Who has asked for a drain waits until all others have been let go.
+    pub fn wait_for_drain(&mut self, asker: ChildKey) {
+        if let Some(child) = self.children.get_mut(asker).filter(|child| child.hold() == Hold::Order) {
+            child.set_hold(Hold::Drain);
         }
-        flow
+    }
+
+    /// Tells those who wait for the end of a drain that it has come. Whether anybody was told.
+    pub fn tell_of_drain(&mut self) -> bool {
+        if !self.shared.env.dismissing || self.children.len() > limits::ADMIN_CHILDREN {
+            return false;
+        }
+        let keys = self.children.keys();
+        let waits = |child: &Child| child.hold() == Hold::Drain;
+        if keys.is_empty() || !keys.iter().all(|key| self.children.get(*key).is_some_and(waits)) {
+            return false;
+        }
+        for key in keys {
+            let Some(child) = self.children.get_mut(key) else { continue };
+            *child.front_mut().answer_mut() = Some(Answer::Frame(frame_of(Ok(Vec::new()))));
+            self.shared.lift(child);
+        }
+        true
     }
 
     /// SHOW, as much of it as the child's turn has room for.

@@ -31,7 +31,7 @@ impl Shared {
         let Some(group) = self.groups.get_mut(key) else { return self.abandon_lease(lane) };
         group.granted(ticket);
         group.begin(lane, LaneWork::Rests);
-        if group.may_begin() {
+        if group.may_begin() && !self.pause.holds() {
             self.write_to(key, lane);
         } else {
             self.part(key, lane);
@@ -102,7 +102,11 @@ impl Shared {
         let usable = lane.is_ready() && !lane.record().close_needed;
         let max = self.env.settings.leases_per_group_max;
         let Some(group) = self.groups.get(key) else { return false };
-        usable && !self.leases.is_short() && !group.leaves(lane_key) && group.held() <= group.lanes_max(max)
+        usable
+            && !self.pause.holds()
+            && !self.leases.is_short()
+            && !group.leaves(lane_key)
+            && group.held() <= group.lanes_max(max)
     }
 
     /// The group gives the lane back. Closed, if something is still on it.
@@ -310,7 +314,7 @@ impl Shared {
     }
 
     /// Asks the upstream to end the command on this lane. False if that cannot be asked.
-    pub(super) fn unblock_lane(&mut self, key: GroupKey, lane_key: LaneKey) -> bool {
+    pub(crate) fn unblock_lane(&mut self, key: GroupKey, lane_key: LaneKey) -> bool {
         if !self.may_unblock(lane_key) {
             return false;
         }
@@ -430,16 +434,16 @@ impl Shared {
         let (now, limit) = (self.env.now, self.env.settings.lease_wait_timeout);
         let queue_timeout = self.env.settings.queue_timeout;
         if !self.upstream_is_up() {
-            return (since + limit.min(queue_timeout)).max(now + 1);
+            return self.env.wait_ends(since, limit.min(queue_timeout)).max(now + 1);
         }
         // Looks in from time to time, should the upstream go away meanwhile.
-        (since + limit).min(now + queue_timeout.max(10))
+        self.env.wait_ends(since, limit).min(now + queue_timeout.max(10))
     }
 
     /// Why somebody who has waited for a lease since then waits no longer, if so.
     fn lease_wait_over_since(&mut self, key: GroupKey, since: Millis) -> Option<Failure> {
         let pool = self.groups.get(key)?.pool();
-        let waited = self.env.now.saturating_sub(since);
+        let waited = self.env.waited(since);
         if !self.upstream_is_up() && waited >= self.env.settings.queue_timeout {
             return Some(self.down_in(pool));
         }

@@ -21,7 +21,7 @@ impl Shared {
 
     /// The waiters that are due get an idle lane of their pool, or one is opened, as far as the caps allow.
     fn serve_queue(&mut self, kind: LeaseKind) {
-        if self.leases.waiting(kind) == 0 {
+        if self.leases.waiting(kind) == 0 || self.pause.holds() {
             return;
         }
         let mut opening = self.connections.opening_for(kind);

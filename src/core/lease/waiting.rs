@@ -61,12 +61,7 @@ impl Shared {
             return self.mark_child(child);
         }
         match (child.hold(), child.front().wait()) {
-            (Hold::Upstream | Hold::OwnReplies, _) if child.front().is_overdue(self.env.now) => {
-                self.upstream_wait_over(child);
-            }
-            (Hold::Question, _) if child.front().question_is_overdue(self.env.now) => {
-                self.proof_wait_over(child);
-            }
+            (Hold::Upstream | Hold::OwnReplies | Hold::Question, _) => self.front_wait_over(child),
             (Hold::LeaseQueue, Some(wait)) => self.lease_wait_over(child, wait),
             (Hold::AuthDelay, _) if child.front().auth_due().is_none_or(|due| due <= self.env.now) => {
                 self.lift(child)
@@ -79,18 +74,33 @@ impl Shared {
         }
     }
 
+    /// A wait that the front request has a deadline for may be over, or have been prolonged by a pause.
+    fn front_wait_over(&mut self, child: &mut Child) {
+        let Some((since, until)) = child.front().upstream_wait() else { return };
+        if self.env.waited(since) < until - since {
+            if self.env.standstill.within(since, self.env.now) > 0 {
+                self.env.timers.arm(self.env.wait_ends(since, until - since), Timer::Child(child.key()));
+            }
+        } else if child.hold() != Hold::Question {
+            self.upstream_wait_over(child);
+        } else if child.front().has_question() {
+            self.proof_wait_over(child);
+        }
+    }
+
     fn lease_wait_over(&mut self, child: &mut Child, wait: Wait) {
         let (now, up) = (self.env.now, self.upstream_is_up());
         let (limit, queue_timeout) = (self.env.settings.lease_wait_timeout, self.env.settings.queue_timeout);
-        let is_down = !up && now - wait.since >= queue_timeout;
-        if is_down || now - wait.since >= limit {
+        let waited = self.env.waited(wait.since);
+        let is_down = !up && waited >= queue_timeout;
+        if is_down || waited >= limit {
             self.leave_line(child);
             let failure = if is_down { self.down_for(child) } else { self.no_lease_for(child, wait) };
             return self.fail_front(child, failure);
         }
-        let mut next = wait.since + limit;
+        let mut next = self.env.wait_ends(wait.since, limit);
         if !up {
-            next = next.min(wait.since + queue_timeout).max(now + 1);
+            next = next.min(self.env.wait_ends(wait.since, queue_timeout)).max(now + 1);
         } else if queue_timeout < limit {
             // Looks in from time to time, should the upstream go away meanwhile.
             next = next.min(now + queue_timeout.max(10));
@@ -121,8 +131,17 @@ impl Shared {
         self.nudge(child);
     }
 
-    /// Whether a drain waits for the end of a transaction that began with WATCH; for no other lease.
-    pub(crate) fn watches_keys(&self, child: &Child) -> bool {
+    /// Whether a drain waits for the end of the child's transaction: one that began with WATCH, or a MULTI wherever it is
+    /// queued. For no other lease.
+    pub(crate) fn is_in_transaction(&self, child: &Child) -> bool {
+        if child.session().transaction.is_open() {
+            return true;
+        }
+        self.leases_transaction(child)
+    }
+
+    /// Whether its lease is for a transaction: it watches keys, or has begun a MULTI there.
+    pub(crate) fn leases_transaction(&self, child: &Child) -> bool {
         let Some(held) = child.lease() else { return false };
         let lease = self.connections.find(held.lane).and_then(|lane| lane.lease());
         held.kind == LeaseKind::Transaction || lease.is_some_and(LeaseState::is_watching)

@@ -223,7 +223,7 @@ impl Shared {
             // Another timer is meant.
             return;
         }
-        let waited = self.env.now - since;
+        let waited = self.env.waited(since);
         if let Some(failure) = self.topics_wait_failure(user, waited) {
             if let Some(own) = child.topics_mut() {
                 self.live_hubs().leave_unwanted(own);
@@ -233,7 +233,7 @@ impl Shared {
         }
         let patience = self.topics_patience();
         let from = if waited < patience { since } else { self.env.now };
-        self.arm_topics_wait(child, from + patience);
+        self.arm_topics_wait(child, self.env.wait_ends(from, patience));
     }
 
     /// What a child is told that has waited for its user's connection for so long; none, if it has to wait on.

@@ -96,6 +96,9 @@ impl Shared {
             }
             way = route::way(&facts, decided.route, decided.no_multi);
         }
+        if self.pause.holds() && self.is_held_by_pause(child, way) {
+            return Flow::Hold(Hold::Paused);
+        }
         match held {
             Some(lane) if facts.context != Context::QueuedMulti => {
                 self.execute_leased(child, decided, way, lane)

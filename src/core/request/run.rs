@@ -132,7 +132,7 @@ impl Shared {
         if self.env.dismissing
             && child.state() == ChildState::Open
             && child.hold() == Hold::None
-            && !self.watches_keys(child)
+            && !self.is_in_transaction(child)
         {
             child.set_state(ChildState::Ending);
         }

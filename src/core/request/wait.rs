@@ -104,11 +104,11 @@ impl Shared {
     fn wait_for_lane(&mut self, child: &mut Child) -> Flow {
         let (now, after_ms) = (self.env.now, self.env.settings.lease_wait_timeout);
         let begun = Wait::new(LeaseKind::Session, now);
-        let due = child.front_mut().wait_mut().get_or_insert(begun).since + after_ms;
-        if due <= now {
+        let since = child.front_mut().wait_mut().get_or_insert(begun).since;
+        if self.env.waited(since) >= after_ms {
             return self.reject(child, Failure::Limited(Limit::LastWriteBusy { after_ms }));
         }
-        self.env.timers.arm(due, Timer::Child(child.key()));
+        self.env.timers.arm(self.env.wait_ends(since, after_ms), Timer::Child(child.key()));
         self.connections.wait_for_lane(child.key());
         Flow::Hold(Hold::WriteLane)
     }

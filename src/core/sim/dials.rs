@@ -28,6 +28,11 @@ impl Dials {
 }
 
 impl Sim {
+    /// The operator has asked for something that has lanes dialled at once.
+    pub(super) fn expect_dials(&mut self) {
+        self.dials.refused.clear();
+    }
+
     /// 24: whoever is sent away again and again comes back ever later, by half of the backoff at least.
     pub(super) fn check_dial(&mut self, lane: LaneKey, role: LaneRole) {
         let switches = self.broker.counters().upstream_switches;

@@ -127,11 +127,27 @@ impl Sim {
         self.broker.take_actions(&mut actions);
         for action in &actions {
             match *action {
+                // The action that says so is still to come.
+                Action::Connect(lane) if self.broker.has_given_up(lane) => {}
                 Action::Connect(lane) if self.refuses => self.refuse(lane, "refused"),
                 Action::Connect(lane) => self.dial(lane),
                 Action::CloseLane { lane, link: None } => self.cancel_dial(lane),
                 Action::CloseLane { link: Some(link), .. } => self.leave(link),
                 Action::AskWriter { .. } | Action::TryOthers => {}
+                Action::TryUpstream => {
+                    self.expect_dials();
+                    self.broker.try_upstream();
+                }
+                Action::UpstreamTried => {
+                    self.expect_dials();
+                    match self.broker.move_verdict() {
+                        Ok(()) => {
+                            self.moves += 1;
+                            self.broker.end_move(self.broker.settings().clone());
+                        }
+                        Err(why) => self.broker.leave_move(&why),
+                    }
+                }
                 Action::CloseChild { link } => {
                     let peer = &mut self.peers[link];
                     (peer.closed, peer.blocked, peer.key) = (true, false, None);
@@ -262,6 +278,7 @@ impl Sim {
                 break;
             }
             self.check_write(link);
+            self.check_pause(lane);
             let conn = self.conns.get_mut(&link).expect("as before");
             conn.to_redis.extend_from_slice(&bytes[..count]);
             self.broker.lane_wrote(lane, count);

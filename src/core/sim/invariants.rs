@@ -8,7 +8,7 @@ use crate::core::child::front::Progress;
 use crate::core::child::hold::Hold;
 use crate::core::connection::role::LaneRole;
 use crate::core::connection::slot::SlotKind;
-use crate::core::keys::{ChildKey, LeaseKind};
+use crate::core::keys::{ChildKey, LaneKey, LeaseKind};
 use std::collections::HashMap;
 
 impl Sim {
@@ -217,6 +217,15 @@ impl Sim {
             let due = unread && broker.wants_read(key) && child.state() == ChildState::Open;
             holds!(13, !due, "a child has sent requests and is not read");
         }
+    }
+
+    /// 32: nothing of a child is written once all is at rest for a pause. What is done on a session's lane is its child's own.
+    pub(super) fn check_pause(&self, lane: LaneKey) {
+        let shared = &self.broker.shared;
+        let Some(lane) = shared.connections.find(lane).filter(|_| shared.pause.is_at_rest()) else { return };
+        let session = lane.lease().is_some_and(|lease| lease.kind() == LeaseKind::Session);
+        let of_children = matches!(lane.role(), LaneRole::Shared | LaneRole::Lease) && !session;
+        holds!(32, !(lane.is_ready() && of_children), "{:?} is written during a pause", lane.role());
     }
 
     /// 6: on a lane nobody uses and no byte travels on, the connection is as it was greeted.

@@ -163,6 +163,8 @@ pub(super) struct Sim {
     pub(super) silent: Vec<usize>,
     /// The cap was lowered below what is in use.
     pub(super) over_max: bool,
+    /// Moves to another upstream that were made.
+    pub(super) moves: u64,
     /// Connections the broker gave up stay open until `let_go`.
     pub(super) lingers: bool,
     /// Children read from replicas, which are the same server.
@@ -216,6 +218,7 @@ impl Sim {
             frozen: Vec::new(),
             silent: Vec::new(),
             over_max: false,
+            moves: 0,
             lingers: false,
             reads_replicas: false,
         }

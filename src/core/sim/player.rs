@@ -9,6 +9,7 @@ use super::reply::parse;
 use super::script::Script;
 use super::{Sim, holds, trace};
 use crate::base::clock::Millis;
+use crate::base::key::Key;
 use crate::config::parse_upstream;
 use crate::config::value::{Integrity, OnUpstreamLoss, UpstreamRole};
 use crate::core::connection::lane::Lane;
@@ -20,6 +21,9 @@ use std::collections::BTreeMap;
 /// Rounds of 150 ms until everybody must have been answered: many may stand in line for one lease, each for as
 /// long as `lease_wait_timeout`.
 const ROUNDS_MAX: u32 = 600;
+
+/// By the remainder of their seeds: schedules in which the broker is paused, reconnected and moved.
+const STEERED: [u64; 3] = [4, 7, 9];
 
 /// Settings under which no child is closed for what it does not do.
 const HARMLESS: [(&str, &str); 4] = [
@@ -39,6 +43,8 @@ pub(super) struct Played {
 pub(super) struct Player {
     pub(super) sim: Sim,
     rng: fastrand::Rng,
+    /// What the operator asks for; none in most schedules.
+    steering: Option<fastrand::Rng>,
     pub(super) scripts: Vec<Script>,
     played: Played,
     pub(super) moods: Moods,
@@ -84,6 +90,7 @@ fn play_with(seed: u64, mover: Option<fastrand::Rng>) -> Played {
         closes_on_loss: false,
         moved: false,
         mover,
+        steering: STEERED.contains(&(seed % 11)).then(|| fastrand::Rng::with_seed(seed.rotate_left(17))),
         rng,
     };
     player.sim.begin_failovers(failovers);
@@ -112,6 +119,8 @@ fn play_with(seed: u64, mover: Option<fastrand::Rng>) -> Played {
     player.end();
     player.played.commands = player.sim.redis.commands;
     let followed = player.sim.sides.count() as u64;
+    let moves = player.sim.moves;
+    player.played.faults.extend((moves > 0).then_some(("moves made", moves)));
     player.played.faults.extend((followed > 0).then_some(("masters followed", followed)));
     player.played
 }
@@ -170,6 +179,7 @@ impl Player {
             _ => self.fault(),
         }
         self.move_children();
+        self.steer();
         self.change_masters();
         self.sim.turn();
         // What is put off is not told to everybody yet, and what is not written yet has not been measured.
@@ -407,6 +417,10 @@ impl Player {
     }
 
     fn reload(&mut self) {
+        if self.sim.broker.shared.moving.is_under_way() {
+            // The driver refuses it.
+            return;
+        }
         let mut settings = self.sim.broker.settings().clone();
         let (others, _) = random_settings(&mut self.rng);
         for (key, value) in others.iter().filter(|(key, _)| HARMLESS.iter().all(|(kept, _)| kept != key)) {
@@ -432,6 +446,41 @@ impl Player {
         let broker = &self.sim.broker;
         self.sim.over_max |= broker.shared.connections.has_lease_too_many(broker.settings());
         self.count("reload");
+    }
+
+    /// The operator pauses, resumes, reconnects or moves the broker, or not.
+    fn steer(&mut self) {
+        if self.sim.broker.shared.pause.is_at_rest() {
+            self.count("steps at rest");
+        }
+        let Some(choice) = self.steering.as_mut().map(|rng| rng.u8(..60)) else { return };
+        match choice {
+            0..3 => {
+                let timeout = self.steering.as_mut().map(|rng| rng.u64(1..3_000));
+                self.sim.broker.shared.ask_for_pause(Key::NONE, timeout);
+                self.count("PAUSE");
+            }
+            3..6 => {
+                self.sim.broker.shared.resume_by("operator").unwrap_or_default();
+                self.count("RESUME");
+            }
+            6 => {
+                self.sim.expect_dials();
+                self.sim.broker.shared.reconnect();
+                self.count("RECONNECT");
+            }
+            7 => self.begin_move(),
+            _ => {}
+        }
+    }
+
+    fn begin_move(&mut self) {
+        let host = if self.moved { "//sim/" } else { "//other/" };
+        let url = self.upstream.replace("@sim/", &host.replace("//", "@")).replace("//sim/", host);
+        // Whether it is made turns out later; what is told apart by the name leads to the same server.
+        if self.sim.broker.begin_move(parse_upstream(&url).expect("a URL")).is_ok() {
+            self.count("UPSTREAM");
+        }
     }
 
     fn leave(&mut self) {

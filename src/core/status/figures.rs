@@ -119,6 +119,8 @@ pub struct StatusFigures {
     pub address: String,
     /// The broker ends.
     pub is_draining: bool,
+    /// Since how many milliseconds it is paused, and in how many it resumes by itself.
+    pub paused: Option<(Millis, Millis)>,
     /// The control connection is there.
     pub is_up: bool,
     /// A script runs that does not end.

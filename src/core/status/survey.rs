@@ -204,6 +204,7 @@ impl Survey {
         StatusFigures {
             address: text(&upstream, "address"),
             is_draining: broker.is_draining(),
+            paused: broker.paused(),
             is_up: broker.upstream_is_up(),
             is_busy: broker.shared.work.is_busy(),
             down_ms: number(&upstream, "down_ms"),

@@ -59,6 +59,7 @@ const HANGS: &str = "Its address takes connections, but nothing answers there: R
 /// All that is wrong, the worst first.
 pub fn wrong_now(now: &StatusFigures) -> Vec<StatusTrouble> {
     let mut found = Vec::new();
+    found.extend(paused(now));
     found.extend(upstream(now).or_else(|| stalled(now)));
     found.extend(refused(now));
     now.kinds.iter().for_each(|kind| found.extend(leases(now, kind)));
@@ -105,6 +106,19 @@ fn console_command(now: &StatusFigures, command: &str) -> String {
 fn shell_word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,".contains(c);
     if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+/// Not the upstream's trouble, though requests wait as if it were.
+fn paused(now: &StatusFigures) -> Option<StatusTrouble> {
+    let (since, left) = now.paused?;
+    let resume = console_verb(now, "BROKER RESUME");
+    let hint = format!(
+        "Somebody has asked for it on the console. It resumes by itself in {}, or by {resume}.",
+        duration(left)
+    );
+    let what = "The broker is paused: requests wait, and nobody is told anything.";
+    let paused = trouble("paused", TroubleSeverity::Warning, what, hint);
+    Some(StatusTrouble { since_ms: Some(since), ..paused })
 }
 
 fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
@@ -485,6 +499,9 @@ mod tests {
         assert_eq!(found.what, "Redis refuses connections of user web: WRONGPASS invalid password.");
         let draining = only(&StatusFigures { is_draining: true, is_up: false, ..well() });
         assert_eq!((draining.kind, draining.severity), ("draining", TroubleSeverity::Warning));
+        let paused = only(&StatusFigures { paused: Some((2_000, 28_000)), ..well() });
+        assert_eq!((paused.kind, paused.since_ms), ("paused", Some(2_000)));
+        assert!(paused.hint.contains("by itself in 28 s"), "{}", paused.hint);
     }
 
     #[test]
@@ -637,11 +654,12 @@ mod tests {
             StatusFigures { is_busy: true, ..well() },
             StatusFigures { stalled: Some(StallFigures::default()), ..well() },
             StatusFigures { is_draining: true, ..well() },
+            StatusFigures { paused: Some((1, 1)), ..well() },
             StatusFigures { children: Fullness { used: 1, max: 1 }, ..well() },
         ];
         let found: Vec<StatusTrouble> = others.iter().chain([&worst]).flat_map(wrong_now).collect();
         let kinds: std::collections::BTreeSet<_> = found.iter().map(|trouble| trouble.kind).collect();
-        assert_eq!(kinds.len(), 19, "{found:?}");
+        assert_eq!(kinds.len(), 20, "{found:?}");
         let page = include_str!("../../../docs/status.md");
         for StatusTrouble { kind, .. } in found {
             assert!(page.contains(&format!("`{kind}`")), "docs/status.md does not name {kind}");

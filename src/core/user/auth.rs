@@ -12,6 +12,7 @@ use crate::core::lease::state::LeaseState;
 use crate::core::questions::probe::{Claim, ProofAbout};
 use crate::core::request::flow::{Decided, Flow};
 use crate::core::shared::Shared;
+use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
 use crate::core::user::credentials::Password;
 use crate::core::user::guesses::Source;
@@ -52,7 +53,10 @@ impl Shared {
         let (user, account) = match child.origin().is_local() {
             // The program's own requests are trusted.
             true => (UserId::UPSTREAM, None),
-            false if let Some(account) = child.origin().certified() => {
+            false
+                if let Some(account) =
+                    child.origin().certified().filter(|account| self.users.has_account(*account)) =>
+            {
                 (self.users.user_of(account), Some(account))
             }
             false => self.users.first(self.probe.default_user(self.env.now)),
@@ -283,11 +287,37 @@ impl Shared {
     }
 }
 
+/// The first few names, each on one line.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 16;
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| name.chars().take(64).collect::<String>().escape_debug().to_string());
+    let shown: Vec<String> = shown.collect();
+    let more = names.len().saturating_sub(SHOWN);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
 impl Broker {
-    /// Takes the users of `auth_file`. Before the first child.
-    pub fn take_accounts(&mut self, accounts: Vec<Account>) {
-        if self.shared.users.take_accounts(accounts) {
-            self.shared.open_probe();
+    /// Takes the users of `auth_file`, in the place of those it has. Children that were one which is gone, or which has lost
+    /// a password or certificate, are closed, as by ACL DELUSER. Says what has changed, by name.
+    pub fn take_accounts(&mut self, accounts: Vec<Account>) -> Vec<String> {
+        let shared = &mut self.shared;
+        let changes = shared.users.take_accounts(accounts, shared.env.now);
+        if shared.users.any_is_upstreams() && shared.probe.lane().is_none() {
+            shared.open_probe();
         }
+        if !changes.gone.is_empty() || !changes.replaced.is_empty() {
+            shared.env.sweeps.begin(Sweep::AccountsGone);
+        }
+        let parts = [
+            ("added", changes.added),
+            ("with other rights", changes.changed),
+            ("with other credentials", changes.replaced),
+            ("gone", changes.gone),
+        ];
+        let parts = parts.into_iter().filter(|(_, names)| !names.is_empty());
+        parts.map(|(what, names)| format!("auth_file: users {what}: {}", listed(&names))).collect()
     }
 }

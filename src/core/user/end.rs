@@ -117,6 +117,15 @@ impl Shared {
         is_its
     }
 
+    /// The child is a user of `auth_file` that is not there any more.
+    pub(crate) fn end_child_without_account(&mut self, child: &mut Child) -> bool {
+        let is_gone = child.account().is_some_and(|account| !self.users.has_account(account));
+        if is_gone {
+            self.close(child);
+        }
+        is_gone
+    }
+
     /// The children that were this user have ended. False if others have become it meanwhile: they end first.
     pub(crate) fn end_refused_user(&mut self, user: UserId, count: usize) -> bool {
         if self.users.children_of(user) > 0 {

@@ -37,12 +37,25 @@ impl User {
 
 #[derive(Debug)]
 struct LocalUser {
+    /// Given once: whoever still names one that is gone means nobody.
+    id: AccountId,
     account: Account,
     user: UserId,
     /// For each command of the table whether it is refused; as long as the table was when it was made.
     refused: Vec<bool>,
     /// Of these, what `commands_deny` names and a script can call all the same.
     denied_to_scripts: Vec<CommandId>,
+}
+
+/// What another `auth_file` means, by the names of its users.
+#[derive(Debug, Default)]
+pub(crate) struct AccountChanges {
+    pub(crate) added: Vec<String>,
+    /// They may run other commands.
+    pub(crate) changed: Vec<String>,
+    /// They have lost a password or a certificate, or are another user upstream: they have to say anew who they are.
+    pub(crate) replaced: Vec<String>,
+    pub(crate) gone: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -55,7 +68,9 @@ pub(crate) struct Users {
     multi: HashMap<UserId, (Millis, Option<Vec<u8>>)>,
     /// Of users with several passwords: when they were last tried with a random word, and the word if it was accepted.
     tested: HashMap<Box<[u8]>, (Millis, Option<Password>)>,
+    /// By their ids.
     locals: Vec<LocalUser>,
+    next_account: AccountId,
     guesses: Guesses,
     whoami: Option<CommandId>,
 }
@@ -77,6 +92,7 @@ impl Users {
             multi: HashMap::new(),
             tested: HashMap::new(),
             locals: Vec::new(),
+            next_account: 0,
             guesses: Guesses::new(match mode {
                 // Redis judges, and has no such delay itself: the delay only keeps the turn of others at the probe.
                 Auth::Passthrough => limits::GUESS_DELAY,
@@ -109,9 +125,9 @@ impl Users {
     /// The user that a certificate names: by its key rather than by a name that stands in it.
     pub(crate) fn certified(&self, certificate: &PeerCertificate) -> Option<AccountId> {
         let named = |by: fn(&Account, &PeerCertificate) -> bool| {
-            self.locals.iter().position(|local| by(&local.account, certificate))
+            self.locals.iter().find(|local| by(&local.account, certificate))
         };
-        named(Account::has_key_of).or_else(|| named(Account::is_in)).map(|index| index as AccountId)
+        named(Account::has_key_of).or_else(|| named(Account::is_in)).map(|local| local.id)
     }
 
     pub(crate) fn may_exist(&self, name: &[u8], upstream: &Upstream) -> bool {
@@ -122,17 +138,61 @@ impl Users {
         }
     }
 
-    /// Takes the broker's own users. True if any of them is another user upstream.
-    pub(crate) fn take_accounts(&mut self, accounts: Vec<Account>) -> bool {
+    /// Takes the broker's own users in the place of those that it has. One whose passwords and certificates are all still
+    /// there, and who is the same user upstream, stays who it is; another one of the same name is another user.
+    pub(crate) fn take_accounts(&mut self, accounts: Vec<Account>, now: Millis) -> AccountChanges {
+        let mut changes = AccountChanges::default();
+        self.known.values_mut().filter(|user| user.stays).for_each(|user| {
+            (user.stays, user.left_at) = (false, now);
+        });
+        let mut by_name: HashMap<String, LocalUser> =
+            self.locals.drain(..).map(|local| (local.account.name.clone(), local)).collect();
         for account in accounts {
             let mut user = UserId::UPSTREAM;
             if let Some((name, secret)) = &account.upstream {
                 user = self.register(name.as_bytes(), &Password::new(secret.expose().as_bytes()));
                 self.known.entry(user).and_modify(|user| user.stays = true);
             }
-            self.locals.push(LocalUser { account, user, refused: Vec::new(), denied_to_scripts: Vec::new() });
+            let id = match by_name.remove(&account.name) {
+                Some(local) if local.account == account => local.id,
+                Some(local) if account.takes_all_of(&local.account) => {
+                    changes.changed.push(account.name.clone());
+                    local.id
+                }
+                other => {
+                    let names = if other.is_some() { &mut changes.replaced } else { &mut changes.added };
+                    names.push(account.name.clone());
+                    self.next_account += 1;
+                    self.next_account
+                }
+            };
+            self.locals.push(LocalUser {
+                id,
+                account,
+                user,
+                refused: Vec::new(),
+                denied_to_scripts: Vec::new(),
+            });
         }
-        !self.known.is_empty()
+        self.locals.sort_unstable_by_key(|local| local.id);
+        changes.gone = by_name.into_keys().collect();
+        changes.gone.sort_unstable();
+        changes
+    }
+
+    /// Whether any of the broker's own users is another user upstream.
+    pub(crate) fn any_is_upstreams(&self) -> bool {
+        self.locals.iter().any(|local| local.user != UserId::UPSTREAM)
+    }
+
+    fn local(&self, id: AccountId) -> Option<&LocalUser> {
+        let at = self.locals.binary_search_by_key(&id, |local| local.id).ok()?;
+        self.locals.get(at)
+    }
+
+    /// Whether the account is one of `auth_file`, still.
+    pub(crate) fn has_account(&self, id: AccountId) -> bool {
+        self.local(id).is_some()
     }
 
     /// What to say for `id`; the upstream's own user may change when settings are reloaded.
@@ -277,8 +337,7 @@ impl Users {
     }
 
     fn default_account(&self) -> Option<AccountId> {
-        let account = self.account_named(b"default")?;
-        self.locals[usize::from(account)].account.nopass.then_some(account)
+        self.account_named(b"default").filter(|local| local.account.nopass).map(|local| local.id)
     }
 
     pub(super) fn verify(&self, name: Option<&[u8]>, password: &[u8]) -> PasswordCheck {
@@ -286,19 +345,19 @@ impl Users {
             return PasswordCheck::NoneNeeded;
         }
         let hash = Hash::of(password);
-        let accepts = |account: &AccountId| self.locals[usize::from(*account)].account.accepts(&hash);
-        let found = self.account_named(name.unwrap_or(b"default")).filter(accepts);
-        found.map_or(PasswordCheck::WrongPassword, PasswordCheck::Welcome)
+        let named = self.account_named(name.unwrap_or(b"default"));
+        let found = named.filter(|local| local.account.accepts(&hash));
+        found.map_or(PasswordCheck::WrongPassword, |local| PasswordCheck::Welcome(local.id))
     }
 
     /// The upstream user that the requests of one of the broker's own users are sent as.
     pub(crate) fn user_of(&self, account: AccountId) -> UserId {
-        self.locals.get(usize::from(account)).map_or(UserId::NOBODY, |local| local.user)
+        self.local(account).map_or(UserId::NOBODY, |local| local.user)
     }
 
     /// One of the broker's own users, by its name.
     pub(crate) fn account_of(&self, name: &str) -> Option<AccountId> {
-        self.account_named(name.as_bytes())
+        self.account_named(name.as_bytes()).map(|local| local.id)
     }
 
     /// Whether the user takes any password.
@@ -313,13 +372,12 @@ impl Users {
         id
     }
 
-    fn account_named(&self, name: &[u8]) -> Option<AccountId> {
-        let at = self.locals.iter().position(|local| local.account.name.as_bytes() == name)?;
-        Some(at as AccountId)
+    fn account_named(&self, name: &[u8]) -> Option<&LocalUser> {
+        self.locals.iter().find(|local| local.account.name.as_bytes() == name)
     }
 
     pub(crate) fn account_name(&self, account: AccountId) -> &str {
-        self.locals.get(usize::from(account)).map_or("", |local| &local.account.name)
+        self.local(account).map_or("", |local| &local.account.name)
     }
 
     /// Another table has come, and with it other ids.
@@ -335,7 +393,8 @@ impl Users {
 
     /// Brings what the account may not run up to date with the table, which learns commands.
     pub(super) fn resolve(&mut self, account: AccountId, table: &Table) {
-        let Some(local) = self.locals.get_mut(usize::from(account)) else { return };
+        let Ok(at) = self.locals.binary_search_by_key(&account, |local| local.id) else { return };
+        let local = &mut self.locals[at];
         let ids = table.ids();
         if local.refused.len() < ids.len() {
             local.refused = ids.clone().map(|id| !local.account.may_run(table.name(id))).collect();
@@ -346,13 +405,14 @@ impl Users {
 
     /// What `commands_deny` of the account names and a script can call all the same. None: its scripts are trusted.
     pub(crate) fn denied_to_scripts(&self, account: AccountId) -> Option<&[CommandId]> {
-        let local = &self.locals[usize::from(account)];
+        // One that is gone runs nothing.
+        let Some(local) = self.local(account) else { return Some(&[]) };
         (!local.account.scripts_trusted).then_some(&local.denied_to_scripts)
     }
 
     /// Whether the account may not run the command. One that is not resolved yet is refused.
     pub(super) fn is_refused(&self, account: AccountId, id: CommandId) -> bool {
-        let local = self.locals.get(usize::from(account));
+        let local = self.local(account);
         local.is_none_or(|local| local.refused.get(usize::from(id)).copied().unwrap_or(true))
     }
 }

@@ -4,15 +4,18 @@
 use super::{HandoverState, MESSAGES_TURN, name};
 use crate::base::clock::Millis;
 use crate::base::limits;
+use crate::config::sources::Overrides;
 use crate::core::{ChildImage, ChildKey, HANDOVER_FORMAT, encode_images};
 use crate::reactor::drain::Draining;
 use crate::reactor::{ListenerCopy, Loop, SocketOwner, key_of};
+use crate::resp::encode;
 use crate::transport::handover::{
     ChannelEvent, DESCRIPTORS_MAX, HandoverChannel, Message, WatchedProcess, sealed_memory,
 };
 use crate::transport::stream::{Peer, Stream};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use zeroize::Zeroizing;
 
 /// Places for connections that a broker needs to be ready: its own connection, and one for children.
 const PLACES_FIRST: usize = 2;
@@ -79,11 +82,12 @@ impl Loop {
         let successor = self.may_give(asker, format)?;
         let copies = self.listener_copies().map_err(|error| error.to_string())?;
         let descriptors: usize = copies.iter().map(|copy| 1 + usize::from(copy.lock.is_some())).sum();
-        if descriptors > DESCRIPTORS_MAX {
+        if descriptors >= DESCRIPTORS_MAX {
             return Err("there are too many listeners for one message".to_owned());
         }
         let Some(stream) = self.detach(asker) else { return Err("the connection has gone".to_owned()) };
         log::info!("a successor of version {version} takes over");
+        let overrides = memory_of(self.sourced().overrides()).map_err(|error| error.to_string())?;
         let (id, ticket) = self.core.numbers();
         let lines: Vec<String> = copies.iter().map(line_of).collect();
         let hello = Message::new(name::HELLO)
@@ -93,8 +97,8 @@ impl Loop {
             .with("last-id", id)
             .with("last-ticket", ticket)
             .with("listeners", lines.join("\n"));
-        let descriptors =
-            copies.into_iter().flat_map(|copy| [Some(copy.socket), copy.lock]).flatten().collect();
+        let sockets = copies.into_iter().flat_map(|copy| [Some(copy.socket), copy.lock]).flatten();
+        let descriptors = std::iter::once(overrides).chain(sockets).collect();
         let mut channel = HandoverChannel::new(stream);
         channel.send(hello.carrying(descriptors));
         self.handover.state = HandoverState::Preparing;
@@ -125,6 +129,9 @@ impl Loop {
         }
         if !self.is_serving() {
             return Err("this broker drains".to_owned());
+        }
+        if self.core.paused().is_some() || self.planned.is_some() {
+            return Err("this broker is paused, or moves to another upstream".to_owned());
         }
         if format != HANDOVER_FORMAT {
             return Err(format!("the hand-over has format {HANDOVER_FORMAT} here, not {format}"));
@@ -365,6 +372,14 @@ impl Loop {
         }
         None
     }
+}
+
+/// What the console has set, as keys and texts.
+fn memory_of(overrides: &Overrides) -> io::Result<OwnedFd> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let pairs: Vec<&str> = overrides.pairs().flat_map(|(key, text)| [key, text]).collect();
+    encode::request_of(&mut bytes, pairs.iter().map(|text| text.as_bytes()));
+    sealed_memory(&bytes)
 }
 
 /// The message that brings these children.

@@ -122,6 +122,11 @@ impl Loop {
         self.handover.failure.as_ref().map(|why| Error::system(why.as_str()).within("cannot take over"))
     }
 
+    /// Whether it accepts what comes to its listeners: not before it has taken over, nor once it has been followed.
+    pub fn is_accepting(&self) -> bool {
+        !self.closed && !self.handover.keeps_out()
+    }
+
     /// Whether it still takes over from another process.
     pub fn is_taking_over(&self) -> bool {
         self.handover.taker.is_some()

@@ -5,11 +5,14 @@ use super::{MESSAGES_TURN, name};
 use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
 use crate::config::ListenUrl;
+use crate::config::sources::Overrides;
 use crate::core::{ChildImage, HANDOVER_FORMAT, decode_images};
 use crate::reactor::{Door, InheritedListener, Loop, SocketOwner};
-use crate::resp::encode;
+use crate::resp::{encode, value};
 use crate::transport::handover::{ChannelEvent, HandoverChannel, Message, WatchedProcess, read_memory};
 use crate::transport::stream::{Peer, Stream};
+use redis::Value;
+use std::os::fd::OwnedFd;
 
 /// A broker that is to be followed, which has answered: its listeners are at hand.
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub struct Takeover {
     pid: i32,
     listeners: Vec<InheritedListener>,
     numbers: (u64, u64),
+    overrides: Overrides,
 }
 
 impl Takeover {
@@ -55,6 +59,7 @@ impl Takeover {
         let numbers = (hello.number("last-id"), hello.number("last-ticket"));
         let lines = hello.text("listeners");
         let mut descriptors = hello.into_descriptors().into_iter();
+        let overrides = overrides_of(descriptors.next().ok_or("its settings are missing")?)?;
         let mut listeners = Vec::new();
         for line in lines.lines() {
             let mut words = line.splitn(4, ' ');
@@ -69,7 +74,7 @@ impl Takeover {
                 listeners.push(InheritedListener { socket, lock, owner, door });
             }
         }
-        Ok(Takeover { channel, predecessor, pid, listeners, numbers })
+        Ok(Takeover { channel, predecessor, pid, listeners, numbers, overrides })
     }
 
     /// Its listeners, for `Loop::with_listeners`.
@@ -77,10 +82,31 @@ impl Takeover {
         std::mem::take(&mut self.listeners)
     }
 
+    /// What its console has set, which holds on.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
     /// The process that is followed.
     pub fn pid(&self) -> i32 {
         self.pid
     }
+}
+
+/// What the console has set there. A key that is not known here is left out, with a warning.
+fn overrides_of(memory: OwnedFd) -> std::result::Result<Overrides, String> {
+    let bytes = read_memory(memory).map_err(|error| error.to_string())?;
+    let Some(Value::Array(words)) = value::parse(&bytes) else {
+        return Err("settings that are none".to_owned());
+    };
+    let mut overrides = Overrides::default();
+    let texts: Vec<String> = words.iter().filter_map(value::text).collect();
+    for pair in texts.chunks_exact(2) {
+        if let Err(error) = overrides.set(&pair[0], &pair[1]) {
+            log::warn!("set by the console of the predecessor, and unknown here: {error}");
+        }
+    }
+    Ok(overrides)
 }
 
 #[derive(Debug)]

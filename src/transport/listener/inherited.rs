@@ -16,7 +16,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use rustix::net::{Shutdown, shutdown};
-use socket2::{Socket, Type};
+use socket2::{SockRef, Socket, Type};
 
 use super::files::{Access, OwnFile, SocketFile, SocketPath};
 use super::{Files, Listener, allowed_addresses, naming};
@@ -39,7 +39,7 @@ pub enum SocketOwner {
 
 /// Where a socket listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum SocketPlace {
     Unix(PathBuf),
     Tcp(SocketAddr),
     /// An abstract name, or a family that no URL can name.
@@ -52,7 +52,7 @@ pub struct InheritedSocket {
     /// Declared before `socket`: see [`Held`].
     _held: Held,
     socket: Socket,
-    place: Place,
+    place: SocketPlace,
     owner: SocketOwner,
     /// The open lock file of a Unix socket, as `Listener::lock_copy` has given it.
     lock: Option<OwnedFd>,
@@ -87,18 +87,9 @@ impl InheritedSocket {
     /// Its address, for the log.
     pub fn name(&self) -> String {
         match &self.place {
-            Place::Unix(path) => ListenUrl::unix(path).to_string(),
-            Place::Tcp(address) => format!("tcp://{address}"),
-            Place::Elsewhere => "a socket without a path or a port".to_owned(),
-        }
-    }
-
-    /// A URL without options that has its address, if there is one.
-    pub fn url(&self) -> Option<ListenUrl> {
-        match &self.place {
-            Place::Unix(path) => Some(ListenUrl::unix(path)),
-            Place::Tcp(address) => Some(ListenUrl::tcp(*address)),
-            Place::Elsewhere => None,
+            SocketPlace::Unix(path) => ListenUrl::unix(path).to_string(),
+            SocketPlace::Tcp(address) => format!("tcp://{address}"),
+            SocketPlace::Elsewhere => "a socket without a path or a port".to_owned(),
         }
     }
 
@@ -106,8 +97,8 @@ impl InheritedSocket {
     /// the same. Resolves a name, blocking; one that cannot be resolved is nowhere.
     pub fn is_at(&self, url: &ListenUrl, any_port: bool) -> bool {
         match (&self.place, url) {
-            (Place::Unix(bound), ListenUrl::Unix { path, .. }) => resolved(bound) == resolved(path),
-            (Place::Tcp(bound), ListenUrl::Tcp { host, port, .. }) => {
+            (SocketPlace::Unix(bound), ListenUrl::Unix { path, .. }) => resolved(bound) == resolved(path),
+            (SocketPlace::Tcp(bound), ListenUrl::Tcp { host, port, .. }) => {
                 let fits = |address: &SocketAddr| {
                     address.ip().to_canonical() == bound.ip().to_canonical()
                         && (address.port() == bound.port() || any_port && address.port() == 0)
@@ -122,9 +113,11 @@ impl InheritedSocket {
     /// Whether children can still find it: the file of a Unix socket may have been removed.
     pub fn is_reachable(&self) -> bool {
         match &self.place {
-            Place::Unix(path) => fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()),
-            Place::Tcp(_) => true,
-            Place::Elsewhere => false,
+            SocketPlace::Unix(path) => {
+                fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+            }
+            SocketPlace::Tcp(_) => true,
+            SocketPlace::Elsewhere => false,
         }
     }
 
@@ -134,7 +127,7 @@ impl InheritedSocket {
             return;
         }
         let _ = shutdown(&self.socket, Shutdown::Both);
-        let Place::Unix(path) = &self.place else { return };
+        let SocketPlace::Unix(path) = &self.place else { return };
         let removed = SocketPath::open(path, Path::new(RUN_DIR)).and_then(|place| {
             let _lock = lock_at(&place, self.lock.take())?;
             place.clear()
@@ -162,7 +155,7 @@ impl Listener {
 
     fn of_inherited(inherited: InheritedSocket, url: String, files: Files) -> Result<Listener> {
         let InheritedSocket { _held, socket, place, owner, lock } = inherited;
-        if matches!(place, Place::Unix(_)) {
+        if matches!(place, SocketPlace::Unix(_)) {
             socket
                 .set_passcred(true)
                 .map_err(Error::attempting("cannot ask for the writers of its children"))?;
@@ -218,13 +211,13 @@ impl Listener {
     pub fn lock_copy(&self) -> io::Result<Option<OwnedFd>> {
         match &self.files {
             Files::Own(_, lock) => lock.copy().map(Some),
-            Files::None | Files::Others(_) => Ok(None),
+            Files::None | Files::Others(_) | Files::Removed => Ok(None),
         }
     }
 }
 
 fn inherit_unix(asked: &AccessOptions, mut inherited: InheritedSocket, name: String) -> Result<Listener> {
-    let Place::Unix(path) = &inherited.place else {
+    let SocketPlace::Unix(path) = &inherited.place else {
         return Err(Error::system("the inherited socket has no path"));
     };
     let files = match inherited.owner {
@@ -284,13 +277,22 @@ pub(super) fn expect_access(path: &Path, asked: &AccessOptions) -> Result<()> {
     )))
 }
 
-fn place_of(socket: &Socket) -> io::Result<Place> {
+/// A URL without options that has a socket's address, if there is one.
+pub fn listening_at(socket: &OwnedFd) -> Option<ListenUrl> {
+    match place_of(&SockRef::from(socket)).ok()? {
+        SocketPlace::Unix(path) => Some(ListenUrl::unix(path)),
+        SocketPlace::Tcp(address) => Some(ListenUrl::tcp(address)),
+        SocketPlace::Elsewhere => None,
+    }
+}
+
+fn place_of(socket: &Socket) -> io::Result<SocketPlace> {
     let address = socket.local_addr()?;
     if let Some(address) = address.as_socket() {
-        return Ok(Place::Tcp(address));
+        return Ok(SocketPlace::Tcp(address));
     }
     let path = address.as_pathname().filter(|path| path.is_absolute());
-    Ok(path.map_or(Place::Elsewhere, |path| Place::Unix(path.to_owned())))
+    Ok(path.map_or(SocketPlace::Elsewhere, |path| SocketPlace::Unix(path.to_owned())))
 }
 
 /// The path with every symbolic link above its last name followed, where that is possible.

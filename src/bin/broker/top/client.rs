@@ -206,6 +206,26 @@ impl ConsoleClient {
         Ok(answers)
     }
 
+    /// Waits as long as this for each reply from now on.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// A command of the console and the frame of its reply, unless that is an error. Asks again where the broker does not know
+    /// who asks: nothing was done then.
+    pub(crate) fn command(&mut self, words: &[&str]) -> ConsoleAnswer<Vec<u8>> {
+        let whole: Vec<&str> = std::iter::once("BROKER").chain(words.iter().copied()).collect();
+        for _ in 1..ATTEMPTS {
+            match self.request(&whole) {
+                Err(Trouble::Refused(text)) if text.ends_with("send it again") => {
+                    std::thread::sleep(WRITER_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+        self.request(&whole)
+    }
+
     /// One request and the frame of its reply, unless that is an error.
     pub(crate) fn request(&mut self, words: &[&str]) -> ConsoleAnswer<Vec<u8>> {
         let (mut request, args) = (Vec::new(), words.iter().map(|word| word.as_bytes()));
@@ -300,6 +320,16 @@ fn connect_tcp(host: &str, port: u16, patience: Duration) -> std::io::Result<Soc
     Err(last)
 }
 
+/// The lines of an answer that is an array of them; none of any other.
+pub(crate) fn lines_of(frame: &[u8]) -> Vec<String> {
+    match parse(frame) {
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| harmless(&text(item).unwrap_or_default())).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The rows of a reply in either form; `None` if it is no table.
 fn rows_of(frame: &[u8]) -> Option<Vec<TableRow>> {
     let Some(Value::Array(items)) = parse(frame) else { return None };
@@ -357,14 +387,19 @@ fn figure_of_word(word: &str) -> Figure {
     }
 }
 
+/// The same, cut to what a figure may have.
+fn plain(text: &str) -> String {
+    harmless(text).chars().take(WORDS_MAX).collect()
+}
+
 /// The text without what a terminal obeys: control characters, and those that turn the direction of writing or have no
 /// width.
-fn plain(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let is_unseen = |c: char| {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
-    text.chars().take(WORDS_MAX).map(|c| if is_unseen(c) { '?' } else { c }).collect()
+    text.chars().map(|c| if is_unseen(c) { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

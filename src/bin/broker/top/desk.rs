@@ -19,7 +19,59 @@ pub(crate) enum KeyMode {
     Kill(u64),
     /// Which level the log is to have.
     Level,
+    /// What the broker itself is to do.
+    Broker,
+    /// Whether it is to do that.
+    Verb(BrokerVerb),
     Help,
+}
+
+/// What is asked of the broker as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BrokerVerb {
+    Reload,
+    Pause,
+    Resume,
+    Reconnect,
+    Drain,
+}
+
+impl BrokerVerb {
+    pub(crate) const ALL: [BrokerVerb; 5] =
+        [BrokerVerb::Reload, BrokerVerb::Pause, BrokerVerb::Resume, BrokerVerb::Reconnect, BrokerVerb::Drain];
+
+    /// Its key, behind that of the broker.
+    pub(crate) fn letter(self) -> char {
+        match self {
+            BrokerVerb::Reload => 'r',
+            BrokerVerb::Pause => 'p',
+            BrokerVerb::Resume => 'u',
+            BrokerVerb::Reconnect => 'c',
+            BrokerVerb::Drain => 'd',
+        }
+    }
+
+    /// Its word for the console.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            BrokerVerb::Reload => "RELOAD",
+            BrokerVerb::Pause => "PAUSE",
+            BrokerVerb::Resume => "RESUME",
+            BrokerVerb::Reconnect => "RECONNECT",
+            BrokerVerb::Drain => "DRAIN",
+        }
+    }
+
+    /// What the person is asked before it is done.
+    pub(crate) fn question(self) -> &'static str {
+        match self {
+            BrokerVerb::Reload => "read the configuration again?",
+            BrokerVerb::Pause => "pause: hold all requests until it is resumed?",
+            BrokerVerb::Resume => "resume: let requests go on?",
+            BrokerVerb::Reconnect => "replace every connection to Redis?",
+            BrokerVerb::Drain => "drain: let everybody go and END the broker?",
+        }
+    }
 }
 
 /// What a key asks for.
@@ -35,6 +87,8 @@ pub(crate) enum Wish {
     Kill(u64),
     /// Set the log's level.
     Level(&'static str),
+    /// Have the broker do this.
+    Verb(BrokerVerb),
 }
 
 /// The levels by their keys.
@@ -112,6 +166,15 @@ impl Desk {
                 let level = LEVELS.iter().find(|(letter, _)| key.code == KeyCode::Char(*letter));
                 level.map_or(Wish::Draw, |(_, level)| Wish::Level(level))
             }
+            KeyMode::Broker => {
+                let verb = BrokerVerb::ALL.into_iter().find(|verb| key.code == KeyCode::Char(verb.letter()));
+                self.mode = verb.map_or(KeyMode::Table, KeyMode::Verb);
+                Wish::Draw
+            }
+            KeyMode::Verb(verb) => {
+                self.mode = KeyMode::Table;
+                if matches!(key.code, KeyCode::Char('y' | 'Y')) { Wish::Verb(verb) } else { Wish::Draw }
+            }
             KeyMode::Help => {
                 self.mode = KeyMode::Table;
                 Wish::Draw
@@ -125,6 +188,7 @@ impl Desk {
             KeyCode::Char('?' | 'h') => self.mode = KeyMode::Help,
             KeyCode::Char('/') => self.mode = KeyMode::Search,
             KeyCode::Char('l') => self.mode = KeyMode::Level,
+            KeyCode::Char('b') => self.mode = KeyMode::Broker,
             KeyCode::Char('k') => self.ask_to_kill(lines),
             KeyCode::Char('p') => {
                 self.is_paused = !self.is_paused;
@@ -356,6 +420,21 @@ pub(crate) mod tests {
         assert_eq!(press(&mut desk, "ky", &children), Wish::Kill(5));
         assert_eq!(desk.mode, KeyMode::Table);
         assert_eq!(press(&mut desk, "3ky", &[line("0", &[("lane", "0"), ("child", "9")])]), Wish::Kill(9));
+    }
+
+    #[test]
+    fn the_broker_is_told_something_only_after_a_yes() {
+        let mut desk = Desk::default();
+        for verb in BrokerVerb::ALL {
+            let keys = format!("b{}", verb.letter());
+            assert_eq!(press(&mut desk, &keys, &[]), Wish::Draw);
+            assert_eq!(desk.mode, KeyMode::Verb(verb));
+            assert_eq!(press(&mut desk, "n", &[]), Wish::Draw);
+            assert_eq!(press(&mut desk, &format!("{keys}y"), &[]), Wish::Verb(verb));
+            assert_eq!(desk.mode, KeyMode::Table);
+        }
+        assert_eq!(press(&mut desk, "bx", &[]), Wish::Draw);
+        assert_eq!(desk.mode, KeyMode::Table, "no such verb");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The loop of `broker top`: one thread draws, others wait for the broker, for keys and for signals, and tell it. So a broker
 //! that hangs never holds up the screen. Owns the terminal, and gives it back as it was, whatever ends the program.
 
-use super::client::{ConsoleClient, Trouble, admin_of, shown, socket_of};
-use super::desk::{Desk, Wish};
+use super::client::{ConsoleClient, Trouble, admin_of, lines_of, shown, socket_of};
+use super::desk::{BrokerVerb, Desk, Wish};
 use super::model::{Model, Wanted};
 use super::sample::{Onlooker, Sample, Watcher};
 use super::view::{self, Silence};
@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// How often a screen without news is drawn: it counts the time without an answer.
 const TICK: Duration = Duration::from_millis(500);
+/// For verbs that take their time: a pause waits for what is in flight, a drain for everybody.
+const LONG_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// How long the rest of a key's bytes is waited for.
 const KEY_REST: Duration = Duration::from_millis(20);
 
@@ -159,31 +161,45 @@ impl Screen {
                 self.send(Errand::Pause(is_paused));
             }
             Wish::Kill(id) => {
-                let words = ["BROKER".to_owned(), "KILL".to_owned(), "CHILD".to_owned(), id.to_string()];
-                self.command(words.into(), format!("child {id} is closed"));
+                let words = ["KILL".to_owned(), "CHILD".to_owned(), id.to_string()];
+                self.command(words.into(), self.timeout, format!("child {id} is closed"));
             }
             Wish::Level(level) => {
-                let words = ["BROKER", "SET", "log_level", level].map(str::to_owned);
-                let done = format!("the log's level is {level}, until the broker reads its settings again");
-                self.command(words.into(), done);
+                let words = ["SET", "log_level", level].map(str::to_owned);
+                let done = format!("the log's level is {level}, until UNSET log_level or a restart");
+                self.command(words.into(), self.timeout, done);
+            }
+            Wish::Verb(verb) => {
+                let done = match verb {
+                    BrokerVerb::Drain => "everybody has been let go: the broker ends".to_owned(),
+                    other => format!("{} is done", other.word()),
+                };
+                self.command(vec![verb.word().to_owned()], LONG_PATIENCE, done);
             }
         }
         false
     }
 
     /// Has a verb carried out in a thread of its own: its socket may not answer either.
-    fn command(&mut self, words: Vec<String>, done: String) {
+    fn command(&mut self, words: Vec<String>, patience: Duration, done: String) {
         let Some(admin) = self.admin.clone() else {
             self.desk.said = "no admin socket: say which with --admin".to_owned();
             return;
         };
         self.desk.said = format!("asking {}", shown(&admin));
-        let (sender, patience) = (self.sender.clone(), self.timeout);
+        let (sender, timeout) = (self.sender.clone(), self.timeout);
         let ask = move || {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let outcome =
-                ConsoleClient::connect(&admin, patience).and_then(|mut client| client.request(&words));
-            let _ = sender.send(Tidings::Told(outcome.map_or_else(|trouble| trouble.to_string(), |_| done)));
+            let outcome = ConsoleClient::connect(&admin, timeout).and_then(|mut client| {
+                client.set_patience(patience);
+                client.command(&words)
+            });
+            let told = match outcome.map(|frame| lines_of(&frame)) {
+                Ok(lines) if lines.is_empty() => done,
+                Ok(lines) => lines.join("; "),
+                Err(trouble) => trouble.to_string(),
+            };
+            let _ = sender.send(Tidings::Told(told));
         };
         if let Err(error) = std::thread::Builder::new().spawn(ask) {
             self.desk.said = format!("cannot start a thread: {error}");

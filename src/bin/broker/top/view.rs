@@ -376,13 +376,15 @@ fn foot(pen: &mut Pen<'_>, desk: &Desk) {
         KeyMode::Kill(id) if desk.victim.is_empty() => format!("close child {id}? y or n"),
         KeyMode::Kill(id) => format!("close child {id} of {}? y or n", desk.victim),
         KeyMode::Level => "log level: e error  w warn  i info  d debug  t trace".to_owned(),
+        KeyMode::Broker => "broker: r reload  p pause  u resume  c reconnect  d drain".to_owned(),
+        KeyMode::Verb(verb) => format!("{} y or n", verb.question()),
         KeyMode::Help => "any key goes back".to_owned(),
         KeyMode::Table if !desk.said.is_empty() => desk.said.clone(),
         KeyMode::Table => {
             let esc = if desk.wanted().detail.is_some() { "Esc back" } else { "" };
             let keys =
                 ["q quit", esc, "? help", "/ search", "Enter process", "s sort", "r reverse", "k kill"];
-            let keys = keys.into_iter().chain(["l log level", "p pause", "1-7 tables"]);
+            let keys = keys.into_iter().chain(["l log level", "b broker", "p pause", "1-7 tables"]);
             let keys: Vec<String> = keys.map(str::to_owned).collect();
             let (width, all) = (usize::from(pen.area.width), fitting(&keys, usize::MAX));
             if Span::raw(&all).width() <= width {
@@ -423,7 +425,8 @@ const HELP: &[&str] = &[
     "Enter         the process of the row: its children, what they wait for, its leaks; Esc back",
     "k             close the child of the row, after a question, over the admin socket",
     "l             set the level of the broker's log, over the admin socket",
-    "p             pause and go on",
+    "b             the broker itself: r reload, p pause, u resume, c reconnect, d drain, after a question",
+    "p             pause this screen and go on",
     "up, down      choose a row; PageUp, PageDown, Home, End",
     "q             quit",
     "!! critical   !  warning   -  what may come",
@@ -436,6 +439,7 @@ fn help(pen: &mut Pen<'_>) {
 #[cfg(test)]
 mod tests {
     use super::super::client::TableRow;
+    use super::super::desk::BrokerVerb;
     use super::super::desk::tests::press;
     use super::super::sample::tests::{after_requests, sample, sample_with_waits};
     use super::*;
@@ -594,6 +598,9 @@ mod tests {
         assert!(last(&desk(KeyMode::Search)).starts_with("search: web_"));
         assert_eq!(last(&desk(KeyMode::Kill(5))), "close child 5? y or n");
         assert!(last(&desk(KeyMode::Level)).starts_with("log level: e error"));
+        assert!(last(&desk(KeyMode::Broker)).starts_with("broker: r reload  p pause  u resume"));
+        let drain = last(&desk(KeyMode::Verb(BrokerVerb::Drain)));
+        assert_eq!(drain, "drain: let everybody go and END the broker? y or n");
         let mut said = Desk::default();
         said.said = "child 5 is closed".to_owned();
         assert_eq!(last(&said), "child 5 is closed");

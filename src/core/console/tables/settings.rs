@@ -119,6 +119,7 @@ pub(super) const CONFIG: ShowTable = ShowTable {
         value: 24, "In force now.";
         default: 16, "What it is if it is not set.";
         reloadable: 10, "Whether it may change while the broker runs.";
+        source: 11, "default, file, flag, environment, console (BROKER SET), program (that embeds the broker).";
     },
     rows: TableRows::Each {
         keys: |_| numbers(rows().len()),
@@ -126,7 +127,8 @@ pub(super) const CONFIG: ShowTable = ShowTable {
             let RowKey::Number(at) = key else { return None };
             let row = rows().get(at as usize)?;
             let value = broker.shared.env.settings.get_text(row.key);
-            Some(vec![row.key.into(), value.into(), row.default.into(), row.reloadable.into()])
+            let source = broker.shared.env.sources.get(at as usize).copied().unwrap_or_default().name();
+            Some(vec![row.key.into(), value.into(), row.default.into(), row.reloadable.into(), source.into()])
         },
     },
 };

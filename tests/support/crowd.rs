@@ -1,0 +1,224 @@
+//! Children of every kind that use a broker without end and check each reply: what they were told is what they have done, in
+//! order, and nobody else's. They end when they are told to, or at a close where one is expected.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::raw::{End, Raw, pipeline, request};
+use super::{PATIENCE, Redis};
+
+/// Why a child has ended: it was closed between two replies, or something is wrong.
+enum Halt {
+    Closed,
+    Wrong(String),
+}
+
+type Step = Result<(), Halt>;
+
+/// Rounds that went well, of all children.
+pub(crate) struct Crowd {
+    stop: Arc<AtomicBool>,
+    may_close: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    threads: Vec<(String, JoinHandle<Result<(), String>>)>,
+}
+
+/// One of them.
+struct Player {
+    raw: Raw,
+    /// Of nobody else.
+    name: String,
+    round: u64,
+    /// Beside the broker.
+    redis: Raw,
+}
+
+/// One round of a player.
+type Play = fn(&mut Player) -> Step;
+
+const KINDS: [(&str, Play); 7] = [
+    ("plain", Player::plain),
+    ("pipelining", Player::pipelined),
+    ("resp3", Player::resp3),
+    ("multi", Player::multi),
+    ("blocking", Player::blocking),
+    ("subscriber", Player::subscriber),
+    ("halves", Player::halves),
+];
+
+impl Crowd {
+    /// So many of each kind, behind this socket.
+    pub(crate) fn start(socket: &Path, redis: &Redis, of_each: usize) -> Crowd {
+        let crowd = Crowd {
+            stop: Arc::default(),
+            may_close: Arc::default(),
+            rounds: Arc::default(),
+            threads: Vec::new(),
+        };
+        (0..of_each).flat_map(|number| KINDS.map(|kind| (number, kind))).fold(crowd, |mut crowd, one| {
+            let (number, (kind, play)) = one;
+            let name = format!("{kind}:{number}");
+            let player = Player::new(socket.to_owned(), redis, name.clone(), kind);
+            let (stop, may_close, rounds) =
+                (Arc::clone(&crowd.stop), Arc::clone(&crowd.may_close), Arc::clone(&crowd.rounds));
+            let thread = thread::spawn(move || player.play(play, &stop, &may_close, &rounds));
+            crowd.threads.push((name, thread));
+            crowd
+        })
+    }
+
+    /// Rounds so far.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// From now on a close between two replies is no failure.
+    pub(crate) fn expect_close(&self) {
+        self.may_close.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends them, and fails for each of them that has seen anything wrong. Returns how many rounds went well.
+    pub(crate) fn end(self) -> u64 {
+        self.stop.store(true, Ordering::SeqCst);
+        let outcomes = self.threads.into_iter().map(|(name, thread)| {
+            let outcome = thread.join().unwrap_or_else(|_| Err("it has panicked".to_owned()));
+            outcome.err().map(|why| format!("{name}: {why}"))
+        });
+        let wrong: Vec<String> = outcomes.flatten().collect();
+        assert!(wrong.is_empty(), "{} children have failed:\n{}", wrong.len(), wrong.join("\n"));
+        self.rounds.load(Ordering::SeqCst)
+    }
+}
+
+impl Player {
+    fn new(socket: PathBuf, redis: &Redis, name: String, kind: &str) -> Player {
+        let mut raw = Raw::unix(&socket);
+        raw.set_patience(PATIENCE);
+        match kind {
+            "resp3" => assert!(raw.ask("HELLO 3").starts_with('%')),
+            "subscriber" => assert!(raw.ask(&format!("SUBSCRIBE all {name}")).starts_with("*3")),
+            _ => {}
+        }
+        if kind == "subscriber" {
+            assert!(raw.read_text().starts_with("*3"));
+        }
+        Player { raw, name, round: 0, redis: redis.connect() }
+    }
+
+    fn play(
+        mut self,
+        step: Play,
+        stop: &AtomicBool,
+        may_close: &AtomicBool,
+        rounds: &AtomicU64,
+    ) -> Result<(), String> {
+        while !stop.load(Ordering::SeqCst) {
+            self.round += 1;
+            match step(&mut self) {
+                Ok(()) => rounds.fetch_add(1, Ordering::Relaxed),
+                Err(Halt::Closed) if may_close.load(Ordering::SeqCst) => return Ok(()),
+                Err(Halt::Closed) => return Err(format!("closed in round {}", self.round)),
+                Err(Halt::Wrong(why)) => return Err(format!("round {}: {why}", self.round)),
+            };
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Step {
+        self.raw.try_write(bytes).map_err(|_| Halt::Closed)
+    }
+
+    fn ask(&mut self, line: &str, expected: &str) -> Step {
+        let words: Vec<&str> = line.split(' ').collect();
+        self.write(&request(&words))?;
+        self.hear(line, expected)
+    }
+
+    fn hear(&mut self, line: &str, expected: &str) -> Step {
+        match self.raw.try_reply() {
+            Ok(reply) if reply == expected.as_bytes() => Ok(()),
+            Ok(reply) => {
+                let reply = super::show(&reply);
+                Err(Halt::Wrong(format!("{line}: {reply}, and not {}", super::show(expected.as_bytes()))))
+            }
+            Err(End::Silent) => Err(Halt::Wrong(format!("{line}: no reply"))),
+            Err(End::Closed) => match self.raw.read_all().0 {
+                rest if rest.is_empty() => Err(Halt::Closed),
+                rest => Err(Halt::Wrong(format!("{line}: half a reply, {}", super::show(&rest)))),
+            },
+        }
+    }
+
+    fn plain(&mut self) -> Step {
+        let round = self.round;
+        self.ask(&format!("INCR {}", self.name), &format!(":{round}\r\n"))
+    }
+
+    fn pipelined(&mut self) -> Step {
+        let words: Vec<String> = (0..20).map(|at| format!("{}:{}:{at}", self.name, self.round)).collect();
+        let lines: Vec<String> = words.iter().map(|word| format!("ECHO {word}")).collect();
+        self.write(&pipeline(&lines.iter().map(String::as_str).collect::<Vec<_>>()))?;
+        words.iter().try_for_each(|word| self.hear("ECHO", &format!("${}\r\n{word}\r\n", word.len())))
+    }
+
+    fn resp3(&mut self) -> Step {
+        let value = self.round.to_string();
+        self.write(&request(&["HSET", &self.name, "f", &value]))?;
+        self.hear("HSET", if self.round == 1 { ":1\r\n" } else { ":0\r\n" })?;
+        let all = format!("%1\r\n$1\r\nf\r\n${}\r\n{value}\r\n", value.len());
+        self.ask(&format!("HGETALL {}", self.name), &all)
+    }
+
+    fn multi(&mut self) -> Step {
+        let (name, round) = (self.name.clone(), self.round);
+        if round.is_multiple_of(3) {
+            self.ask(&format!("WATCH {name}"), "+OK\r\n")?;
+        }
+        self.ask("MULTI", "+OK\r\n")?;
+        self.ask(&format!("INCR {name}"), "+QUEUED\r\n")?;
+        // It stays open for a while, as those of real programs do.
+        thread::sleep(Duration::from_millis(2));
+        self.ask(&format!("ECHO {name}"), "+QUEUED\r\n")?;
+        self.ask("EXEC", &format!("*2\r\n:{round}\r\n${}\r\n{name}\r\n", name.len()))
+    }
+
+    fn blocking(&mut self) -> Step {
+        let (name, value) = (self.name.clone(), self.round.to_string());
+        self.write(&request(&["BLPOP", &name, "0"]))?;
+        // Most of the time it waits when the element comes.
+        thread::sleep(Duration::from_millis(self.round % 3));
+        self.redis.send(&format!("RPUSH {name} {value}"));
+        self.redis.read_reply();
+        let element = format!("${}\r\n{name}\r\n${}\r\n{value}\r\n", name.len(), value.len());
+        self.hear("BLPOP", &format!("*2\r\n{element}"))
+    }
+
+    fn subscriber(&mut self) -> Step {
+        let (name, value) = (self.name.clone(), self.round.to_string());
+        self.redis.send(&format!("PUBLISH {name} {value}"));
+        self.redis.read_reply();
+        let message =
+            format!("*3\r\n$7\r\nmessage\r\n${}\r\n{name}\r\n${}\r\n{value}\r\n", name.len(), value.len());
+        self.hear("a message", &message)?;
+        // It listens most of the time.
+        thread::sleep(Duration::from_millis(1));
+        Ok(())
+    }
+
+    fn halves(&mut self) -> Step {
+        let (name, value) = (self.name.clone(), self.round.to_string());
+        let bytes = request(&["GETSET", &name, &value]);
+        let at = 1 + self.round as usize % (bytes.len() - 1);
+        self.write(&bytes[..at])?;
+        // Long enough for the broker to read the half.
+        thread::sleep(Duration::from_millis(2));
+        self.write(&bytes[at..])?;
+        let former = (self.round - 1).to_string();
+        let former =
+            if self.round == 1 { "$-1\r\n".into() } else { format!("${}\r\n{former}\r\n", former.len()) };
+        self.hear("GETSET", &former)
+    }
+}
