@@ -34,7 +34,7 @@ SEED ?=
 LONG_RUN = BROKER_TEST_SECONDS=$(SECONDS) $(if $(SEED),BROKER_TEST_SEED=$(SEED))
 
 .PHONY: help demo test test-servers build library install install-library uninstall abi_library abi abi-check deb c-examples \
-    twin soak sim fuzz mutants tls-clients failover instructions deps build-deps library-deps deb-deps demo-deps clean
+    twin soak sim fuzz mutants tls-clients failover upgrade instructions deps build-deps library-deps deb-deps demo-deps clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -132,6 +132,9 @@ tls-clients: deps build ## Run redis-py, ioredis and others over TLS; installs t
 
 # Its options: make failover FAILOVER="--rounds 10 --kinds kill,stop".
 FAILOVER ?=
+
+upgrade: deps build ## One side of a take-over killed at each of twenty steps, under load
+	@BROKER_TEST_UPGRADE=all $(CARGO) test --features sabotage --test suite upgrade:: -- --nocapture
 
 failover: deps build ## Fail over 50 times under load, with sentinels, redis-py, Celery, BullMQ; by pip and npm
 	@BROKER=$(OUT)/release/broker scripts/failover $(OUT)/failover $(FAILOVER)

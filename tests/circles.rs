@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Functions of `Broker`, the driver's face, over all files.
-const BROKER_FUNCTIONS_MAX: usize = 160;
+const BROKER_FUNCTIONS_MAX: usize = 190;
 
 /// A module, as its path below `src/`.
 type Module = Vec<String>;

@@ -55,6 +55,7 @@ mod roster;
 mod sentinel;
 mod status_page;
 mod tls;
+mod upgrade;
 mod upkeep;
 mod upstream_loss;
 

@@ -3,6 +3,16 @@
 /// CLIENT IDs begin somewhere in here, and end below 2^46: JavaScript keeps integers below 2^53, Lua prints no more
 /// than 14 digits. There is room for 2^40 children behind the last of these.
 pub const CHILD_ID_BASE: std::ops::Range<u64> = 1 << 40..(1 << 46) - (1 << 40);
+/// No CLIENT ID is as high: see above.
+pub const CHILD_ID_MAX: u64 = 1 << 46;
+/// Places in lines that another process may still give out, while those given out here are higher.
+pub const TICKETS_APART: u64 = 1 << 40;
+/// Children that are looked at in one turn for those that can go to another process.
+pub const MOVES_LOOKS: usize = 256;
+/// Children that go to another process at a time: their images make one step. The system takes 253 descriptors a message.
+pub const MOVES_BATCH: usize = 64;
+/// Bytes that they have between them, but for one that has more alone.
+pub const MOVES_BYTES: usize = 1024 * 1024;
 /// Bytes read from one socket in one turn. One shared buffer of this size serves every read.
 pub const READ_TURN: usize = 64 * 1024;
 /// Reads of one lane in one turn, if each finds as much as it takes.

@@ -109,6 +109,11 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// An empty queue that so many bytes have left.
+    pub fn from_offset(consumed: u64) -> Outgoing {
+        Outgoing { pieces_consumed: consumed, ..Outgoing::default() }
+    }
+
     /// The next bytes that lie in one place: all of them where there is no fragment.
     #[inline]
     pub fn front(&self) -> &[u8] {

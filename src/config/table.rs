@@ -358,6 +358,8 @@ settings! {
     pause_timeout: u64 = "30000", Milliseconds(1, DAY), RELOAD;
     /// On shutdown, how long requests in progress have to finish.
     drain_timeout: u64 = "5000", Milliseconds(0, DAY), RELOAD;
+    /// How long a successor may take to be ready, and children that cannot move may stay with the broker it follows.
+    upgrade_timeout: u64 = "60000", Milliseconds(1000, DAY), RELOAD;
     /// Where metrics, health and the status page are served over HTTP (docs/metrics.md): a list of unix:// and tcp:// URLs.
     metrics_listen: Vec<ListenUrl> = "", Listen(0, 8), RELOAD;
     /// Host names by which HTTP clients may call the broker, besides IP addresses and localhost.

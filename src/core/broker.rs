@@ -372,9 +372,28 @@ impl Broker {
         self.deliver_notices();
     }
 
+    /// The id of the child that has come last.
+    pub(crate) fn last_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// This id has been given out: those that come have higher ones.
+    pub(crate) fn continue_ids(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id);
+    }
+
     /// Takes a child out at once. Its slots stay in their lanes: their replies find nobody.
     pub(crate) fn remove_child(&mut self, key: ChildKey) {
-        let Some(mut child) = self.children.remove(key) else { return };
+        let Some(child) = self.forget_child(key) else { return };
+        self.shared.env.actions.push(Action::CloseChild { link: child.link() });
+        if let Some(lease) = child.lease() {
+            self.shared.abandon_lease(lease.lane);
+        }
+    }
+
+    /// The same, and its connection stays as it is.
+    pub(crate) fn forget_child(&mut self, key: ChildKey) -> Option<Child> {
+        let mut child = self.children.remove(key)?;
         self.shared.leave_line(&mut child);
         self.shared.drop_topics(&mut child);
         self.shared.release_claim(&mut child);
@@ -382,10 +401,7 @@ impl Broker {
         self.shared.users.leave(child.user(), self.shared.env.now);
         self.shared.end_leak(&mut child, LeakEnd::Gone);
         self.shared.forget_identity(&mut child);
-        self.shared.env.actions.push(Action::CloseChild { link: child.link() });
-        if let Some(lease) = child.lease() {
-            self.shared.abandon_lease(lease.lane);
-        }
+        Some(child)
     }
 
     /// Moves the actions since the last call into `into`. Not while requests that were lost on a connection are still to be

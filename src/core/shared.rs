@@ -7,6 +7,7 @@ use crate::config::{Settings, Upstream};
 use crate::core::connection::Connections;
 use crate::core::console::orders::Orders;
 use crate::core::env::{Env, Turn};
+use crate::core::handover::moves::Moves;
 use crate::core::host::leaks::Leaks;
 use crate::core::host::processes::Processes;
 use crate::core::intake::Intake;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) leaks: Leaks,
     pub(crate) latency: Latency,
     pub(crate) orders: Orders,
+    pub(crate) moves: Moves,
     pub(crate) pause: Pause,
     pub(crate) moving: Moving,
 }
@@ -75,6 +77,7 @@ impl Shared {
             leaks: Leaks::default(),
             latency: Latency::default(),
             orders: Orders::default(),
+            moves: Moves::default(),
             pause: Pause::default(),
             moving: Moving::default(),
         }

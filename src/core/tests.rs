@@ -5,6 +5,7 @@ mod barred;
 mod busy;
 mod failovers;
 mod fan_in;
+mod handover;
 mod lanes;
 mod reading;
 mod ready;

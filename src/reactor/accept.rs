@@ -209,6 +209,9 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 impl Loop {
     /// Accepts at every pending listener, a bounded number of connections each. Returns how many.
     pub(super) fn accept_pending(&mut self) -> usize {
+        if self.handover.keeps_out() {
+            return 0;
+        }
         self.pace.before(StepKind::Accept);
         let mut count = 0;
         for index in 0..self.listeners.len() {
@@ -227,6 +230,9 @@ impl Loop {
 
     /// Milliseconds until a listener is to be retried without an event.
     pub(super) fn accept_timeout(&self, now: Millis) -> Option<Millis> {
+        if self.handover.keeps_out() {
+            return None;
+        }
         let pending = self.listeners.iter().filter(|listener| listener.pending);
         pending.map(|listener| listener.pause.map_or(0, |until| until.saturating_sub(now))).min()
     }

@@ -58,6 +58,11 @@ impl Handshakes {
         self.parting.is_empty()
     }
 
+    /// Whether nobody is in the middle of one.
+    pub(super) fn are_over(&self) -> bool {
+        self.guests.is_empty()
+    }
+
     /// How many have failed: of children, and with the upstream.
     pub(super) fn failed(&self) -> (u64, u64) {
         self.failed

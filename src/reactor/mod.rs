@@ -5,6 +5,7 @@ mod accept;
 mod adopt;
 mod dial;
 mod drain;
+mod handover;
 mod handshakes;
 mod history;
 mod http;
@@ -44,6 +45,8 @@ use accept::PolledListener;
 use adopt::Handed;
 use dial::{Caller, Dialler};
 use drain::Draining;
+use handover::Handover;
+pub use handover::{HandoverState, Takeover};
 use handshakes::Handshakes;
 use history::History;
 use http::Http;
@@ -195,6 +198,7 @@ pub struct Loop {
     /// Orders that the program has not taken, if it takes any.
     ordered: VecDeque<Ordered>,
     orders_for_program: bool,
+    handover: Handover,
     planned: Option<MoveWithSettings>,
     closed: bool,
     maker: Maker,
@@ -280,6 +284,7 @@ impl Loop {
             lookups: Lookups::default(),
             ordered: VecDeque::new(),
             orders_for_program: false,
+            handover: Handover::default(),
             planned: None,
             closed: false,
             maker: Maker::here(),

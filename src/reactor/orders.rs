@@ -50,6 +50,10 @@ impl Loop {
                 Order::Reload | Order::Upgrade => {
                     Err("this is for the program that the broker is embedded in".to_owned())
                 }
+                Order::TakeOver { format, version } => match self.begin_giving(asker, format, &version) {
+                    Ok(()) => continue,
+                    Err(why) => Err(why),
+                },
                 Order::Set { key, value } => self.set_one(&key, &value),
                 Order::Unset { key } => self.unset_one(&key),
                 Order::Drain => self.end_gracefully(asker, Some(FOR_EVER)),

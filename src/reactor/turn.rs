@@ -109,13 +109,18 @@ impl Loop {
         } else {
             self.accept_pending();
         }
+        self.hand_over();
+        if self.closed {
+            return Ok(false);
+        }
         self.settle();
         self.look_up_processes();
         self.sample_history();
         (self.turning, self.woken) = (false, false);
         self.pace.end_turn();
         self.obey_orders();
-        if self.core.is_drained() && !self.draining.is_under_way() && self.handshakes.have_parted() {
+        let is_over = self.core.is_drained() && !self.handover.is_ending();
+        if is_over && !self.draining.is_under_way() && self.handshakes.have_parted() {
             self.close();
         }
         Ok(!self.closed)
@@ -138,7 +143,7 @@ impl Loop {
         let leaving = self.leaving.front().map(|(due, _)| due.saturating_sub(now));
         let dialler = self.dialler.timeout(now);
         let others = [self.accept_timeout(now), self.quiet.timeout(now), self.http_timeout(now), dialler];
-        let others = others.into_iter().chain([self.handshakes.timeout(now)]);
+        let others = others.into_iter().chain([self.handshakes.timeout(now), self.handover.timeout()]);
         [core, leaving].into_iter().chain(others).flatten().min()
     }
 

@@ -509,6 +509,13 @@ impl Conn {
         self.stream.shutdown_write()
     }
 
+    /// Deregisters, and nothing else: the socket goes to another owner, perhaps in another process. Not one with TLS.
+    pub fn release(self, registry: &Registry) -> Stream {
+        debug_assert!(self.secure.is_none(), "the keys of its TLS stay here");
+        let _ = registry.deregister(&mut SourceFd(&self.stream.as_fd().as_raw_fd()));
+        self.into_stream()
+    }
+
     /// Deregisters, shuts down and closes, in this order: a forked copy may keep the socket open, and would
     /// otherwise make events for a token that is no longer ours.
     pub fn close(mut self, registry: &Registry) {

@@ -2,6 +2,7 @@
 //! bytes, not Redis.
 
 pub mod conn;
+pub mod handover;
 pub mod listener;
 pub mod process;
 pub mod resolver;

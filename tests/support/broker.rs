@@ -45,6 +45,8 @@ pub(crate) struct Broker {
     /// The URLs it serves metrics at.
     metrics: Vec<String>,
     process: Option<Child>,
+    /// What it was started with.
+    args: Vec<String>,
     log: Arc<Mutex<String>>,
     /// What it logs at `info` is seen.
     talks: bool,
@@ -79,7 +81,8 @@ impl Broker {
         if direct() {
             let socket = instead.to_owned();
             let (listening, metrics, log) = (Vec::new(), Vec::new(), Arc::default());
-            return Broker { directory, socket, listening, metrics, process: None, log, talks: false };
+            let args = Vec::new();
+            return Broker { directory, socket, listening, metrics, process: None, args, log, talks: false };
         }
         Broker::serve(directory, url, settings, |_| {})
     }
@@ -165,7 +168,8 @@ impl Broker {
         thread::spawn(move || keep_log(errors, &copy));
         let talks = !args.iter().any(|arg| arg.starts_with("log_level=") || arg.starts_with("--config"));
         let (listening, metrics) = (Vec::new(), Vec::new());
-        Broker { directory, socket, listening, metrics, process: Some(process), log, talks }
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Broker { directory, socket, listening, metrics, process: Some(process), args, log, talks }
     }
 
     fn wait_listening(&mut self, count: usize) -> Vec<String> {
@@ -189,6 +193,36 @@ impl Broker {
             }
         }
         urls
+    }
+
+    /// Serves `redis` with further flags of `broker serve`.
+    pub(crate) fn start_flagged(redis: &Redis, flags: &[&str]) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        let (listen, url) = (format!("unix://{}", directory.path().join("b.sock").display()), redis.url());
+        let args = [&["serve", "--listen", &listen, "--upstream", &url], flags].concat();
+        let mut broker = Broker::start_args(&args, 1);
+        broker.directory = directory;
+        broker
+    }
+
+    /// Starts the broker that is to follow it, with the same arguments and some more. Returns at once.
+    pub(crate) fn start_successor(&self, more: &[&str]) -> Broker {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
+        // It is not to die as this one may have to.
+        let dies =
+            self.args.iter().position(|arg| arg == "--sabotage-handover").map_or(0..0, |at| at..at + 2);
+        let own =
+            self.args.iter().enumerate().filter(|(at, _)| !dies.contains(at)).map(|(_, arg)| arg.as_str());
+        let args: Vec<&str> = own.chain(["--takeover"]).chain(more.iter().copied()).collect();
+        Broker::spawn(directory, self.socket.clone(), &args, |command| {
+            command.stdout(Stdio::null());
+        })
+    }
+
+    /// Takes this process' place.
+    pub(crate) fn become_successor(&mut self, mut successor: Broker) {
+        std::mem::swap(&mut self.process, &mut successor.process);
+        std::mem::swap(&mut self.log, &mut successor.log);
     }
 
     /// Runs the binary to its end. Where no other place to listen is given, a user without a session has one too.

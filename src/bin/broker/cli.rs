@@ -30,6 +30,8 @@ pub(crate) enum Verb {
     Ctl(CtlArgs),
     /// Have a running broker read its configuration again
     Reload(ReloadArgs),
+    /// Have a running broker start its successor and hand everything over to it
+    Upgrade(UpgradeArgs),
     /// Run a program that ends with its parent
     #[command(hide = true)]
     WithParent(WithParentArgs),
@@ -64,6 +66,13 @@ pub(crate) struct ServeArgs {
     /// Perform the steps of a start that have no visible effect, then print ok
     #[arg(long)]
     pub(crate) check: bool,
+    /// Take over from the running broker whose admin_listen is the same: listeners, children, connections
+    #[arg(long, conflicts_with_all = ["dev", "check"])]
+    pub(crate) takeover: bool,
+    /// Die at the step of this number of a hand-over, to check that nothing is lost
+    #[cfg(feature = "sabotage")]
+    #[arg(long, hide = true, value_name = "STEP")]
+    pub(crate) sabotage_handover: Option<u32>,
     /// Swap the replies of two children, to check that the demo detects it
     #[cfg(feature = "sabotage")]
     #[arg(long, hide = true)]
@@ -131,6 +140,28 @@ pub(crate) struct StatusArgs {
     pub(crate) timeout: Duration,
 }
 
+/// Flags of `broker upgrade`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The same as broker ctl UPGRADE. The broker starts its own program again, as it is on disk now, with its own \
+    arguments, and hands everything over to it; if that one fails, it serves as before. Exit code 0: the new one accepts, and \
+    children follow. 1: it does not, and why. 2: the broker does not answer, or the usage is wrong."
+)]
+pub(crate) struct UpgradeArgs {
+    /// The broker's configuration file, which says where its admin_listen is
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) socket: Option<String>,
+    /// Where its admin_listen is [default: the socket's path with .admin behind it]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) admin: Option<String>,
+    /// How long the broker may take to show that it answers
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
 /// Flags of `broker ctl`.
 #[derive(Debug, Args)]
 #[command(
@@ -192,7 +223,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// a flag was forgotten, or behind one that takes no value.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingSubcommand {
-        return "say what to do: serve, config, top, status, ctl or reload".to_owned();
+        return "say what to do: serve, config, top, status, ctl, reload or upgrade".to_owned();
     }
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
@@ -208,7 +239,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
             return "an unknown flag; not shown, since it may contain a password".to_owned();
         }
         ErrorKind::InvalidSubcommand if !plain(named(ContextKind::InvalidSubcommand)) => {
-            return "say what to do first: serve, config, top or status".to_owned();
+            return "say what to do first: serve, config, top, status or upgrade".to_owned();
         }
         ErrorKind::TooManyValues => {
             let flag = named(ContextKind::InvalidArg);
@@ -237,7 +268,10 @@ mod tests {
     fn a_refusal_is_one_line() {
         let refusal = |argv: &[&str]| one_line(&Cli::try_parse_from(argv).unwrap_err());
         assert_eq!(refusal(&["broker", "serve", "--bogus"]), "unexpected argument '--bogus' found");
-        assert_eq!(refusal(&["broker"]), "say what to do: serve, config, top, status, ctl or reload");
+        assert_eq!(
+            refusal(&["broker"]),
+            "say what to do: serve, config, top, status, ctl, reload or upgrade"
+        );
         assert!(refusal(&["broker", "nosuch"]).contains("'nosuch'"));
     }
 

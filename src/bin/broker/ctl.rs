@@ -1,7 +1,7 @@
-//! `broker ctl` and `broker reload`: one command of the console from the shell, its answer as text, and an exit code. Knows
+//! `broker ctl`, `broker reload` and `broker upgrade`: one command of the console from the shell, its answer as text, and an exit code. Knows
 //! no command: what the words mean is the broker's.
 
-use crate::cli::{CtlArgs, ReloadArgs};
+use crate::cli::{CtlArgs, ReloadArgs, UpgradeArgs};
 use crate::complain;
 use crate::shared::say;
 use crate::top::client::{ConsoleClient, Trouble, admin_of, harmless, lines_of, socket_of};
@@ -39,7 +39,23 @@ pub(crate) fn run(args: &CtlArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
-    let place = match &args.config {
+    let ReloadArgs { config, socket, admin, timeout } = args;
+    carry_out_at(config.as_deref(), (socket.as_deref(), admin.as_deref()), *timeout, "RELOAD")
+}
+
+pub(crate) fn upgrade(args: &UpgradeArgs) -> Result<ExitCode> {
+    let UpgradeArgs { config, socket, admin, timeout } = args;
+    carry_out_at(config.as_deref(), (socket.as_deref(), admin.as_deref()), *timeout, "UPGRADE")
+}
+
+/// A verb of the broker that has this configuration, or these sockets.
+fn carry_out_at(
+    config: Option<&Path>,
+    (socket, admin): (Option<&str>, Option<&str>),
+    timeout: Duration,
+    verb: &str,
+) -> Result<ExitCode> {
+    let place = match config {
         Some(path) => match place_in(path) {
             Ok(place) => place,
             Err(error) => {
@@ -49,11 +65,11 @@ pub(crate) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
             }
         },
         None => {
-            let socket = socket_of(args.socket.as_deref())?;
-            admin_of(&socket, args.admin.as_deref())?.unwrap_or(socket)
+            let socket = socket_of(socket)?;
+            admin_of(&socket, admin)?.unwrap_or(socket)
         }
     };
-    Ok(carry_out(&place, args.timeout, &["RELOAD".to_owned()]))
+    Ok(carry_out(&place, timeout, &[verb.to_owned()]))
 }
 
 /// Where a broker with this configuration takes verbs.

@@ -19,6 +19,7 @@ mod signals;
 mod status;
 mod stderr;
 mod systemd;
+mod takeover;
 mod top;
 
 use broker::base::error::{Error, ErrorKind};
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Config(args) => keys::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Top(args) => top::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Upgrade(args) => ctl::upgrade(&args),
         Verb::Ctl(args) => ctl::run(&args),
         Verb::Reload(args) => ctl::reload(&args),
         Verb::WithParent(args) => Err(guard::exec(&args)),

@@ -7,8 +7,10 @@ use crate::scrub;
 use crate::shared::dev::DevRedis;
 use crate::shared::{files, say};
 use crate::signals::Signals;
-use crate::systemd::{self, Manager};
+use crate::systemd::{self, Inherited, Manager};
+use crate::takeover::{Successions, begin_takeover};
 use broker::base::error::Result;
+use broker::config::sources::Sourced;
 use broker::core::{Order, OrderOutcome};
 use broker::ffi::heap;
 use broker::reactor::Loop;
@@ -40,12 +42,28 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     // Before the socket files exist: a signal must not leave them behind.
     let signals = Signals::watch()?;
     let manager = Manager::find(&mut inherited);
-    let lp = Loop::with_listeners(gathered, inherited.listeners);
+    let lp = begin(gathered, inherited, args);
     let outcome = lp.and_then(|lp| serve(lp, manager, signals, args, &mut layers));
     logger::finish();
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
     outcome
+}
+
+/// The loop: with listeners of its own and of the service manager, or with those of the broker that it follows.
+fn begin(gathered: Sourced, inherited: Inherited, args: &ServeArgs) -> Result<Loop> {
+    let mut lp = match args.takeover {
+        true => begin_takeover(gathered)?,
+        false => Loop::with_listeners(gathered, inherited.listeners)?,
+    };
+    if !args.dev {
+        lp.allow_handover();
+    }
+    #[cfg(feature = "sabotage")]
+    if let Some(step) = args.sabotage_handover {
+        lp.sabotage_handover(step);
+    }
+    Ok(lp)
 }
 
 /// Runs the loop until a signal ends it: the first drains, the second and SIGQUIT close at once.
@@ -69,8 +87,10 @@ fn serve(
     for url in lp.listeners() {
         say::line(&format!("listening {url}"));
     }
-    manager.ready(&lp);
+    // One that follows another is not the service before that has been given up.
+    let mut is_ready = false;
     let (mut obeyed, mut log_settings) = (0, LogSettings::of(lp.settings()));
+    let mut successions = Successions::new()?;
     loop {
         // A signal from before the loop could be woken must be seen before the first wait.
         let asked = signals.count();
@@ -93,16 +113,28 @@ fn serve(
         if signals.take_statistics() {
             log::info!("{}", statistics(&lp));
         }
-        lp.wait_at_most([logger::settle(), manager.wait()].into_iter().flatten().min())?;
+        let waits = [logger::settle(), manager.wait(), successions.patience()];
+        lp.wait_at_most(waits.into_iter().flatten().min())?;
         if !lp.work()? {
-            return Ok(());
+            return lp.takeover_failure().map_or(Ok(()), Err);
         }
         while let Some(ordered) = lp.next_order() {
             let outcome = match &ordered.order {
                 Order::Reload => reload(&mut lp, &mut manager, layers, "BROKER RELOAD"),
+                Order::Upgrade => {
+                    successions.begin(&mut lp, ordered);
+                    continue;
+                }
                 other => Err(format!("this program does not carry out {}", other.name())),
             };
             lp.answer_order(&ordered, outcome);
+        }
+        if !is_ready && lp.is_accepting() {
+            is_ready = true;
+            manager.ready(&lp);
+        }
+        if let Some(pid) = successions.follow(&mut lp) {
+            manager.handed_to(pid);
         }
         manager.turn(&lp);
         log_settings.follow(lp.settings());

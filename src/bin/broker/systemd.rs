@@ -118,7 +118,6 @@ fn is_stored_name(door: Door, name: &str) -> bool {
 }
 
 /// Removes from the environment of a successor what is about this process. NOTIFY_SOCKET and WATCHDOG_USEC stay.
-#[cfg_attr(not(test), expect(dead_code, reason = "the upgrade calls it"))]
 pub(crate) fn prepare_successor(command: &mut Command) {
     for name in OWN_VARIABLES {
         command.env_remove(name);
@@ -220,7 +219,6 @@ impl Manager {
     }
 
     /// Another process is the service from now on: it tells the rest.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the upgrade calls it"))]
     pub(crate) fn handed_to(&mut self, pid: u32) {
         self.tell(format!("MAINPID={pid}"), None);
         // What is told from here on is that one's.

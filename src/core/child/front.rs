@@ -59,6 +59,16 @@ pub(crate) struct Front {
 }
 
 impl Front {
+    /// Whether nothing is under way about it; it may have waited.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.progress == Progress::None
+            && self.answer.is_none()
+            && self.proof.is_none()
+            && self.arguments_done == 0
+            && self.making.is_none()
+            && self.killing.is_none()
+    }
+
     pub(crate) fn set_answered(&mut self) {
         self.progress = Progress::Answered;
     }

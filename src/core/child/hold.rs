@@ -67,11 +67,13 @@ pub(crate) struct Wait {
     pub since: Millis,
     /// The group in which it waits for an element; none otherwise.
     pub group: GroupKey,
+    /// It has waited in another process, and its place there counts here. Its own time ends then.
+    pub moved: Option<Millis>,
 }
 
 impl Wait {
     pub(crate) fn new(kind: LeaseKind, now: Millis) -> Self {
-        Wait { kind, ticket: 0, arrived: now, since: now, group: Key::NONE }
+        Wait { kind, ticket: 0, arrived: now, since: now, group: Key::NONE, moved: None }
     }
 }
 

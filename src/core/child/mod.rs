@@ -126,6 +126,10 @@ pub struct Child {
     reads: Reads,
     /// Its requests under way whose replies count listeners, if there are any.
     counted: Option<Box<CountedLine>>,
+    /// It is about to go to another process: no further request of it is run, and none is read.
+    moving: bool,
+    /// No other process can take it.
+    stays: bool,
     /// Stands in line for its turn at running requests.
     runnable: bool,
     /// Bytes of requests it may still run in this turn; negative after a large one, until later turns have paid for
@@ -287,6 +291,8 @@ impl Child {
     /// Whether bytes of it could be of use at all, however much it has to run.
     pub(crate) fn takes_bytes(&self) -> bool {
         match (self.state, self.hold) {
+            // What it sends is for whoever has it then.
+            (ChildState::Open, _) if self.moving => false,
             // Nobody runs what it still sends. But it has to get rid of it before it can read what it was told.
             (ChildState::Finishing | ChildState::Lost, _) => self.ignored || !self.origin.is_local(),
             (ChildState::Ending | ChildState::Closed, _) => false,
@@ -321,6 +327,51 @@ impl Child {
 
     pub(crate) fn front(&self) -> &Front {
         &self.front
+    }
+
+    /// Whether nothing is under way about the request at the front: it may be looked at by somebody else.
+    pub(crate) fn front_is_fresh(&self) -> bool {
+        !self.front_has_waited || self.front.is_fresh()
+    }
+
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving
+    }
+
+    /// It is not to be given again.
+    pub(crate) fn keep(&mut self) {
+        self.stays = true;
+    }
+
+    pub(crate) fn set_moving(&mut self, moving: bool) {
+        self.moving = moving;
+    }
+
+    /// Whether it may be given to another process as it stands, once it is at rest: nothing upstream is its own.
+    pub(crate) fn may_move(&self) -> bool {
+        let is_plain =
+            self.state == ChildState::Open && !self.stays && !self.ignored && self.ends_at.is_none();
+        let is_on_a_socket = self.origin.kind().is_accepted() && self.origin.secured().is_none();
+        let owns_nothing = self.lease.is_none() && self.subscriptions.is_none() && self.topics.is_none();
+        let is_unbound = !self.session.is_pinned() && self.session.transaction.may_move();
+        let is_read = self.claim.as_ref().is_none_or(|claim| !claim.is_skipped);
+        is_plain && is_on_a_socket && owns_nothing && is_unbound && is_read && self.front_is_fresh()
+    }
+
+    /// Whether it has all that it was owed but for what its socket has not taken, and nothing of it is upstream.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.hold == Hold::None
+            && !self.runnable
+            && !self.is_under_way()
+            && self.counted.is_none()
+            && self.outbox.is_complete()
+    }
+
+    /// It has done this with another process, which is not counted here.
+    pub(crate) fn go_on_from(&mut self, done: Usage, opened: Millis, last_request: Millis) {
+        (self.requests, self.sent_bytes, self.credited) = (done.requests, done.bytes_in, done);
+        (self.taken, self.opened, self.last_request) = (done.bytes_out, opened, last_request);
+        self.outbox.go_on_from(done.bytes_out);
     }
 
     pub(crate) fn front_mut(&mut self) -> &mut Front {

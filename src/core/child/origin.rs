@@ -106,6 +106,11 @@ impl Origin {
         self.kind
     }
 
+    /// Whether it has come to `admin_listen`.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.kind == ChildKind::Admin
+    }
+
     /// What its listener is called.
     pub(crate) fn label(&self) -> Option<&str> {
         self.profile.label.as_deref()

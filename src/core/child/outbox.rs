@@ -404,6 +404,17 @@ impl Outbox {
         self.output.len() + self.waiting
     }
 
+    /// Whether nothing is awaited, begun or kept back: what the socket has not taken is all there is.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_answered() && self.behind.is_empty() && !self.begun && self.waiting == 0
+    }
+
+    /// The child has taken so many bytes from another process.
+    pub(crate) fn go_on_from(&mut self, taken: u64) {
+        debug_assert!(self.output.is_empty(), "bytes without an offset");
+        self.output = Outgoing::from_offset(taken);
+    }
+
     pub(crate) fn is_answered(&self) -> bool {
         self.front.awaited == 0
     }

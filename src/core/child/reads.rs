@@ -29,6 +29,15 @@ impl Reads {
         self.master_until = now + limits::OWN_WRITES;
     }
 
+    /// For how much longer it reads from the master.
+    pub(crate) fn master_for(&self, now: Millis) -> Millis {
+        self.master_until.saturating_sub(now)
+    }
+
+    pub(crate) fn set_master_for(&mut self, left: Millis, now: Millis) {
+        self.master_until = now + left.min(limits::OWN_WRITES);
+    }
+
     pub(crate) fn must_see_writes(&self, now: Millis) -> bool {
         now < self.master_until
     }

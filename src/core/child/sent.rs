@@ -91,7 +91,7 @@ impl Sent {
 
     /// How many requests may be in flight on a lane that others share.
     #[inline]
-    pub(super) fn window(&self) -> u32 {
+    pub(crate) fn window(&self) -> u32 {
         self.window.open()
     }
 
@@ -99,6 +99,11 @@ impl Sent {
     #[inline]
     pub(crate) fn is_new(&self) -> bool {
         self.window.is_first()
+    }
+
+    /// As many may be in flight as another process has found out.
+    pub(crate) fn set_window(&mut self, open: u32) {
+        self.window = Window::opened(open);
     }
 
     /// Orders children by how much is known of their replies.

@@ -24,6 +24,11 @@ impl Window {
         Window { open, small: limits::CHILD_WINDOW / open / 2, counted: 0 }
     }
 
+    /// That of a child that has had replies from another process.
+    pub(super) fn opened(open: u32) -> Self {
+        Window::of(open.clamp(1, limits::WINDOW_LAST))
+    }
+
     /// Requests that may be in flight at a time.
     #[inline]
     pub(super) fn open(&self) -> u32 {

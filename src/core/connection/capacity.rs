@@ -1,6 +1,7 @@
 //! How many connections there are, and which lanes wait until there is room for theirs. Owns the counts and the lines; never
 //! which connection makes room.
 
+use crate::config::Settings;
 use crate::core::connection::lane::LaneState;
 use crate::core::connection::role::LaneRole;
 use crate::core::keys::LaneKey;
@@ -22,6 +23,8 @@ pub(crate) struct Capacity {
     pub(super) lease_wanted: bool,
     /// A connection was given up; lanes that wait are served at the end of the event, not in its middle.
     pub(super) changed: bool,
+    /// How many of the `upstream_connections_max` places are this process', while another one has the rest.
+    pub(super) granted: Option<usize>,
 }
 
 impl Capacity {
@@ -31,6 +34,12 @@ impl Capacity {
 
     pub(crate) fn held(&self) -> usize {
         self.open + self.closing
+    }
+
+    /// How many connections there may be: all that the settings allow, unless another process has some of them.
+    pub(crate) fn places(&self, settings: &Settings) -> usize {
+        let max = settings.upstream_connections_max;
+        self.granted.map_or(max, |granted| granted.min(max))
     }
 
     /// Leased lanes and those for subscriptions, connected or dialling.

@@ -55,7 +55,7 @@ impl Connections {
     pub(crate) fn dial(&mut self, env: &mut Env, key: LaneKey) {
         self.change_state(key, LaneState::Connecting);
         self.bar.begins_to_dial(key);
-        debug_assert!(self.counted(&env.settings) <= env.settings.upstream_connections_max);
+        debug_assert!(self.counted(&env.settings) <= self.capacity.places(&env.settings));
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.note_upstream(env.upstream_number);
         }
@@ -100,7 +100,7 @@ impl Connections {
         if self.has_room(&env.settings, role) {
             return true;
         }
-        let max = env.settings.upstream_connections_max;
+        let max = self.capacity.places(&env.settings);
         let wanted_by_others = self.capacity.wanted() - usize::from(is_waiting);
         let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused());
         if self.capacity.closing <= wanted_by_others
@@ -116,11 +116,15 @@ impl Connections {
     pub(super) fn has_room(&self, settings: &Settings, role: LaneRole) -> bool {
         let own = self.own.iter().filter_map(|key| self.lanes.get(*key));
         let kept = own.filter(|lane| lane.role() != role && !lane.is_counted()).count();
-        self.counted(settings) < settings.upstream_connections_max - kept
+        self.counted(settings) + kept < self.capacity.places(settings)
     }
 
     /// What counts against a new one. Other lanes must not wait for the end of leases that a lowered cap made too many.
     fn counted(&self, settings: &Settings) -> usize {
+        if self.capacity.granted.is_some() {
+            // What is beyond may be another process'.
+            return self.capacity.held();
+        }
         let leases_max = self.leases_max(settings, LeaseKind::Transaction);
         self.capacity.held() - self.capacity.leases.saturating_sub(leases_max)
     }
@@ -249,9 +253,51 @@ impl Connections {
         }
     }
 
+    /// From now on only so many of the places are this process': connections beyond are given up as soon as nothing is on
+    /// them. `None`: all that the settings allow.
+    pub(crate) fn grant(&mut self, env: &mut Env, places: Option<usize>) {
+        self.capacity.granted = places;
+        self.capacity.changed = true;
+        self.shed_strictly(env);
+    }
+
+    /// Connections that are not this process' any more: unused ones are closed, shared ones yield, the last of a pool too.
+    /// Leases end in their own time.
+    pub(crate) fn shed_strictly(&mut self, env: &mut Env) {
+        let Some(max) = self.capacity.granted else { return };
+        let over = |this: &Connections| this.capacity.open - this.capacity.yielding > max;
+        while over(self) && self.close_idle_lease(env, None) {}
+        while over(self) {
+            let Some(key) = self.keys_where(Lane::is_connecting).pop() else { break };
+            self.dial_afresh(env, key);
+        }
+        while over(self) {
+            let unused = self.lanes.iter().filter(|(_, lane)| lane.is_unused() && lane.is_ready());
+            let Some((longest, _)) = unused.min_by_key(|(_, lane)| lane.record().last_used) else { break };
+            self.disconnect(env, longest);
+        }
+        while over(self) {
+            let ready = self.lanes.iter().filter(|(_, lane)| lane.is_shared() && lane.is_ready());
+            let Some((key, _)) = ready.min_by_key(|(_, lane)| (lane.depth(), lane.record().last_used)) else {
+                return;
+            };
+            self.start_yield(env, key);
+        }
+    }
+
+    pub(crate) fn own_len(&self) -> usize {
+        self.own.len()
+    }
+
+    /// How many connections are in use, those included that this process cannot be without.
+    pub(crate) fn in_use(&self) -> usize {
+        let used = |lane: &Lane| lane.is_counted() && !lane.is_unused();
+        self.lanes.iter().filter(|(_, lane)| used(lane)).count() + self.capacity.closing
+    }
+
     /// Connections beyond the cap: idle ones are closed, busy shared ones yield, leases end in their own time.
     pub(crate) fn shed(&mut self, env: &mut Env) {
-        let max = env.settings.upstream_connections_max;
+        let max = self.capacity.places(&env.settings);
         while self.capacity.open - self.capacity.yielding > max && self.close_idle_lease(env, None) {}
         while self.capacity.open - self.capacity.yielding - self.capacity.leases > max {
             let ready = self.lanes.iter().filter(|(_, lane)| lane.is_shared() && lane.is_ready());

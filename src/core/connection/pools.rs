@@ -250,13 +250,13 @@ impl Connections {
             LeaseKind::Session => limits::PLACES_KEPT_FROM_SESSIONS,
         };
         // That of the control connection is among those kept.
-        settings.upstream_connections_max - kept - self.own.len().saturating_sub(1)
+        self.capacity.places(settings).saturating_sub(kept + self.own.len().saturating_sub(1))
     }
 
     /// Whether a leased lane is one too many since a cap was lowered.
     pub(crate) fn has_lease_too_many(&self, settings: &Settings) -> bool {
         self.capacity.leases > self.leases_max(settings, LeaseKind::Transaction)
-            || self.capacity.held() > settings.upstream_connections_max
+            || self.capacity.held() > self.capacity.places(settings)
     }
 
     pub(crate) fn opening_for(&self, kind: LeaseKind) -> Vec<PoolId> {
@@ -282,7 +282,7 @@ impl Connections {
     }
 
     pub(crate) fn open_warm(&mut self, env: &mut Env) {
-        let max = env.settings.upstream_connections_max - self.own.len();
+        let max = self.capacity.places(&env.settings).saturating_sub(self.own.len());
         let leases_max = self.leases_max(&env.settings, LeaseKind::Blocking);
         let warm: Vec<PoolId> = self.pools().filter(|(_, pool)| pool.warm).map(|(id, _)| id).collect();
         for id in warm {

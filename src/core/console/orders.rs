@@ -37,6 +37,13 @@ pub enum Order {
     },
     /// Start a successor and hand everything over to it.
     Upgrade,
+    /// Hand everything over to the process that asks.
+    TakeOver {
+        /// The number of the format that it reads.
+        format: u64,
+        /// Its version, for the log.
+        version: String,
+    },
 }
 
 /// Without what may be a password.
@@ -57,6 +64,7 @@ impl Order {
             Order::Drain => "DRAIN",
             Order::Shutdown { .. } => "SHUTDOWN",
             Order::Upgrade => "UPGRADE",
+            Order::TakeOver { .. } => "TAKEOVER",
         }
     }
 }

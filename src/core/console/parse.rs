@@ -165,6 +165,10 @@ fn order(words: &[&str], upper: impl Fn(usize) -> String) -> Result<Order, Strin
         ("SHUTDOWN", 1) => Ok(Order::Shutdown { waits: false }),
         ("SHUTDOWN", 2) if upper(1) == "WAIT" => Ok(Order::Shutdown { waits: true }),
         ("UPGRADE", 1) => Ok(Order::Upgrade),
+        ("TAKEOVER", 3) => match words[1].parse() {
+            Ok(format) => Ok(Order::TakeOver { format, version: word(2) }),
+            Err(_) => Err("ERR BROKER TAKEOVER takes the number of a format and a version".to_owned()),
+        },
         _ => Err("ERR unknown or incomplete console command; BROKER HELP lists them".to_owned()),
     }
 }

@@ -36,6 +36,7 @@ const HELP: &[&str] = &[
     "BROKER UPSTREAM url              (on admin_listen) moves to another server: pauses, sees that it serves, switches.",
     "BROKER DRAIN                     (on admin_listen) takes no further child, and ends once all have been let go.",
     "BROKER SHUTDOWN [WAIT]           (on admin_listen) ends at once, or as DRAIN within drain_timeout.",
+    "BROKER UPGRADE                   (on admin_listen) starts a successor and hands everything over to it.",
     "BROKER ERRORS                    from now on this connection is told of lost requests by BROKERLOST and BROKERDOWN,",
     "    and not closed for them as on_upstream_loss = close would have it; for anybody.",
     "BROKER HELP",

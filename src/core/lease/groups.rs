@@ -129,6 +129,8 @@ pub(crate) struct Group {
     next_unblock: Millis,
     /// The next of its timers that is meant.
     timer: Millis,
+    /// Those who wait are about to go to another process, in which they ask again: the command is not written any more.
+    moving: bool,
 }
 
 impl Group {
@@ -149,6 +151,7 @@ impl Group {
             next_look: now,
             next_unblock: now,
             timer: NEVER,
+            moving: false,
         }
     }
 
@@ -162,6 +165,27 @@ impl Group {
 
     pub(crate) fn restarts(&self) -> bool {
         self.restarts
+    }
+
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving
+    }
+
+    pub(crate) fn set_moving(&mut self, moving: bool) {
+        self.moving = moving;
+    }
+
+    /// Those who wait may be taken out: no command is out for them, and nobody is to be told that its time is over.
+    pub(crate) fn may_leave(&self, now: Millis) -> bool {
+        self.moving
+            && self.lanes.is_empty()
+            && self.look.is_none()
+            && self.first_expiry().is_none_or(|at| at > now)
+    }
+
+    /// Who waits, with the ticket and the end of its time, in the order of arrival.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = (u64, ChildKey, Millis)> {
+        self.waiting.iter().map(|(ticket, waiter)| (*ticket, waiter.child, waiter.expires))
     }
 
     // ---- who waits ------------------------------------------------------------------------------------
@@ -387,7 +411,7 @@ impl Group {
 
     /// How many lanes wait that nobody needs, or that may not, if it may have `max` leases.
     pub(crate) fn surplus(&self, max: usize) -> usize {
-        let needed = self.waiting.len().min(self.lanes_max(max));
+        let needed = if self.moving { 0 } else { self.waiting.len().min(self.lanes_max(max)) };
         self.idle_waits().count().saturating_sub(needed)
     }
 
@@ -439,7 +463,7 @@ impl Group {
     /// Whether a lane may take the command. Not while one looks ahead: how many that serves is known once it is answered, and
     /// whose an element is that was taken after it could not be told.
     pub(crate) fn may_begin(&self) -> bool {
-        self.unserved() > 0 && !self.looks_ahead()
+        self.unserved() > 0 && !self.looks_ahead() && !self.moving
     }
 
     /// A look is under way.
@@ -460,7 +484,7 @@ impl Group {
     /// The tickets by which it should stand in the line, if it may have `max` leases: those of waiters for whom no command is
     /// out, nor will be on a lane that it has.
     pub(crate) fn wanted(&self, max: usize) -> Vec<u64> {
-        if self.looks_ahead() {
+        if self.looks_ahead() || self.moving {
             return Vec::new();
         }
         let (held, commands) = (self.held(), self.commands());

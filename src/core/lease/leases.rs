@@ -104,6 +104,16 @@ impl Leases {
         }
     }
 
+    /// The last number that was given out.
+    pub(crate) fn last_ticket(&self) -> u64 {
+        self.last_ticket
+    }
+
+    /// From now on numbers are higher than this one.
+    pub(crate) fn number_from(&mut self, ticket: u64) {
+        self.last_ticket = self.last_ticket.max(ticket);
+    }
+
     /// A number that orders arrivals and grants.
     pub(crate) fn ticket(&mut self) -> u64 {
         self.last_ticket += 1;

@@ -48,7 +48,11 @@ impl Shared {
         if child.is_under_way() {
             return Err(Flow::Hold(Hold::OwnReplies));
         }
-        let (now, ticket) = (self.env.now, self.leases.ticket());
+        let now = self.env.now;
+        // One that has waited in another process has its old place, and what is left of its time.
+        let moved = child.front().wait().and_then(|wait| Some((wait, wait.moved?)));
+        let ticket = moved.map_or_else(|| self.leases.ticket(), |(wait, _)| wait.ticket);
+        let arrived = moved.map_or(now, |(wait, _)| wait.arrived);
         let pool = self.connections.pool_of(child.pool_key());
         self.connections.keep_warm(pool);
         let writes = self.commands.table().is_some_and(|table| table.is_write(id));
@@ -57,10 +61,11 @@ impl Shared {
         let group = self.groups.of(pool, what, restarts, now);
         self.env.memory += self.groups.footprint() - before;
         let expires = if timeout == 0 { NEVER } else { now.saturating_add(timeout) };
+        let expires = moved.map_or(expires, |(_, until)| until);
         if let Some(found) = self.groups.get_mut(group) {
-            found.join(ticket, Waiter::new(child, now, expires, writes));
+            found.join(ticket, Waiter::new(child, arrived, expires, writes));
         }
-        let wait = Wait::new(LeaseKind::Blocking, now);
+        let wait = Wait { arrived, ..Wait::new(LeaseKind::Blocking, now) };
         *child.front_mut().wait_mut() = Some(Wait { ticket, group, ..wait });
         self.joined(group);
         Ok(Flow::Hold(Hold::Element))

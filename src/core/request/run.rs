@@ -287,6 +287,9 @@ impl Shared {
         if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
             return false;
         }
+        if child.is_moving() && child.front_is_fresh() {
+            return false;
+        }
         if child.sent().in_flight() >= self.in_flight_max(child) {
             child.set_hold(Hold::InFlightMax);
         } else if child.outbox().unread() >= limits::CHILD_OUTPUT_PAUSE {

@@ -180,6 +180,7 @@ impl Sim {
             let tended = group.waiting() == 0
                 || group.held() + group.commands() > 0
                 || group.is_looking()
+                || group.is_moving()
                 || (!group.line().is_empty() && group.has_timer());
             holds!(13, tended, "a group waits for nothing: {group:?}");
             let is_over = group.first_expiry().is_some_and(|at| at <= broker.shared.env.now);

@@ -15,6 +15,7 @@ mod generator;
 mod invariants;
 mod ledger;
 mod moods;
+mod moves;
 mod player;
 mod redis;
 mod reply;

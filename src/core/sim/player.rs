@@ -60,9 +60,20 @@ pub(super) struct Player {
     closes_on_loss: bool,
     /// The second upstream is the one dialled.
     moved: bool,
+    /// Children go to another process and come back, when this says so.
+    mover: Option<fastrand::Rng>,
 }
 
 pub(super) fn play(seed: u64) -> Played {
+    play_with(seed, None)
+}
+
+/// The same with children that go to another process in between.
+pub(super) fn play_moving(seed: u64) -> Played {
+    play_with(seed, Some(fastrand::Rng::with_seed(!seed)))
+}
+
+fn play_with(seed: u64, mover: Option<fastrand::Rng>) -> Played {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (settings, strict) = random_settings(&mut rng);
     let (moods, mut failovers) = (Moods::of(seed), Failovers::of(seed));
@@ -78,6 +89,7 @@ pub(super) fn play(seed: u64) -> Played {
         tampered: Vec::new(),
         closes_on_loss: false,
         moved: false,
+        mover,
         steering: STEERED.contains(&(seed % 11)).then(|| fastrand::Rng::with_seed(seed.rotate_left(17))),
         rng,
     };
@@ -166,6 +178,7 @@ impl Player {
             _ if self.changes_mind() => {}
             _ => self.fault(),
         }
+        self.move_children();
         self.steer();
         self.change_masters();
         self.sim.turn();
@@ -174,6 +187,20 @@ impl Player {
             self.sim.check();
         }
         self.listen();
+    }
+
+    /// Some children are to go to another process, or nobody any more; those that have come to rest go.
+    fn move_children(&mut self) {
+        let Some(rng) = &mut self.mover else { return };
+        match rng.u8(..8) {
+            0..3 => self.sim.begin_moves(rng.usize(1..6)),
+            3 => self.sim.end_moves(),
+            _ => {}
+        }
+        let moved = self.sim.move_rested() as u64;
+        if moved > 0 {
+            *self.played.faults.entry("moved children").or_default() += moved;
+        }
     }
 
     /// Time passes and nothing else moves, but every timer fires at its own moment.
@@ -487,6 +514,8 @@ impl Player {
 
     /// All is well again: whoever waits is served or told.
     fn end(&mut self) {
+        self.mover = None;
+        self.sim.end_moves();
         self.clear_up();
         self.sim.redis.servers.iter_mut().for_each(|weather| weather.swift = true);
         let sim = &mut self.sim;

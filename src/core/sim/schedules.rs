@@ -1,6 +1,6 @@
 //! Schedules one after the other, for a while: the tests that play them, and the line that says what was done.
 
-use super::player::{Played, play};
+use super::player::{Played, play, play_moving};
 use super::run::variable;
 use crate::base::clock::Clock;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -15,6 +15,16 @@ const PROMISES_KEPT: [u64; 11] =
 /// long; `BROKER_SIM_SCHEDULES=n` says how many.
 #[test]
 fn random_schedules_keep_the_invariants() {
+    play_many(play);
+}
+
+/// The same where children go to another process at any moment.
+#[test]
+fn children_that_move_keep_the_invariants() {
+    play_many(play_moving);
+}
+
+fn play_many(play: fn(u64) -> Played) {
     let clock = Clock::new();
     let (seed, seconds) = (variable("BROKER_TEST_SEED"), variable("BROKER_TEST_SECONDS"));
     let first = seed.unwrap_or_else(|| if seconds.is_some() { fastrand::u64(..1 << 40) } else { 0 });

@@ -1,6 +1,8 @@
 //! One child's transaction: the MULTI that is open, wherever its commands are queued, whether keys it has watched are
 //! lost, and what each EXEC under way will mean here. Owns every change of these; sends nothing and answers nothing.
 
+pub(crate) mod moved;
+
 use crate::command::{CommandId, Local, NO_COMMAND, Transaction as TransactionCommand, texts};
 use crate::core::pubsub::counted::{Counted, CountedElements};
 use crate::resp::{Request, reply};

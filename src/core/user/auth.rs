@@ -28,7 +28,7 @@ impl Shared {
 
     /// The child is this user from now on. Nothing of it is in flight. Keys that it watched were watched
     /// with the rights of the previous user: that lane is given up, so the child's next EXEC is null.
-    pub(super) fn become_user(&mut self, child: &mut Child, user: UserId, account: Option<AccountId>) {
+    pub(crate) fn become_user(&mut self, child: &mut Child, user: UserId, account: Option<AccountId>) {
         let former = child.set_user(user, account);
         self.users.enter(user);
         self.users.leave(former, self.env.now);

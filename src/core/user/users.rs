@@ -355,11 +355,28 @@ impl Users {
         self.local(account).map_or(UserId::NOBODY, |local| local.user)
     }
 
+    /// One of the broker's own users, by its name.
+    pub(crate) fn account_of(&self, name: &str) -> Option<AccountId> {
+        self.account_named(name.as_bytes()).map(|local| local.id)
+    }
+
+    /// Whether the user takes any password.
+    pub(crate) fn takes_any(&self, id: UserId) -> bool {
+        self.known.get(&id).is_some_and(|user| user.any)
+    }
+
+    /// A user that another process knows: the upstream has accepted this password there.
+    pub(crate) fn take_in(&mut self, name: &[u8], password: &Password, any: bool) -> UserId {
+        let id = self.register(name, password);
+        self.known.entry(id).and_modify(|user| user.any |= any);
+        id
+    }
+
     fn account_named(&self, name: &[u8]) -> Option<&LocalUser> {
         self.locals.iter().find(|local| local.account.name.as_bytes() == name)
     }
 
-    pub(super) fn account_name(&self, account: AccountId) -> &str {
+    pub(crate) fn account_name(&self, account: AccountId) -> &str {
         self.local(account).map_or("", |local| &local.account.name)
     }
 
