@@ -337,6 +337,35 @@ fn bounds_hold_at_once() {
 }
 
 /// A running loop takes every key of which the table says so, and says no to the others.
+/// What was let in by another rule does not stay: a replica that was served is not, once the server must be a master.
+#[test]
+fn another_role_holds_for_connections_that_are_there() {
+    let redis = Redis::start();
+    redis.ask("SET k v");
+    redis.ask("REPLICAOF 127.0.0.1 1");
+    let base = settings(&redis, &[("upstream_role", "any"), ("queue_timeout", "50ms")]);
+    let mut lp = Loop::new(base.clone()).expect("the loop");
+    let mut desk = Desk::default();
+    let local = lp.local_open().expect("a child");
+    let get = |lp: &mut Loop, desk: &mut Desk| {
+        send(lp, local, "GET k\r\n");
+        let said = |desk: &mut Desk, lp: &mut Loop| {
+            desk.take(lp);
+            desk.text(local).ends_with("\r\n")
+        };
+        run_until(lp, "an answer", |lp| said(desk, lp));
+        desk.output
+            .remove(&local)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    };
+    run_until(&mut lp, "it is served", |lp| get(lp, &mut desk).ends_with("v\r\n"));
+    lp.reload(with(&base, &[("upstream_role", "master")])).expect("new settings");
+    run_until(&mut lp, "it is not served", |lp| get(lp, &mut desk).starts_with("-BROKERDOWN"));
+    lp.reload(base).expect("the former settings");
+    run_until(&mut lp, "it is served again", |lp| get(lp, &mut desk).ends_with("v\r\n"));
+}
+
 /// The console of a loop inside a program sets what the program's next reload says again.
 #[test]
 fn what_the_console_sets_is_above_the_program_until_it_reloads() {

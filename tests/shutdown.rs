@@ -201,7 +201,7 @@ fn a_restart_with_idle_subscribers_leaves_a_short_gap() {
         assert!(subscribers.iter_mut().all(Raw::is_closed));
         gaps.push(gap);
     }
-    println!("connects that failed, and the time between the last good one and the next: {gaps:?}");
+    eprintln!("connects that failed, and the time between the last good one and the next: {gaps:?}");
     let least = gaps.iter().map(|(_, gap)| *gap).min().expect("a gap");
     assert!(least < Duration::from_millis(100), "{gaps:?}");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::support::console::{lines, rows, said};
 use crate::support::{Broker, Crowd, Raw, Redis, upstream_clients, wait_until};
@@ -130,10 +130,14 @@ fn what_cannot_be_reloaded_is_named_and_nothing_changes() {
         "-ERR admin_listen, auth cannot change while the broker runs"
     );
     is_from(&mut admin, "lanes", "1", "default");
+    let pid = Pid::from_raw(broker.broker.pid().cast_signed());
+    let few = Rlimit { current: Some(12_000), maximum: Some(12_000) };
+    prlimit(pid, Resource::Nofile, few).expect("a lower limit");
     for (set, error) in [
         ("auth users", "-ERR auth cannot change while the broker runs"),
         ("lane 4", "-ERR unknown key \"lane\"; did you mean \"lanes\"?"),
         ("lanes 0", "-ERR lanes = \"0\": out of range"),
+        ("children_max 20000", "-ERR children_max 20000 + upstream_connections_max 384 + "),
         ("lanes 1024", "-ERR lanes = \"1024\": allowed is at most upstream_connections_max (384)"),
         ("listen tcp://10.1.2.3:0", "-ERR tcp://10.1.2.3:0: 10.1.2.3 is not a loopback address"),
         ("upstream_password_file /nowhere", "-ERR upstream_password_file = \"/nowhere\": cannot be read"),
@@ -347,5 +351,5 @@ fn reloads_under_load_fail_no_request() {
     for name in ["requests_lost", "requests_down", "requests_limited", "upstream_losses", "desyncs"] {
         assert_eq!(rows(&mut admin, &format!("STATS WHERE name {name}"))[0]["value"], "0", "{name}");
     }
-    println!("{rounds} rounds");
+    eprintln!("{rounds} rounds");
 }

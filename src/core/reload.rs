@@ -13,7 +13,7 @@ use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
-use crate::core::questions::control::Question;
+use crate::core::questions::control::{Needed, Question};
 use crate::core::shared::Shared;
 use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
@@ -199,6 +199,10 @@ impl Broker {
         } else {
             // It is judged by what its own user may do, once that is known.
             self.shared.move_to(upstream);
+        }
+        if self.shared.env.settings.upstream_role != previous.upstream_role {
+            // Connections were let in by another rule: the server says again what it is.
+            self.shared.ask_fresh(Needed::Greeting);
         }
         self.shared.connections.mark_surplus_lanes(self.shared.env.settings.lanes);
         self.shared.remove_surplus_lanes();

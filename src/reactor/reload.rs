@@ -21,6 +21,9 @@ pub struct Prepared {
     secrets: Secrets,
 }
 
+/// Why settings that are right by themselves cannot be served with in this process.
+pub type SettingsVeto = fn(&Settings) -> Result<()>;
+
 impl Prepared {
     /// Reads every file that the settings name. Blocks meanwhile, and needs no loop.
     pub fn new(sourced: impl Into<Sourced>) -> Result<Prepared> {
@@ -30,11 +33,6 @@ impl Prepared {
         let secrets = Secrets::read(&settings)?;
         Ok(Prepared { sourced, settings, upstream, accounts, secrets })
     }
-
-    /// All layers together.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
 }
 
 impl Loop {
@@ -42,6 +40,11 @@ impl Loop {
     pub fn reload(&mut self, sourced: impl Into<Sourced>) -> Result<Vec<String>> {
         self.expect_serving(ATTEMPT)?;
         self.apply(Prepared::new(sourced)?)
+    }
+
+    /// Has new settings refused that this refuses, whoever they come from.
+    pub fn refuse_what(&mut self, veto: SettingsVeto) {
+        self.veto = Some(veto);
     }
 
     /// The layers that the settings in force are made of, what the console has set among them.
@@ -71,6 +74,7 @@ impl Loop {
         let Prepared { sourced, settings, upstream, accounts, mut secrets } = prepared;
         self.expect_serving(ATTEMPT)?;
         self.core.settings().same_fixed(&settings)?;
+        self.veto.map_or(Ok(()), |veto| veto(&settings))?;
         self.replace_listeners(&settings, &mut secrets)?;
         self.listeners_changed = true;
         let mut changes = self.core.settings().differences(&settings);
