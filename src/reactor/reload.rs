@@ -1,6 +1,6 @@
 //! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged.
 
-use super::accept::PolledListener;
+use super::accept::{Door, PolledListener};
 use super::pace::StepKind;
 use super::secrets::{Secrets, is_guarded, warn_of_insecurity};
 use super::{Loop, doors, read_settings};
@@ -154,6 +154,10 @@ impl Loop {
             self.listeners.push(listener);
         }
         for mut listener in former.into_iter().flatten() {
+            if listener.door == Door::Http {
+                listener.close(registry);
+                continue;
+            }
             listener.retire();
             self.listeners.push(listener);
         }
