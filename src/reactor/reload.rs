@@ -5,6 +5,7 @@ use super::pace::StepKind;
 use super::secrets::{Secrets, is_guarded, warn_of_insecurity};
 use super::{Loop, doors, read_settings};
 use crate::base::error::{Error, Result};
+use crate::base::limits;
 use crate::config::accounts::Account;
 use crate::config::sources::Sourced;
 use crate::config::{ListenUrl, Settings, Upstream};
@@ -89,7 +90,7 @@ impl Loop {
         changes.extend(self.core.take_accounts(accounts));
         self.core.reload(settings, upstream);
         self.core.set_sources(self.sourced.sources());
-        changes.iter().for_each(|change| log::info!("changed: {change}"));
+        tell_of(&changes);
         self.forget_history();
         self.pace.step(StepKind::Reload);
         self.pace.end_turn();
@@ -162,6 +163,24 @@ impl Loop {
             self.listeners.push(listener);
         }
         Ok(())
+    }
+}
+
+/// All changes in few lines: of many lines from one place the log would leave some out.
+fn tell_of(changes: &[String]) {
+    let mut line = String::new();
+    for change in changes {
+        if !line.is_empty() && line.len() + change.len() > limits::LOG_LINE_MAX / 2 {
+            log::info!("changed: {line}");
+            line.clear();
+        }
+        if !line.is_empty() {
+            line += "; ";
+        }
+        line += change;
+    }
+    if !line.is_empty() {
+        log::info!("changed: {line}");
     }
 }
 
