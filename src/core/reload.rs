@@ -74,6 +74,9 @@ impl Shared {
     fn move_to(&mut self, upstream: Upstream) {
         log::info!("upstream {} is followed by {upstream}", self.env.upstream);
         let same_home = Upstream { db: upstream.db, ..self.env.upstream.clone() } == upstream;
+        let password = upstream.password.clone();
+        // Redis does not ask who has authenticated again. What cannot be replaced unseen stays with the same user.
+        let same_user = Upstream { db: upstream.db, password, ..self.env.upstream.clone() } == upstream;
         self.env.upstream = upstream;
         let pool = self.control_pool();
         if let Some(lane) = self.connections.find_mut(self.control.lane()) {
@@ -91,7 +94,9 @@ impl Shared {
             for key in self.connections.keys() {
                 match self.connections.find(key).map(Lane::role) {
                     Some(LaneRole::Shared) => self.move_shared(key),
+                    Some(LaneRole::Lease) if same_user && self.is_for_session(key) => {}
                     Some(LaneRole::Lease) => self.move_lease(key),
+                    Some(LaneRole::Subscriber) if same_user && self.is_ready_lane(key) => {}
                     Some(LaneRole::Subscriber) => self.move_topics(key),
                     Some(LaneRole::Probe) => self.lane_lost(key, "the upstream has been replaced"),
                     Some(LaneRole::Control) | None => {}
@@ -99,6 +104,16 @@ impl Shared {
             }
         }
         self.move_control();
+    }
+
+    /// Whether the connection has a state that its child would miss: a subscription, tracking.
+    fn is_for_session(&self, key: LaneKey) -> bool {
+        let lease = self.connections.find(key).and_then(Lane::lease);
+        lease.is_some_and(|lease| lease.kind() == LeaseKind::Session && !lease.is_over())
+    }
+
+    fn is_ready_lane(&self, key: LaneKey) -> bool {
+        self.connections.find(key).is_some_and(Lane::is_ready)
     }
 
     /// What the new one publishes comes on a new connection, once what children have asked on this one is answered.
