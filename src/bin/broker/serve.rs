@@ -80,6 +80,7 @@ fn serve(
         lp.sabotage();
     }
     lp.take_orders();
+    lp.refuse_what(|settings| files::check_fits(files::raise_limit(), settings));
     signals.wake(&lp.wake_pipe()?)?;
     for url in lp.metrics_listeners() {
         say::line(&format!("metrics {url}"));
