@@ -1,12 +1,15 @@
 //! Everything an operator does to a running broker, one after the other, while children of every kind check each reply. By
 //! default a little of each; `make steering` does as much as a long life brings.
 
+use crate::support::broker::BINARY;
 use crate::support::console::{lines, rows, said};
 use crate::support::native::{C99, Mode, Native};
 use crate::support::run::variable;
-use crate::support::{Broker, Crowd, PATIENCE, Raw, Redis, wait_until};
+use crate::support::{Crowd, PATIENCE, Raw, Redis, is_running, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,9 +17,9 @@ use std::time::Duration;
 struct Programs(Vec<Child>);
 
 impl Programs {
-    fn start(broker: &Broker, count: u64) -> Programs {
+    fn start(socket: &Path, count: u64) -> Programs {
         let native = Native::build("steered.c", C99, Mode::Plain, &[]);
-        let endpoint = format!("unix://{}", broker.socket().display());
+        let endpoint = format!("unix://{}", socket.display());
         let start = |number: u64| {
             let mut command: Command = native.command(&[&endpoint, &format!("library:{number}")]);
             let program = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -43,8 +46,68 @@ impl Programs {
     }
 }
 
+/// The program as an operator has it: a file that the next version replaces, and a process that its successor follows.
+struct Daemon {
+    program: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+    pid: u32,
+    first: Child,
+}
+
+impl Daemon {
+    fn start(directory: &Path, config: &Path) -> Daemon {
+        let (program, log) = (directory.join("broker"), directory.join("log"));
+        std::fs::copy(BINARY, &program).expect("install the program");
+        let mut command = Command::new(&program);
+        command.arg("serve").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null());
+        let first = command.stderr(File::create(&log).expect("a log")).spawn().expect("start the broker");
+        let socket = directory.join("b.sock");
+        wait_until("it listens", || Raw::try_unix(&socket).is_ok());
+        Daemon { program, socket, log, pid: first.id(), first }
+    }
+
+    fn admin(&self) -> Raw {
+        let mut path = self.socket.clone().into_os_string();
+        path.push(".admin");
+        let mut admin = Raw::unix(&PathBuf::from(path));
+        admin.set_patience(PATIENCE);
+        admin
+    }
+
+    /// Another build takes the place of the file, and a process of it that of the process.
+    fn upgrade(&mut self, build: &Path) {
+        let next = self.program.with_extension("next");
+        std::fs::copy(build, &next).expect("write the next version");
+        std::fs::rename(&next, &self.program).expect("put it in its place");
+        let said = lines(&mut self.admin(), "BROKER UPGRADE");
+        let successor = said[0].split(' ').nth(1).and_then(|pid| pid.parse().ok());
+        let former = std::mem::replace(&mut self.pid, successor.unwrap_or_else(|| panic!("{said:?}")));
+        let own = self.first.id();
+        wait_until("the former process has ended", || {
+            if former == own {
+                self.first.try_wait().expect("its status").is_some_and(|status| status.success())
+            } else {
+                !is_running(former)
+            }
+        });
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(pid) = Pid::from_raw(self.pid as i32) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = self.first.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
+
 struct Steered {
-    broker: Broker,
+    daemon: Daemon,
     crowd: Crowd,
     programs: Programs,
     /// The one in use, and the one that is to be moved to.
@@ -54,14 +117,6 @@ struct Steered {
 }
 
 impl Steered {
-    fn admin(&self) -> Raw {
-        let mut path = self.broker.socket().as_os_str().to_owned();
-        path.push(".admin");
-        let mut admin = Raw::unix(&PathBuf::from(path));
-        admin.set_patience(PATIENCE);
-        admin
-    }
-
     /// Every child goes on.
     fn goes_on(&self) {
         let enough = self.crowd.rounds() + 20 * self.children;
@@ -70,7 +125,7 @@ impl Steered {
 
     fn reload(&self, round: u64) {
         let extra = self.redis[0].directory().join("extra.sock");
-        let socket = self.broker.socket().display();
+        let socket = self.daemon.socket.display();
         let listen = if round.is_multiple_of(2) {
             format!("'unix://{socket}', 'unix://{}'", extra.display())
         } else {
@@ -87,14 +142,14 @@ impl Steered {
             ),
         );
         std::fs::write(&self.config, text).expect("write the configuration");
-        assert!(lines(&mut self.admin(), "BROKER RELOAD").len() > 1, "reload {round}");
+        assert!(lines(&mut self.daemon.admin(), "BROKER RELOAD").len() > 1, "reload {round}");
         assert_eq!(Raw::try_unix(&extra).is_ok(), round.is_multiple_of(2), "its listener, reload {round}");
     }
 
     /// Redis restarts while nothing is written.
     fn restart_redis(&self) {
         self.crowd.may_lose_subscribers(true);
-        let mut admin = self.admin();
+        let mut admin = self.daemon.admin();
         assert_eq!(said(&mut admin, "BROKER PAUSE"), "+OK");
         let held = self.crowd.hold_redis();
         self.redis[0].ask("SAVE");
@@ -126,7 +181,7 @@ impl Steered {
     fn move_upstream(&mut self, by_hand: bool) {
         self.follow();
         self.crowd.may_lose_subscribers(true);
-        let mut admin = self.admin();
+        let mut admin = self.daemon.admin();
         let url = self.redis[1].url();
         if by_hand {
             assert_eq!(said(&mut admin, "BROKER PAUSE"), "+OK");
@@ -160,7 +215,7 @@ impl Steered {
 fn config(listen: &str, upstream: &str, more: &str) -> String {
     format!(
         "upstream = '{upstream}'\nlisten = [{listen}]\nqueue_timeout = '20s'\nlease_wait_timeout = '20s'\n\
-         idle_transaction_timeout = '60s'\nleases_transaction_max = 64\n{more}\n"
+         idle_transaction_timeout = '60s'\nleases_transaction_max = 64\nupgrade_timeout = '5s'\n{more}\n"
     )
 }
 
@@ -179,23 +234,31 @@ fn whatever_the_operator_does_children_see_nothing_but_time() {
     let (config_path, socket) = (directory.path().join("broker.toml"), directory.path().join("b.sock"));
     let text = config(&format!("'unix://{}'", socket.display()), &redis[0].url(), "");
     std::fs::write(&config_path, text).expect("write the configuration");
-    let broker = Broker::start_args(&["serve", "--config", &config_path.display().to_string()], 1);
+    let daemon = Daemon::start(directory.path(), &config_path);
     let crowd = Crowd::start(&socket, &redis[0], of_each as usize);
-    let programs = Programs::start(&broker, of_each.div_ceil(4));
+    let programs = Programs::start(&socket, of_each.div_ceil(4));
     let children = 7 * of_each;
-    let mut steered = Steered { broker, crowd, programs, redis, config: config_path, children };
+    let mut steered = Steered { daemon, crowd, programs, redis, config: config_path, children };
     steered.goes_on();
     for round in 0..many("BROKER_STEERING_RELOADS", 2) {
         steered.reload(round);
         steered.goes_on();
     }
+    let other =
+        std::env::var_os("BROKER_STEERING_OTHER").map_or_else(|| PathBuf::from(BINARY), PathBuf::from);
+    for round in 0..many("BROKER_STEERING_UPGRADES", 0) {
+        // There, and back.
+        steered.daemon.upgrade(if round % 5 == 1 { &other } else { Path::new(BINARY) });
+        steered.goes_on();
+    }
+    assert_eq!(steered.crowd.subscribers_lost(), 0, "by reloads and upgrades");
     steered.restart_redis();
     let lost_by_restart = steered.crowd.subscribers_lost();
     steered.move_upstream(true);
     steered.move_upstream(false);
     let lost = steered.crowd.subscribers_lost();
     assert!(lost_by_restart <= of_each && lost <= 3 * of_each, "{lost_by_restart}, {lost} subscribers lost");
-    let mut admin = steered.admin();
+    let mut admin = steered.daemon.admin();
     for name in ["requests_lost", "requests_down", "requests_limited", "requests_timed_out", "desyncs"] {
         assert_eq!(rows(&mut admin, &format!("STATS WHERE name {name}"))[0]["value"], "0", "{name}");
     }
