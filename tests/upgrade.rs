@@ -5,7 +5,7 @@ use crate::support::raw::{End, pipeline};
 use crate::support::{Broker, PATIENCE, Raw, Redis, wait_until};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 /// The broker is followed by one with more arguments; the former has ended well.
@@ -416,4 +416,104 @@ fn a_broker_that_is_killed_leaves_what_it_has_sent_to_its_successor() {
         assert_eq!((outcome.open, outcome.closed), (kept, CHILDREN - kept), "step {step}:\n{log}");
         broker.become_successor(successor);
     }
+}
+
+/// The number of a message, which ends in `.number`.
+fn number_of(message: &str) -> u64 {
+    message.trim_end().rsplit('.').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// Every message is heard once and in order, while its listeners go from one process to the next.
+#[test]
+fn subscribers_hear_every_message_once() {
+    let redis = Redis::start();
+    let mut broker = Broker::start(&redis, &[]);
+    let (over, socket) = (AtomicBool::new(false), broker.socket().to_owned());
+    let filler = "x".repeat(3000);
+    // Redis closes a subscriber that is too far behind, and a build for tests is slow.
+    let heard = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let mut listeners = Vec::new();
+        for number in 0..120 {
+            let mut child = Raw::unix(&socket);
+            if number % 3 == 0 {
+                assert!(child.ask("HELLO 3").starts_with('%'));
+            }
+            let pattern = number % 2 == 0;
+            let confirmed = child.ask(if pattern { "PSUBSCRIBE c*" } else { "SUBSCRIBE c1 c2" });
+            assert!(confirmed.contains("subscribe"), "{confirmed}");
+            if !pattern {
+                child.read_text();
+            }
+            let heard = &heard;
+            listeners.push(scope.spawn(move || {
+                let mut next = 1;
+                loop {
+                    let message = child.read_text();
+                    if message.contains("the-end") {
+                        return next - 1;
+                    }
+                    assert!(message.contains("message\r\n"), "{message}");
+                    assert_eq!(number_of(&message), next, "one was lost or heard twice");
+                    heard.fetch_max(next, Ordering::Relaxed);
+                    next += 1;
+                }
+            }));
+        }
+        let publisher = scope.spawn(|| {
+            let (mut raw, mut count) = (redis.connect(), 0u64);
+            while !over.load(Ordering::Relaxed) {
+                while count > heard.load(Ordering::Relaxed) + 200 {
+                    thread::yield_now();
+                }
+                count += 1;
+                let text = format!("{filler}.{count}");
+                assert!(raw.ask(&format!("PUBLISH c{} {text}", 1 + count % 2)).starts_with(':'));
+            }
+            (count, raw)
+        });
+        for _ in 0..3 {
+            follow(&mut broker, &[]);
+        }
+        over.store(true, Ordering::Relaxed);
+        let (count, mut raw) = publisher.join().expect("it has published");
+        let served = raw.ask("PUBSUB NUMSUB c1 c2");
+        assert_eq!(served, "*4\r\n$2\r\nc1\r\n:1\r\n$2\r\nc2\r\n:1\r\n", "one connection for all");
+        raw.ask("PUBLISH c1 the-end");
+        for listener in listeners {
+            assert_eq!(listener.join().expect("it heard all"), count);
+        }
+    });
+    // What is subscribed to, and left, goes on as ever.
+    let mut child = broker.connect();
+    assert!(child.ask("SUBSCRIBE c1").contains("subscribe"));
+    broker.connect().expect("PUBLISH c1 m", ":1\r\n");
+    assert_eq!(child.read_text(), "*3\r\n$7\r\nmessage\r\n$2\r\nc1\r\n$1\r\nm\r\n");
+}
+
+/// A connection of its own to Redis cannot be left to others: it stays until the child gives it up.
+#[test]
+fn who_has_a_lane_for_good_is_let_go_in_time() {
+    let redis = Redis::start();
+    let mut broker = Broker::start(&redis, &[("upgrade_timeout", "1s"), ("drain_timeout", "1s")]);
+    let mut tracking = broker.connect_resp3();
+    tracking.expect("CLIENT TRACKING ON", "+OK\r\n");
+    let mut plain = broker.connect();
+    plain.expect("SET k v", "+OK\r\n");
+    follow(&mut broker, &[]);
+    assert!(tracking.is_closed());
+    plain.expect("GET k", "$1\r\nv\r\n");
+}
+
+/// What the console has set holds on, with the process that follows.
+#[test]
+fn what_the_console_has_set_goes_on() {
+    let redis = Redis::start();
+    let mut broker = Broker::start(&redis, &[]);
+    let admin = format!("{}.admin", broker.socket().display());
+    let mut operator = Raw::unix(std::path::Path::new(&admin));
+    assert!(operator.ask("BROKER SET lanes 3").starts_with(['+', '*']));
+    follow(&mut broker, &[]);
+    let shown = operator.ask("BROKER SHOW CONFIG WHERE key lanes");
+    assert!(shown.contains(" 3 "), "{shown}");
 }

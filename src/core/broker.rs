@@ -432,6 +432,7 @@ impl Broker {
     pub fn take_resumed(&mut self, children: &mut Vec<ChildKey>, lanes: &mut Vec<LaneKey>) {
         children.append(&mut self.shared.env.resumed);
         self.shared.connections.standing_mut().take_resumed(lanes);
+        self.shared.moves.take_resumed(lanes);
     }
 
     /// Whether the driver may read from this child now. When it may again, the key is in `take_resumed`.

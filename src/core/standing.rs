@@ -27,7 +27,7 @@ pub enum LaneReading {
 impl Shared {
     #[inline]
     pub(crate) fn lane_reading(&self, key: LaneKey) -> LaneReading {
-        if self.connections.standing().has(key) {
+        if self.connections.standing().has(key) || self.moves.is_stilled(key) {
             LaneReading::WhenResumed
         } else if self.hubs.is_delivering_of(key) || self.connections.has_unread(key) {
             LaneReading::NextTurn

@@ -97,6 +97,17 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Takes over a connection that another process has tuned, as it is; it is closed if it is none.
+    pub fn take_over(socket: OwnedFd) -> Result<Stream, String> {
+        rustix::io::ioctl_fionbio(&socket, true).map_err(words)?;
+        // Of a connection that has been reset meanwhile nobody knows the peer: its first read says so.
+        match sockopt::socket_domain(&socket).map_err(words)? {
+            AddressFamily::UNIX => Ok(Stream::Unix(socket.into())),
+            AddressFamily::INET | AddressFamily::INET6 => Ok(Stream::Tcp(socket.into())),
+            _ => Err("it is neither a unix nor a TCP socket".to_owned()),
+        }
+    }
+
     /// The options of a child's TCP connection: small segments are sent at once, and a child that vanished is noticed.
     /// Setting them fails only on a connection that has already ended, which its first read will report.
     pub fn tune(&self) {

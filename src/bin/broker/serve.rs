@@ -43,7 +43,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let signals = Signals::watch()?;
     let manager = Manager::find(&mut inherited);
     let lp = begin(gathered, inherited, args);
-    let outcome = lp.and_then(|lp| serve(lp, manager, signals, args, &mut layers));
+    let outcome = lp.and_then(|lp| serve(lp, manager, signals, &mut layers));
     logger::finish();
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
@@ -60,6 +60,10 @@ fn begin(gathered: Sourced, inherited: Inherited, args: &ServeArgs) -> Result<Lo
         lp.allow_handover();
     }
     #[cfg(feature = "sabotage")]
+    if args.sabotage {
+        lp.sabotage();
+    }
+    #[cfg(feature = "sabotage")]
     if let Some(step) = args.sabotage_handover {
         lp.sabotage_handover(step);
     }
@@ -67,18 +71,8 @@ fn begin(gathered: Sourced, inherited: Inherited, args: &ServeArgs) -> Result<Lo
 }
 
 /// Runs the loop until a signal ends it: the first drains, the second and SIGQUIT close at once.
-fn serve(
-    mut lp: Loop,
-    mut manager: Manager,
-    mut signals: Signals,
-    args: &ServeArgs,
-    layers: &mut Layers<'_>,
-) -> Result<()> {
+fn serve(mut lp: Loop, mut manager: Manager, mut signals: Signals, layers: &mut Layers<'_>) -> Result<()> {
     layers.warn();
-    #[cfg(feature = "sabotage")]
-    if args.sabotage {
-        lp.sabotage();
-    }
     lp.take_orders();
     lp.refuse_what(|settings| files::check_fits(files::raise_limit(), settings));
     signals.wake(&lp.wake_pipe()?)?;

@@ -41,6 +41,8 @@ pub(crate) enum Hold {
     AuthDelay,
     /// The broker is paused.
     Paused,
+    /// It begins to listen, and the connection for that is elsewhere: it follows.
+    Moving,
     /// The driver was asked to carry it out, or a pause has to begin.
     Order,
     /// It has asked for a drain, and is let go last.

@@ -349,10 +349,15 @@ impl Child {
 
     /// Whether it may be given to another process as it stands, once it is at rest: nothing upstream is its own.
     pub(crate) fn may_move(&self) -> bool {
+        self.topics.is_none() && self.may_move_listening()
+    }
+
+    /// The same, together with the connection of what it listens to.
+    pub(crate) fn may_move_listening(&self) -> bool {
         let is_plain =
             self.state == ChildState::Open && !self.stays && !self.ignored && self.ends_at.is_none();
         let is_on_a_socket = self.origin.kind().is_accepted() && self.origin.secured().is_none();
-        let owns_nothing = self.lease.is_none() && self.subscriptions.is_none() && self.topics.is_none();
+        let owns_nothing = self.lease.is_none() && self.subscriptions.is_none();
         let is_unbound = !self.session.is_pinned() && self.session.transaction.may_move();
         let is_read = self.claim.as_ref().is_none_or(|claim| !claim.is_skipped);
         is_plain && is_on_a_socket && owns_nothing && is_unbound && is_read && self.front_is_fresh()
@@ -589,6 +594,11 @@ impl Child {
 
     pub(crate) fn topics_or_new(&mut self) -> &mut SharedSubscriptions {
         self.topics.get_or_insert_with(|| SharedSubscriptions::new(self.key, self.user))
+    }
+
+    /// Those on the connection of this user.
+    pub(crate) fn topics_of_user(&mut self, user: UserId) -> &mut SharedSubscriptions {
+        self.topics.get_or_insert_with(|| SharedSubscriptions::new(self.key, user))
     }
 
     pub(crate) fn take_topics(&mut self) -> Option<Box<SharedSubscriptions>> {

@@ -440,6 +440,13 @@ impl Lane {
         (record.last_reply, record.last_used, record.fastest_reply) = (now, now, None);
     }
 
+    /// The driver has another handle of its connection.
+    pub(super) fn relink(&mut self, handle: usize) {
+        if let LaneState::Ready { link } = &mut self.state {
+            *link = handle;
+        }
+    }
+
     pub(super) fn note_secured(&mut self, secured: Option<Secured>) {
         self.record.secured = secured;
     }

@@ -14,6 +14,7 @@ pub(crate) mod integrity;
 pub(crate) mod lane;
 pub(crate) mod lanes;
 pub(crate) mod life;
+mod moved;
 pub(crate) mod pools;
 pub(crate) mod role;
 pub(crate) mod shortage;

@@ -3,7 +3,7 @@
 //! enough. Bytes are of another process of the same user, and may be anything all the same: what is none of this is an error.
 
 use crate::base::process::UnixCredentials;
-use crate::core::handover::image::{ChildImage, PasswordImage, UserImage, WaitImage};
+use crate::core::handover::image::{ChildImage, HubImage, PasswordImage, UserImage, WaitImage};
 use crate::core::keys::LeaseKind;
 use crate::core::transaction::state::moved::{CountImage, MultiImage};
 use crate::resp::{encode, value};
@@ -120,7 +120,44 @@ fn image_map(image: &ChildImage) -> MapWriter {
         map.map("multi", multi_map(multi));
     }
     map.bytes("last-command", image.last_command.as_deref().unwrap_or_default().as_bytes());
+    map.maps("topics", image.topics.iter().map(|(family, name)| pair_map(family, name)));
     map
+}
+
+/// A name, and bytes.
+fn pair_map(name: &str, bytes: &[u8]) -> MapWriter {
+    let mut map = MapWriter::default();
+    map.bytes("name", name.as_bytes());
+    map.bytes("bytes", bytes);
+    map
+}
+
+fn pair_of_map(map: &mut MapReader) -> Read<(String, Vec<u8>)> {
+    Ok((map.text("name")?, map.bytes("bytes")?))
+}
+
+/// The image of a connection for subscriptions as bytes.
+pub fn encode_hub(image: &HubImage) -> Zeroizing<Vec<u8>> {
+    let mut map = MapWriter::default();
+    map.map("user", user_map(&image.user));
+    map.number("upstream-id", image.upstream_id as u64);
+    map.bytes("input", &image.input);
+    map.maps("renamed", image.renamed.iter().map(|(name, typed)| pair_map(name, typed)));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(1024 + 2 * image.input.len()));
+    map.end(&mut bytes);
+    bytes
+}
+
+/// The image that these bytes are; or why they are none.
+pub fn decode_hub(bytes: &[u8]) -> Result<HubImage, String> {
+    let map = value::parse(bytes).ok_or("not a connection for subscriptions")?;
+    let mut map = MapReader::of(map)?;
+    Ok(HubImage {
+        user: user_of_map(&mut map.map("user")?.ok_or("no user")?)?,
+        upstream_id: map.number("upstream-id")?,
+        input: map.bytes("input")?,
+        renamed: map.maps("renamed", pair_of_map)?,
+    })
 }
 
 fn user_map(user: &UserImage) -> MapWriter {
@@ -306,6 +343,7 @@ fn image_of_map(map: &mut MapReader) -> Read<ChildImage> {
         wait: map.map("wait")?.map(|mut map| wait_of_map(&mut map)).transpose()?,
         multi: map.map("multi")?.map(|mut map| multi_of_map(&mut map)).transpose()?,
         last_command: map.some_text("last-command")?,
+        topics: map.maps("topics", pair_of_map)?,
     };
     let is_sound = matches!(image.proto, 2 | 3) && image.bytes_in >= image.input.len() as u64;
     if is_sound { Ok(image) } else { Err("a child that cannot be".to_owned()) }
@@ -425,6 +463,7 @@ mod tests {
                 counts: vec![CountImage { element: 3, shard: true, publishes: true, channel: b"c".to_vec() }],
             }),
             last_command: Some("client|id".to_owned()),
+            topics: vec![("channel".to_owned(), b"news".to_vec()), ("shard".to_owned(), Vec::new())],
         }
     }
 
@@ -439,6 +478,14 @@ mod tests {
         assert!(
             !format!("{:?}", full()).contains("s3cr3t") && !format!("{:?}", full().user).contains("s3cr3t")
         );
+    }
+
+    #[test]
+    fn a_hub_is_read_as_it_was_written() {
+        let renamed = vec![("subscribe".to_owned(), b"listen".to_vec())];
+        let hub = HubImage { user: full().user, upstream_id: 77, input: b">3\r\n$7".to_vec(), renamed };
+        assert_eq!(decode_hub(&encode_hub(&hub)), Ok(hub));
+        assert!(decode_hub(b"").is_err() && decode_hub(b"%0\r\n").is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::core::child::session::{ReplyMode, Session};
 use crate::core::handover::image::{ChildImage, PasswordImage, UserImage, WaitImage};
 use crate::core::keys::{ChildKey, GroupKey, UserId};
 use crate::core::lease::groups::NEVER;
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::shared::Shared;
 
 impl Shared {
@@ -22,7 +23,7 @@ impl Shared {
             Hold::None | Hold::InFlightMax | Hold::OwnReplies => {}
             // These end by themselves, and nothing is lost with them.
             Hold::OutputFull | Hold::LaneFull => {}
-            Hold::LeaseQueue => {}
+            Hold::LeaseQueue | Hold::Moving => {}
             Hold::Element => return self.begin_move_of_group(child),
             _ => return false,
         }
@@ -34,7 +35,7 @@ impl Shared {
                 self.leave_line(child);
                 child.set_hold(Hold::None);
             }
-            Hold::OutputFull | Hold::LaneFull => child.set_hold(Hold::None),
+            Hold::OutputFull | Hold::LaneFull | Hold::Moving => child.set_hold(Hold::None),
             _ => {}
         }
         child.set_moving(true);
@@ -72,7 +73,7 @@ impl Shared {
     }
 
     /// It goes on here after all.
-    fn end_move(&mut self, child: &mut Child) {
+    pub(super) fn end_move(&mut self, child: &mut Child) {
         child.set_moving(false);
         if child.hold() == Hold::None {
             self.nudge(child);
@@ -81,13 +82,20 @@ impl Shared {
     }
 
     fn user_image(&self, child: &Child) -> UserImage {
-        match (child.account(), child.user()) {
-            (Some(account), _) => UserImage::Account(self.users.account_name(account).to_owned()),
-            (None, UserId::UPSTREAM) => UserImage::Upstream,
-            (None, UserId::DEFAULT) => UserImage::Default,
-            (None, UserId::NOBODY) => UserImage::Nobody,
-            (None, UserId::UNDECIDED) => UserImage::Undecided,
-            (None, user) => {
+        match child.account() {
+            Some(account) => UserImage::Account(self.users.account_name(account).to_owned()),
+            None => self.image_of_user(child.user()),
+        }
+    }
+
+    /// Who this is upstream.
+    pub(super) fn image_of_user(&self, user: UserId) -> UserImage {
+        match user {
+            UserId::UPSTREAM => UserImage::Upstream,
+            UserId::DEFAULT => UserImage::Default,
+            UserId::NOBODY => UserImage::Nobody,
+            UserId::UNDECIDED => UserImage::Undecided,
+            user => {
                 let (credentials, any) =
                     (self.users.get(user, &self.env.upstream), self.users.takes_any(user));
                 let password = PasswordImage::new(credentials.password.unwrap_or_default());
@@ -158,6 +166,7 @@ impl Shared {
             wait: self.wait_image(child),
             multi: session.transaction.image(command),
             last_command: child.last_command().map(command).filter(|name| !name.is_empty()),
+            topics: Vec::new(),
         }
     }
 }
@@ -169,6 +178,7 @@ impl Broker {
             // Somebody may not know yet what has become of what it waits for.
             return;
         }
+        self.shared.moves.is_under_way = true;
         for _ in 0..limits::MOVES_LOOKS {
             if self.shared.moves.moving.len() >= count {
                 break;
@@ -229,7 +239,7 @@ impl Broker {
         given
     }
 
-    fn give(&mut self, key: ChildKey) -> Option<(usize, ChildImage)> {
+    pub(super) fn give(&mut self, key: ChildKey) -> Option<(usize, ChildImage)> {
         let child = self.children.get_mut(key)?;
         self.shared.release_held_pushes(child);
         let (link, image) = (child.link(), self.shared.image_of(child));
@@ -267,6 +277,11 @@ impl Broker {
 
     /// Nobody goes any more: those that were about to go on here.
     pub fn end_moves(&mut self) {
+        self.shared.moves.is_under_way = false;
+        self.shared.moves.kept_hubs.clear();
+        for key in std::mem::take(&mut self.shared.moves.held) {
+            self.shared.env.notify(Notice::Child(key, ChildNotice::Lift(Hold::Moving)));
+        }
         for key in std::mem::take(&mut self.shared.moves.moving) {
             if let Some(child) = self.children.get_mut(key).filter(|child| !child.is_closed()) {
                 self.shared.end_move(child);

@@ -4,6 +4,7 @@
 use crate::base::clock::Millis;
 use crate::base::process::UnixCredentials;
 use crate::core::keys::LeaseKind;
+use crate::core::pubsub::hubs::moved::TopicImage;
 use crate::core::transaction::state::moved::MultiImage;
 use crate::core::user::credentials::Password;
 use std::fmt;
@@ -109,6 +110,8 @@ pub struct ChildImage {
     pub multi: Option<MultiImage>,
     /// Name of the command it sent last.
     pub last_command: Option<String>,
+    /// What it listens to on a connection that it shares: families and names.
+    pub topics: Vec<TopicImage>,
 }
 
 impl ChildImage {
@@ -119,8 +122,22 @@ impl ChildImage {
                 + multi.local.iter().map(|(_, name, request)| name.len() + request.len() + 32).sum::<usize>()
                 + multi.counts.iter().map(|count| count.channel.len() + 32).sum::<usize>()
         });
-        1024 + self.name.len() + self.input.len() + self.output.len() + multi
+        let topics: usize = self.topics.iter().map(|(_, name)| name.len() + 64).sum();
+        1024 + topics + self.name.len() + self.input.len() + self.output.len() + multi
     }
+}
+
+/// The connection that carries a user's subscriptions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HubImage {
+    /// Whose.
+    pub user: UserImage,
+    /// CLIENT ID of the connection.
+    pub upstream_id: i64,
+    /// The beginning of a frame that has not come to its end.
+    pub input: Vec<u8>,
+    /// Commands with the names that the upstream has given them.
+    pub renamed: Vec<(String, Vec<u8>)>,
 }
 
 /// Without what its program has sent or was told.

@@ -6,6 +6,7 @@
 
 pub(crate) mod format;
 pub(crate) mod give;
+pub(crate) mod hubs;
 pub(crate) mod image;
 pub(crate) mod moves;
 pub(crate) mod places;

@@ -55,7 +55,7 @@ impl Shared {
     }
 
     /// Who the child is here; none if it is nobody that is known here.
-    fn user_of_image(&mut self, user: &UserImage) -> Option<(UserId, Option<AccountId>)> {
+    pub(super) fn user_of_image(&mut self, user: &UserImage) -> Option<(UserId, Option<AccountId>)> {
         match user {
             UserImage::Upstream => Some((UserId::UPSTREAM, None)),
             UserImage::Default => Some((UserId::DEFAULT, None)),

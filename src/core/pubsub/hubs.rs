@@ -1,6 +1,8 @@
 //! Every shared subscription: each user's topics, who listens to them, and what the user's connection has been asked.
 //! Changes both sides of a subscription, the topic's and the child's, in one function. Never touches a child itself.
 
+pub(crate) mod moved;
+
 use crate::base::key::{Arena, Key};
 use crate::base::limits;
 use crate::base::outgoing::Fragment;

@@ -41,6 +41,9 @@ impl Shared {
         if child.is_under_way() {
             return Flow::Hold(Hold::OwnReplies);
         }
+        if !change.leave && self.subscribes_elsewhere(child) {
+            return Flow::Hold(Hold::Moving);
+        }
         let user = child.topics().map_or(child.user(), |own| own.user());
         self.hubs.learn_name(user, change, request.arg(0));
         let flow = if change.leave {

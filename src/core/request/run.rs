@@ -290,7 +290,8 @@ impl Shared {
         if child.is_finished() || child.hold() != Hold::None || child.credit() <= 0 {
             return false;
         }
-        if child.is_moving() && child.front_is_fresh() {
+        // What has been read before a message must be answered before it.
+        if child.is_moving() && child.front_is_fresh() && !child.outbox().holds_pushes() {
             return false;
         }
         if child.sent().in_flight() >= self.in_flight_max(child) {

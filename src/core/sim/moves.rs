@@ -3,7 +3,8 @@
 
 use super::Sim;
 use crate::core::broker::Broker;
-use crate::core::handover::format::{decode_images, encode_images};
+use crate::core::handover::format::{decode_hub, decode_images, encode_hub, encode_images};
+use crate::core::handover::hubs::HubRest;
 use crate::core::handover::image::ChildImage;
 
 impl Sim {
@@ -22,6 +23,52 @@ impl Sim {
             self.take_in(*link, image);
         }
         links.len()
+    }
+
+    /// Subscriptions that are at rest go with all who listen, and come back: to the same broker as to another one, or since they
+    /// could not go. Returns how many children did.
+    pub(crate) fn move_hub(&mut self, is_taken: bool) -> usize {
+        if !self.broker.begin_hub_move() {
+            return 0;
+        }
+        match self.broker.hub_rest() {
+            HubRest::NotYet => return 0,
+            HubRest::Never => {
+                self.broker.keep_hub(None);
+                return 0;
+            }
+            HubRest::Now => {}
+        }
+        let (lane, link, image) = self.broker.hub_image().expect("it rests");
+        let image = decode_hub(&encode_hub(&image)).expect("it was just written");
+        let mut given = Vec::new();
+        loop {
+            let some = self.broker.give_listeners(2);
+            if some.is_empty() {
+                break;
+            }
+            given.extend(some);
+        }
+        let images: Vec<ChildImage> = given.iter().map(|(_, image)| image.clone()).collect();
+        let again = decode_images(&encode_images(&images)).expect("it was just written");
+        let lane = if is_taken {
+            self.broker.forget_hub();
+            assert_eq!(self.broker.may_take_hub(&image), Ok(()));
+            let taken = self.broker.take_hub(&image, link);
+            self.conns.get_mut(&link).expect("its connection").lane = taken;
+            taken
+        } else {
+            lane
+        };
+        for ((link, _), image) in given.iter().zip(again) {
+            let key = self.broker.take_listener(image, None, *link, lane);
+            let peer = &mut self.peers[*link];
+            (peer.key, peer.armed) = (Some(key), true);
+        }
+        if !is_taken {
+            self.broker.keep_hub(Some(link));
+        }
+        given.len()
     }
 
     /// A child goes on here, on this socket.

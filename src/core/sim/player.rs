@@ -197,6 +197,12 @@ impl Player {
             3 => self.sim.end_moves(),
             _ => {}
         }
+        if rng.bool() {
+            let listeners = self.sim.move_hub(rng.u8(..4) > 0) as u64;
+            if listeners > 0 {
+                *self.played.faults.entry("moved listeners").or_default() += listeners;
+            }
+        }
         let moved = self.sim.move_rested() as u64;
         if moved > 0 {
             *self.played.faults.entry("moved children").or_default() += moved;
@@ -515,6 +521,7 @@ impl Player {
     /// All is well again: whoever waits is served or told.
     fn end(&mut self) {
         self.mover = None;
+        self.sim.broker.keep_hub(None);
         self.sim.end_moves();
         self.clear_up();
         self.sim.redis.servers.iter_mut().for_each(|weather| weather.swift = true);

@@ -1,6 +1,7 @@
 //! The side that gives. Until the other one is ready nothing has changed but places for connections, which come back if it
 //! fails. Owns the batch that is under way: its children are in neither core, and go to whoever lives.
 
+use super::hubs::{GivenHub, HubMoves};
 use super::{HandoverState, MESSAGES_TURN, name};
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -24,6 +25,8 @@ const PLACES_FIRST: usize = 2;
 enum Phase {
     /// The other one is not ready.
     Preparing,
+    /// The other one is ready. Subscriptions go first, as long as nobody there has any.
+    Subscriptions,
     /// The other one accepts, and children go.
     Giving,
     /// Those that could not go are let go here.
@@ -36,25 +39,34 @@ enum Phase {
 
 /// Children that are on their way.
 #[derive(Debug)]
-struct Batch {
-    number: u64,
-    children: Vec<(ChildImage, Stream)>,
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) children: Vec<(ChildImage, Stream)>,
+    /// The connection that these listen on.
+    pub(super) hub: Option<GivenHub>,
     /// The commit stands in line.
     is_committed: bool,
 }
 
+impl Batch {
+    pub(super) fn of_hub(number: u64, hub: GivenHub) -> Batch {
+        Batch { number, children: Vec::new(), hub: Some(hub), is_committed: false }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Giver {
-    channel: HandoverChannel,
+    pub(super) channel: HandoverChannel,
     successor: WatchedProcess,
     phase: Phase,
     /// When those that are left end, or all comes to nothing.
     due: Millis,
     /// Places for connections that the other one has been given.
-    places: usize,
+    pub(super) places: usize,
     /// Children when they began to go.
     children: usize,
-    batch: Option<Batch>,
+    pub(super) batch: Option<Batch>,
+    pub(super) hubs: HubMoves,
     batches: u64,
     given: usize,
 }
@@ -62,6 +74,11 @@ pub(super) struct Giver {
 impl Giver {
     pub(super) fn is_ending(&self) -> bool {
         self.phase == Phase::Ending
+    }
+
+    pub(super) fn next_batch(&mut self) -> u64 {
+        self.batches += 1;
+        self.batches
     }
 }
 
@@ -110,6 +127,7 @@ impl Loop {
             places: 0,
             children: 0,
             batch: None,
+            hubs: HubMoves::default(),
             batches: 0,
             given: 0,
         }));
@@ -175,7 +193,13 @@ impl Loop {
                 self.abort(&mut giver, "it was not ready within upgrade_timeout");
             }
             Phase::Preparing => self.give_places(&mut giver),
+            Phase::Subscriptions => {
+                if !self.give_hubs(&mut giver) && giver.batch.is_none() {
+                    self.begin_children(&mut giver);
+                }
+            }
             Phase::Giving => {
+                self.give_hubs(&mut giver);
                 self.give_children(&mut giver);
                 self.give_places(&mut giver);
                 self.end_giving_if_over(&mut giver);
@@ -203,6 +227,9 @@ impl Loop {
         {
             // The other one has it: these copies are closed, and nothing is shut down.
             giver.given += batch.children.len();
+            if batch.hub.is_some() {
+                self.hub_has_gone(giver);
+            }
             drop(batch);
             self.handover.step();
         }
@@ -210,7 +237,7 @@ impl Loop {
 
     fn successor_says(&mut self, giver: &mut Giver, message: Message) {
         match message.name() {
-            name::READY if giver.phase == Phase::Preparing => self.begin_children(giver),
+            name::READY if giver.phase == Phase::Preparing => giver.phase = Phase::Subscriptions,
             name::TAKEN => self.taken(giver, &message),
             name::ABORT => {
                 self.successor_lost(giver, &format!("the successor says: {}", message.text("why")))
@@ -237,26 +264,41 @@ impl Loop {
         }
         self.core.begin_moves(2 * limits::MOVES_BATCH);
         let given = self.core.give_rested(limits::MOVES_BATCH, limits::MOVES_BYTES);
+        let children = self.released(given);
+        if children.is_empty() {
+            return;
+        }
+        let number = giver.next_batch();
+        match message_of(number, &children) {
+            Ok(message) => {
+                giver.channel.send(message);
+                giver.batch = Some(Batch { number, children, hub: None, is_committed: false });
+                self.handover.step();
+            }
+            Err(error) => {
+                log::warn!("cannot hand children over: {error}; trying again");
+                self.put_back(None, children);
+            }
+        }
+    }
+
+    /// The sockets of children that are in the core no more, out of the poll.
+    pub(super) fn released(&mut self, given: Vec<(usize, ChildImage)>) -> Vec<(ChildImage, Stream)> {
         let mut children = Vec::with_capacity(given.len());
         for (link, image) in given {
             // A child that has just ended has no link.
             let Some(link) = self.links.remove(key_of(link)) else { continue };
             children.push((image, link.conn.release(self.poll.registry())));
         }
-        if children.is_empty() {
-            return;
-        }
-        giver.batches += 1;
-        match message_of(giver.batches, &children) {
-            Ok(message) => {
-                giver.channel.send(message);
-                giver.batch = Some(Batch { number: giver.batches, children, is_committed: false });
-                self.handover.step();
-            }
-            Err(error) => {
-                log::warn!("cannot hand children over: {error}; trying again");
-                children.into_iter().for_each(|(image, stream)| self.take_in(image, stream));
-            }
+        children
+    }
+
+    /// They go on here after all.
+    pub(super) fn put_back(&mut self, hub: Option<GivenHub>, children: Vec<(ChildImage, Stream)>) {
+        let lane = hub.as_ref().map(GivenHub::lane);
+        children.into_iter().for_each(|(image, stream)| self.take_in(image, stream, lane));
+        if let Some(hub) = hub {
+            self.keep_hub(hub);
         }
     }
 
@@ -266,6 +308,9 @@ impl Loop {
             return self.successor_lost(giver, "the successor has taken what was not given");
         };
         let refused = message.text("refused");
+        if batch.hub.is_some() {
+            return self.hub_taken(giver, &refused, message);
+        }
         let is_refused =
             |image: &ChildImage| refused == "all" || refused.split(',').any(|id| id.parse() == Ok(image.id));
         let (stay, go) =
@@ -279,8 +324,25 @@ impl Loop {
         }
         for (image, stream) in stay {
             let id = image.id;
-            self.take_in(image, stream);
+            self.take_in(image, stream, None);
             self.core.keep_child(id);
+        }
+    }
+
+    /// The same of a part of those who share subscriptions: all of them go, or nobody does.
+    fn hub_taken(&mut self, giver: &mut Giver, refused: &str, message: &Message) {
+        if !refused.is_empty() {
+            log::warn!("subscriptions stay: the successor says: {}", message.text("why"));
+            let Some(batch) = giver.batch.take() else { return };
+            self.core.refuse_hub();
+            return self.put_back(batch.hub, batch.children);
+        }
+        if !self.give_listeners(giver)
+            && let Some(batch) = &mut giver.batch
+        {
+            batch.is_committed = true;
+            let commit = Message::new(name::COMMIT).with("batch", batch.number);
+            giver.channel.send(commit.with("places", giver.places + 1));
         }
     }
 
@@ -316,6 +378,7 @@ impl Loop {
         } else if giver.due <= self.told && giver.batch.is_none() {
             log::warn!("upgrade_timeout: {} children are let go", self.core.children_len());
             giver.phase = Phase::Draining;
+            self.core.keep_hub(None);
             self.core.end_moves();
             self.leave_listeners();
             self.core.drain(None);
@@ -352,9 +415,10 @@ impl Loop {
         self.handover.state = HandoverState::Failed(why.to_owned());
         giver.phase = Phase::Orphaned;
         giver.due = self.told + self.core.settings().upgrade_timeout;
-        let batch = giver.batch.take();
-        let back = batch.into_iter().flat_map(|batch| batch.children);
-        back.for_each(|(image, stream)| self.take_in(image, stream));
+        match giver.batch.take() {
+            Some(batch) => self.put_back(batch.hub, batch.children),
+            None => self.core.keep_hub(None),
+        }
         self.core.end_moves();
     }
 
@@ -383,7 +447,7 @@ fn memory_of(overrides: &Overrides) -> io::Result<OwnedFd> {
 }
 
 /// The message that brings these children.
-fn message_of(number: u64, children: &[(ChildImage, Stream)]) -> io::Result<Message> {
+pub(super) fn message_of(number: u64, children: &[(ChildImage, Stream)]) -> io::Result<Message> {
     let images: Vec<ChildImage> = children.iter().map(|(image, _)| image.clone()).collect();
     let mut descriptors = vec![sealed_memory(&encode_images(&images))?];
     for (_, stream) in children {

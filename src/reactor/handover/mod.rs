@@ -9,12 +9,13 @@
 //! shuts nothing down. If the channel ends before a commit, what was to be given belongs to whoever lives.
 
 mod giver;
+mod hubs;
 mod taker;
 
 use super::{Loop, Owner, link_of};
 use crate::base::clock::Millis;
 use crate::base::error::Error;
-use crate::core::ChildImage;
+use crate::core::{ChildImage, LaneKey};
 use crate::transport::stream::{Peer, Stream};
 use giver::Giver;
 pub use taker::Takeover;
@@ -31,6 +32,7 @@ mod name {
     pub(super) const PLACES: &str = "PLACES";
     pub(super) const READY: &str = "READY";
     pub(super) const LISTENERS: &str = "LISTENERS";
+    pub(super) const HUB: &str = "HUB";
     pub(super) const BATCH: &str = "BATCH";
     pub(super) const TAKEN: &str = "TAKEN";
     pub(super) const COMMIT: &str = "COMMIT";
@@ -148,11 +150,14 @@ impl Loop {
         }
     }
 
-    /// A child goes on here, from its image.
-    fn take_in(&mut self, image: ChildImage, stream: Stream) {
+    /// A child goes on here, from its image; one that listens, with the subscriptions that this connection carries.
+    fn take_in(&mut self, image: ChildImage, stream: Stream, hub: Option<LaneKey>) {
         let who = if let Peer::Unix(who) = stream.peer() { Some(who) } else { None };
         let is_admin = image.is_admin;
-        let child = self.core.take_child(image, who, usize::MAX);
+        let child = match hub {
+            Some(lane) => self.core.take_listener(image, who, usize::MAX, lane),
+            None => self.core.take_child(image, who, usize::MAX),
+        };
         self.note_wanted(who.map(|who| (&stream, who.pid)));
         match self.add_link(stream, Owner::Child(child)) {
             Ok(key) => {

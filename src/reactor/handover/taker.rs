@@ -6,7 +6,7 @@ use crate::base::clock::Millis;
 use crate::base::error::{Error, Result};
 use crate::config::ListenUrl;
 use crate::config::sources::Overrides;
-use crate::core::{ChildImage, HANDOVER_FORMAT, decode_images};
+use crate::core::{ChildImage, HANDOVER_FORMAT, HubImage, decode_hub, decode_images};
 use crate::reactor::{Door, InheritedListener, Loop, SocketOwner};
 use crate::resp::{encode, value};
 use crate::transport::handover::{ChannelEvent, HandoverChannel, Message, WatchedProcess, read_memory};
@@ -120,8 +120,17 @@ pub(super) struct Taker {
     is_committed: bool,
     /// The channel has ended.
     has_ended: bool,
-    batch: Option<(u64, Vec<(ChildImage, Stream)>)>,
+    batch: Option<TakenBatch>,
     taken: usize,
+}
+
+/// What has come and is not ours.
+#[derive(Debug)]
+struct TakenBatch {
+    number: u64,
+    /// The connection that these listen on.
+    hub: Option<(HubImage, Stream)>,
+    children: Vec<(ChildImage, Stream)>,
 }
 
 impl Loop {
@@ -194,11 +203,18 @@ impl Loop {
                 self.core.continue_numbers((message.number("last-id"), message.number("last-ticket")));
                 self.take_listeners_over(taker);
             }
+            name::HUB => self.look_at_hub(taker, message),
             name::BATCH => self.look_at_batch(taker, message),
             name::COMMIT => {
                 let number = message.number("batch");
-                if let Some((_, children)) = taker.batch.take_if(|(batch, _)| *batch == number) {
-                    self.take_batch(taker, children);
+                let places = message.number("places");
+                if places > 0 {
+                    self.core.set_places(Some(places as usize));
+                }
+                match taker.batch.take() {
+                    Some(batch) if batch.number == number => self.take_batch(taker, batch),
+                    // It has taken it back.
+                    _ => {}
                 }
             }
             name::DONE => {
@@ -234,12 +250,45 @@ impl Loop {
                 }
                 let ids: Vec<String> = refused.iter().map(|(id, _)| id.to_string()).collect();
                 taken = taken.with("refused", ids.join(","));
-                taker.batch = Some((number, children));
+                match &mut taker.batch {
+                    // More of those who share subscriptions.
+                    Some(batch) if batch.number == number => batch.children.extend(children),
+                    batch => *batch = Some(TakenBatch { number, hub: None, children }),
+                }
             }
+            Err(why) => taken = taken.with("why", why).with("refused", "all"),
+        }
+        self.forget_refused_hub(taker, &taken);
+        taker.channel.send(taken);
+        self.handover.step();
+    }
+
+    /// Whether subscriptions can go on here is said before their listeners come.
+    fn look_at_hub(&mut self, taker: &mut Taker, message: Message) {
+        let number = message.number("batch");
+        let mut taken = Message::new(name::TAKEN).with("batch", number);
+        match self.hub_of(message) {
+            Ok(hub) => taker.batch = Some(TakenBatch { number, hub: Some(hub), children: Vec::new() }),
             Err(why) => taken = taken.with("why", why).with("refused", "all"),
         }
         taker.channel.send(taken);
         self.handover.step();
+    }
+
+    fn hub_of(&mut self, message: Message) -> std::result::Result<(HubImage, Stream), String> {
+        let mut descriptors = message.into_descriptors().into_iter();
+        let (memory, socket) =
+            descriptors.next().zip(descriptors.next()).ok_or("subscriptions without a connection")?;
+        let image = decode_hub(&read_memory(memory).map_err(|error| error.to_string())?)?;
+        self.core.may_take_hub(&image)?;
+        Ok((image, Stream::take_over(socket)?))
+    }
+
+    /// Where one of those who share subscriptions cannot go, nobody does: the other side takes them back.
+    fn forget_refused_hub(&mut self, taker: &mut Taker, taken: &Message) {
+        if !taken.text("refused").is_empty() {
+            taker.batch.take_if(|batch| batch.hub.is_some());
+        }
     }
 
     /// The children of a message, and those that cannot be taken.
@@ -258,8 +307,7 @@ impl Loop {
         let (mut children, mut refused) = (Vec::new(), Vec::new());
         for (image, socket) in images.into_iter().zip(descriptors) {
             let checked = self.core.may_take(&image);
-            let stream = Stream::adopt(socket).map_err(|(_, why)| why);
-            match checked.and(stream) {
+            match checked.and_then(|()| Stream::take_over(socket)) {
                 Ok(stream) => children.push((image, stream)),
                 Err(why) => refused.push((image.id, why)),
             }
@@ -267,9 +315,10 @@ impl Loop {
         Ok((children, refused))
     }
 
-    fn take_batch(&mut self, taker: &mut Taker, children: Vec<(ChildImage, Stream)>) {
-        taker.taken += children.len();
-        children.into_iter().for_each(|(image, stream)| self.take_in(image, stream));
+    fn take_batch(&mut self, taker: &mut Taker, batch: TakenBatch) {
+        taker.taken += batch.children.len();
+        let lane = batch.hub.map(|(image, stream)| self.take_hub(&image, stream));
+        batch.children.into_iter().for_each(|(image, stream)| self.take_in(image, stream, lane));
         self.handover.step();
     }
 
@@ -283,8 +332,8 @@ impl Loop {
     /// as long as it lives, what it has not committed is its own.
     fn survive(&mut self, mut taker: Box<Taker>) -> Option<Box<Taker>> {
         if taker.predecessor.has_ended() {
-            if let Some((_, children)) = taker.batch.take() {
-                self.take_batch(&mut taker, children);
+            if let Some(batch) = taker.batch.take() {
+                self.take_batch(&mut taker, batch);
             }
             if !taker.is_committed {
                 log::warn!("the predecessor has died; this process serves in its place");

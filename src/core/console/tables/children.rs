@@ -163,6 +163,7 @@ fn waits_for(child: &Child) -> Option<&'static str> {
         Hold::Intake => "memory",
         Hold::AuthDelay => "auth-delay",
         Hold::Order => "order",
+        Hold::Moving => "successor",
         Hold::Paused => "pause",
         Hold::Drain => "drain",
     })
