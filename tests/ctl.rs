@@ -100,7 +100,7 @@ fn a_password_is_read_from_standard_input() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("start it");
-    write!(child.stdin.take().expect("its input"), "{SECRET}\n").expect("write");
+    writeln!(child.stdin.take().expect("its input"), "{SECRET}").expect("write");
     let output = child.wait_with_output().expect("its end");
     assert_eq!(told(&output), (Some(0), "OK\n".to_owned(), String::new()));
     redis.ask("ACL SETUSER app <first");

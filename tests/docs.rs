@@ -22,9 +22,11 @@ addresses, reads the files, and checks the directories and the limit of open fil
 refuse, with the same messages. Another process that already listens at the same addresses is not reported as a failure.
 
 The file is read first, then each `--set` in the order given, then `--listen` and `--upstream`. The environment
-variable `BROKER_UPSTREAM_PASSWORD`, when set, overrides every other password. Settings are read once, at
-the start. Without `listen`, a broker run by root listens on `/run/broker/broker.sock`, any other on
-`$XDG_RUNTIME_DIR/broker.sock`; where systemd has passed sockets, they are the listeners (docs/operations.md).
+variable `BROKER_UPSTREAM_PASSWORD`, when set, overrides every other password. Settings are read at the start, and again when
+somebody asks for it (SIGHUP, `broker reload`): all keys but `auth` and `admin_listen` can change while the broker runs.
+`broker ctl SET key value` changes one until a restart ([operations.md](operations.md#steering)). Without `listen`, a broker run by
+root listens on `/run/broker/broker.sock`, any other on `$XDG_RUNTIME_DIR/broker.sock`; where systemd has passed sockets, they are
+the listeners.
 
 A plain number is milliseconds for a time and bytes for a size; text such as `\"250ms\"`, `\"5s\"`, `\"512KiB\"` or
 `\"64MiB\"` is accepted too. For an unknown key, a wrong type or a value out of range, the broker exits with code 2

@@ -210,6 +210,13 @@ fn every_file_is_in_its_place_and_no_other() {
     pages.extend(names("docs", ".png"));
     assert!(pages.contains(&"c-api.md".to_owned()) && pages.contains(&"config.md".to_owned()), "{pages:?}");
     expected.extend(pages.iter().map(|name| (format!("share/doc/broker/docs/{name}"), "644".to_owned())));
+    for directory in ["dist/systemd", "dist/container"] {
+        let files = names(directory, "");
+        assert!(files.len() > 3, "{files:?}");
+        expected.extend(
+            files.iter().map(|name| (format!("share/doc/broker/{directory}/{name}"), "644".to_owned())),
+        );
+    }
     let functions = names("dist/man", ".3");
     expected.extend(functions.iter().map(|name| (format!("share/man/man3/{name}"), "644".to_owned())));
     assert_eq!(contents(&prefix()), expected);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use broker::reactor::Loop;
 
+use crate::support::broker::BINARY;
 use crate::support::embedded::{run_until, settings};
 use crate::support::{Broker, Http, HttpReply, Raw, Redis, seeded, wait_still, wait_until};
 
@@ -134,7 +135,7 @@ fn promtool(args: &[&str]) {
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&said));
 }
 
-/// Each command for redis-cli and curl on the page for whoever runs the broker works as it is printed.
+/// Each command for redis-cli, curl and the broker itself on the page for whoever runs the broker works as it is printed.
 #[test]
 #[cfg_attr(direct, ignore = "about the broker itself")]
 fn the_commands_of_the_page_of_operations_work() {
@@ -144,14 +145,18 @@ fn the_commands_of_the_page_of_operations_work() {
     let commands: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
     assert!(commands.len() >= 20, "{commands:?}");
     let web = broker.metrics()[0].replace("tcp://", "http://");
+    let at = format!("--timeout 20s --socket {}", broker.socket().display());
     for command in commands {
         let mut victim = broker.connect();
         let id = victim.ask("CLIENT ID").trim_start_matches(':').trim_end().to_owned();
         let line = command
             .replace("/run/broker/broker.sock", &broker.socket().display().to_string())
             .replace("http://127.0.0.1:9190", &web)
+            .replace("broker reload --config /etc/broker/broker.toml", &format!("{BINARY} reload {at}"))
+            .replace("broker ctl ", &format!("{BINARY} ctl {at} "))
             .replace(" ID", &format!(" {id}"));
-        assert!(line.starts_with("redis-cli -s /") || line.starts_with("curl -s http://"), "{command}");
+        let known = ["redis-cli -s /", "curl -s http://", BINARY];
+        assert!(known.iter().any(|start| line.starts_with(start)), "{command}");
         let output = Command::new("sh").args(["-c", &line]).output().expect("run a shell");
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         // Without a script there is nothing to kill.

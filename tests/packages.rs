@@ -14,7 +14,7 @@ use crate::support::made_library;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// An empty directory of the test's own.
-fn directory(name: &str) -> PathBuf {
+pub(crate) fn directory(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages").join(name);
     let _ = fs::remove_dir_all(&path);
     fs::create_dir_all(&path).expect("a directory");
@@ -28,14 +28,14 @@ fn outcome(command: &mut Command) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let (succeeds, text) = outcome(command);
     assert!(succeeds, "{command:?}\n{text}");
     text
 }
 
 /// Makes the packages of one revision, from the program under test and the library that make builds for an install.
-fn make(directory: &Path, revision: u32) {
+pub(crate) fn make(directory: &Path, revision: u32) {
     made_library();
     let mut make = Command::new("make");
     make.current_dir(env!("CARGO_MANIFEST_DIR")).arg("deb");
@@ -52,7 +52,7 @@ fn make(directory: &Path, revision: u32) {
 }
 
 /// Those of revision 1.
-fn packages() -> &'static Path {
+pub(crate) fn packages() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
         let directory = directory("made");
@@ -81,7 +81,7 @@ fn development() -> String {
 }
 
 /// The one package of this name in a directory.
-fn file(directory: &Path, name: &str) -> PathBuf {
+pub(crate) fn file(directory: &Path, name: &str) -> PathBuf {
     let mut all = fs::read_dir(directory).expect("packages").flatten().map(|entry| entry.path());
     let found = all.find(|path| {
         path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}_")))
@@ -133,6 +133,15 @@ fn each_file_is_in_one_package_and_each_package_says_what_it_needs() {
         "usr/share/doc/redis-broker/docs/operations.md".to_owned(),
         "usr/share/doc/redis-broker/dist/prometheus/alerts.yml".to_owned(),
         "usr/share/doc/redis-broker/dist/grafana/broker.json".to_owned(),
+        "usr/share/doc/redis-broker/dist/systemd/notify-reload.conf".to_owned(),
+        "usr/share/doc/redis-broker/dist/container/sidecar.yaml".to_owned(),
+        "usr/lib/systemd/system/broker.service".to_owned(),
+        "usr/lib/systemd/system/broker@.service".to_owned(),
+        "usr/lib/systemd/system/broker.socket".to_owned(),
+        "usr/lib/systemd/system/broker@.socket".to_owned(),
+        "usr/lib/sysusers.d/redis-broker.conf".to_owned(),
+        "usr/lib/tmpfiles.d/redis-broker.conf".to_owned(),
+        "etc/broker/broker.toml".to_owned(),
         "usr/share/doc/redis-broker/changelog.Debian.gz".to_owned(),
         format!("usr/share/doc/{}/copyright", library()),
         format!("{libdir}/libbroker.so"),
@@ -229,7 +238,8 @@ impl Machine {
         let conf = format!(
             "Dir \"{root}\"; Dir::State::status \"{root}/var/lib/dpkg/status\";\n\
              Dir::Bin::methods \"/usr/lib/apt/methods\"; Dir::Bin::dpkg \"/usr/bin/dpkg\";\n\
-             DPkg::Options {{ \"--root={root}\"; \"--force-not-root\"; \"--force-bad-path\"; \"--log=/dev/null\"; }};\n\
+             DPkg::Options {{ \"--root={root}\"; \"--force-not-root\"; \"--force-bad-path\"; \"--log=/dev/null\"; \
+             \"--force-script-chrootless\"; }};\n\
              DPkg::Use-Pty \"false\"; APT::Sandbox::User \"\"; APT::Get::Assume-Yes \"true\"; APT::Color \"false\";\n",
             root = root.display()
         );
@@ -238,6 +248,7 @@ impl Machine {
         // What ours need of the system.
         machine.stranger("libc6", "9999", "", &[]);
         machine.stranger("libgcc-s1", "9999", "", &[]);
+        machine.stranger("systemd", "9999", "", &[]);
         machine
     }
 
@@ -311,10 +322,12 @@ impl Machine {
         self.directory.join("root")
     }
 
-    /// Every file that belongs to a package.
+    /// Every file that belongs to a package, and what their scripts have made, but for the accounts, which stay.
     fn files(&self) -> BTreeSet<String> {
         let mut all = contents(&self.root());
+        let accounts = ["etc/passwd", "etc/group", "etc/shadow", "etc/gshadow", "etc/.pwd.lock"];
         all.retain(|path| !path.starts_with("var/") && !path.starts_with("etc/apt/"));
+        all.retain(|path| !accounts.iter().any(|account| path.trim_end_matches('-') == *account));
         all
     }
 }
@@ -368,18 +381,38 @@ fn an_upgrade_takes_all_and_a_purge_leaves_nothing() {
     let apt = |words: Vec<String>| machine.apt(&words.iter().map(String::as_str).collect::<Vec<_>>());
     apt(words(&["install"], &names));
     let before = machine.files();
+    let enabled = "etc/systemd/system/multi-user.target.wants/broker.service".to_owned();
+    assert!(before.contains(&enabled) && !before.iter().any(|path| path.contains("sockets.target")));
+    let users = fs::read_to_string(machine.root().join("etc/passwd")).expect("readable");
+    assert!(users.contains("broker:x:"), "{users}");
+    // An administrator's decisions stay: what is in the configuration, and that it does not start.
+    let config = machine.root().join("etc/broker/broker.toml");
+    fs::write(&config, "upstream = \"redis://elsewhere\"\n").expect("writable");
+    fs::remove_file(machine.root().join(&enabled)).expect("it was there");
     let next = directory("next");
     make(&next, 2);
     machine.offer(&next);
     machine.apt(&["upgrade"]);
     assert_eq!(machine.installed(), ours(2, &names.each_ref().map(String::as_str)));
-    assert_eq!(machine.files(), before);
+    let mut without = before.clone();
+    without.remove(&enabled);
+    assert_eq!(machine.files(), without);
+    assert_eq!(fs::read_to_string(&config).expect("readable"), "upstream = \"redis://elsewhere\"\n");
     let mut verify = Command::new("dpkg");
     let said = run(verify.arg(format!("--root={}", machine.root().display())).arg("--verify").args(&names));
-    assert_eq!(said, "");
+    assert_eq!(said.trim(), "??5?????? c /etc/broker/broker.toml", "what the administrator has changed");
+    // What a broker that was stopped leaves behind, and what the administrator has made.
+    let socket = machine.root().join("run/broker/broker.sock");
+    fs::write(&socket, "").expect("writable");
+    let instance = machine.root().join("etc/broker/other.toml");
+    fs::write(&instance, "").expect("writable");
+    let wants = machine.root().join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wants).expect("a directory");
+    let link = wants.join("broker@other.service");
+    std::os::unix::fs::symlink("/usr/lib/systemd/system/broker@.service", &link).expect("a link");
     apt(words(&["purge"], &names));
     assert_eq!(machine.installed(), Vec::<String>::new());
-    assert_eq!(machine.files(), BTreeSet::new());
+    assert_eq!(machine.files(), BTreeSet::from(["etc/broker/other.toml".to_owned()]));
 }
 
 #[test]

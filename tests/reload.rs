@@ -337,6 +337,73 @@ fn bounds_hold_at_once() {
 }
 
 /// A running loop takes every key of which the table says so, and says no to the others.
+/// Redis asks nobody again who has authenticated: whoever listens, or has a state of its own upstream, notices nothing.
+#[test]
+fn a_new_password_costs_no_subscriber() {
+    for pubsub in ["shared", "leased"] {
+        let redis = Redis::start();
+        redis.ask("ACL SETUSER app on >old >new ~* &* +@all");
+        let old = [("upstream_username", "app"), ("upstream_password", "old"), ("pubsub", pubsub)];
+        let base = settings(&redis, &old);
+        let mut lp = Loop::new(base.clone()).expect("the loop");
+        let mut desk = Desk::default();
+        let [listener, plain, blocked] = std::array::from_fn(|_| lp.local_open().expect("a child"));
+        send(&mut lp, listener, "SUBSCRIBE c\r\n");
+        desk.expect(&mut lp, listener, "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+        send(&mut lp, plain, "SET k v\r\n");
+        desk.expect(&mut lp, plain, "+OK\r\n");
+        send(&mut lp, blocked, "BLPOP q 0\r\n");
+        run_until(&mut lp, "the blocked one", |lp| lp.stat("leases_blocking") == Some(1));
+        lp.reload(with(&base, &[("upstream_password", "new")])).expect("new settings");
+        send(&mut lp, plain, "GET k\r\n");
+        desk.expect(&mut lp, plain, "$1\r\nv\r\n");
+        assert_eq!(redis.ask("PUBLISH c m"), ":1\r\n", "{pubsub}");
+        desk.expect(&mut lp, listener, "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+        send(&mut lp, listener, "SUBSCRIBE d\r\n");
+        desk.expect(&mut lp, listener, "*3\r\n$9\r\nsubscribe\r\n$1\r\nd\r\n:2\r\n");
+        redis.ask("RPUSH q x");
+        desk.expect(&mut lp, blocked, "*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
+        assert!(desk.closed.is_empty());
+        // Another user is another affair: it may not have the right to listen.
+        redis.ask("ACL SETUSER other on >new ~* &* +@all");
+        lp.reload(with(&base, &[("upstream_username", "other"), ("upstream_password", "new")]))
+            .expect("taken");
+        run_until(&mut lp, "the end of the subscriber", |lp| {
+            desk.take(lp);
+            desk.closed == [listener]
+        });
+    }
+}
+
+/// What was let in by another rule does not stay: a replica that was served is not, once the server must be a master.
+#[test]
+fn another_role_holds_for_connections_that_are_there() {
+    let redis = Redis::start();
+    redis.ask("SET k v");
+    redis.ask("REPLICAOF 127.0.0.1 1");
+    let base = settings(&redis, &[("upstream_role", "any"), ("queue_timeout", "50ms")]);
+    let mut lp = Loop::new(base.clone()).expect("the loop");
+    let mut desk = Desk::default();
+    let local = lp.local_open().expect("a child");
+    let get = |lp: &mut Loop, desk: &mut Desk| {
+        send(lp, local, "GET k\r\n");
+        let said = |desk: &mut Desk, lp: &mut Loop| {
+            desk.take(lp);
+            desk.text(local).ends_with("\r\n")
+        };
+        run_until(lp, "an answer", |lp| said(desk, lp));
+        desk.output
+            .remove(&local)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    };
+    run_until(&mut lp, "it is served", |lp| get(lp, &mut desk).ends_with("v\r\n"));
+    lp.reload(with(&base, &[("upstream_role", "master")])).expect("new settings");
+    run_until(&mut lp, "it is not served", |lp| get(lp, &mut desk).starts_with("-BROKERDOWN"));
+    lp.reload(base).expect("the former settings");
+    run_until(&mut lp, "it is served again", |lp| get(lp, &mut desk).ends_with("v\r\n"));
+}
+
 /// The console of a loop inside a program sets what the program's next reload says again.
 #[test]
 fn what_the_console_sets_is_above_the_program_until_it_reloads() {

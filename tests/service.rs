@@ -247,15 +247,18 @@ fn a_manager_that_is_busy_holds_up_nobody() {
         command.env("WATCHDOG_USEC", "10000");
     });
     manager.wait_for("READY=1");
-    let other = UnixDatagram::unbound().expect("a socket");
-    other.set_nonblocking(true).expect("settable");
-    let fill = || while other.send_to(b"of another", &manager.path).is_ok() {};
+    // Several, since one alone may have no more room of its own before that of the manager is used up.
+    let others: Vec<UnixDatagram> = (0..8).map(|_| UnixDatagram::unbound().expect("a socket")).collect();
+    others.iter().for_each(|other| other.set_nonblocking(true).expect("settable"));
+    let fill = || others.iter().for_each(|other| while other.send_to(b"x", &manager.path).is_ok() {});
     fill();
     let mut child = broker.connect();
     for _ in 0..100 {
         child.expect("PING", "+PONG\r\n");
         fill();
     }
+    // It keeps the broker for drain_timeout.
+    child.send("BLPOP nothing 0");
     broker.term();
     // It reads again: what matters has waited.
     manager.wait_for("STOPPING=1");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::console::rows;
 use crate::support::{Broker, Crowd, End, PATIENCE, Raw, Redis, request, upstream_clients, wait_until};
 
 /// How an end is asked for.
@@ -155,6 +156,28 @@ fn a_signal_shortens_a_drain() {
     assert!(held.iter_mut().all(Raw::is_closed));
     nothing_is_left(&broker, &redis, "DRAIN, then SIGTERM");
 
+    // The console answers meanwhile, says what is waited for, and may end it.
+    let mut broker = Broker::start(&redis, &[]);
+    let mut held = hold(&broker, &redis);
+    let mut asker = ask_for_end(&broker, Way::Asked("BROKER DRAIN")).expect("who asks");
+    wait_until("it drains", || Raw::try_unix(broker.socket()).is_err());
+    let mut second = Raw::unix(&admin_path(&broker));
+    assert_eq!(rows(&mut second, "UPSTREAM")[0]["state"], "draining");
+    let children = rows(&mut second, "CHILDREN");
+    assert_eq!(children.len(), 5, "who is waited for, and the console: {children:?}");
+    assert_eq!(children.iter().filter(|row| row["waits_for"] == "drain").count(), 1, "{children:?}");
+    second.expect("BROKER RELOAD", "-ERR cannot take new settings: the loop drains\r\n");
+    assert!(held[0].is_silent(Duration::from_millis(20)));
+    second.send("BROKER SHUTDOWN WAIT");
+    held[1].expect("UNWATCH", "+OK\r\n");
+    held[2].expect("DISCARD", "+OK\r\n");
+    redis.ask("RPUSH q e");
+    assert_eq!(held[0].read_text(), "*2\r\n$1\r\nq\r\n$1\r\ne\r\n");
+    assert!(held.iter_mut().all(Raw::is_closed));
+    assert_eq!((asker.read_text(), second.read_text()), ("+OK\r\n".into(), "+OK\r\n".into()));
+    assert_eq!(broker.wait_exit(PATIENCE).code(), Some(0));
+    nothing_is_left(&broker, &redis, "DRAIN, then SHUTDOWN WAIT");
+
     let mut broker = Broker::start(&redis, &[("drain_timeout", "1h")]);
     let mut held = hold(&broker, &redis);
     let mut asker = ask_for_end(&broker, Way::Asked("BROKER SHUTDOWN WAIT")).expect("who asks");
@@ -201,7 +224,7 @@ fn a_restart_with_idle_subscribers_leaves_a_short_gap() {
         assert!(subscribers.iter_mut().all(Raw::is_closed));
         gaps.push(gap);
     }
-    println!("connects that failed, and the time between the last good one and the next: {gaps:?}");
+    eprintln!("connects that failed, and the time between the last good one and the next: {gaps:?}");
     let least = gaps.iter().map(|(_, gap)| *gap).min().expect("a gap");
     assert!(least < Duration::from_millis(100), "{gaps:?}");
 }

@@ -71,6 +71,7 @@ mod reload;
 mod service;
 mod shutdown;
 mod steer;
+mod steering;
 mod top;
 
 // The library.
@@ -82,12 +83,15 @@ mod embed_process;
 mod ffi;
 mod reactor;
 
-// What is published: the ABI, what is installed, packages, the programs of the pages.
+// What is published: the ABI, what is installed, packages, units, images, the programs of the pages.
 mod abi;
+mod container;
 mod install;
 mod install_examples;
 mod packages;
+mod packages_service;
 mod snippets;
+mod units;
 
 /// By its name it runs before all others: it takes one processor for a minute, and what is installed and packed waits
 /// for it.

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::client::ClientSettings;
 use super::endpoint::UpstreamPlace;
 use super::load::load_keys;
-use super::table::{self, FIELDS, Row, Settings, find};
+use super::table::{self, FIELDS, KeyKind, Row, Settings, find};
 use super::value::show;
 use crate::base::error::{Error, Result};
 
@@ -249,9 +249,9 @@ fn is_same_home(one: &UpstreamPlace, other: &UpstreamPlace) -> bool {
 fn difference(row: &Row, old: &Settings, new: &Settings) -> String {
     let [from, to] = [old, new].map(|settings| settings.get_text(row.key).unwrap_or_default());
     let key = row.key;
-    if from == to {
+    if from == to && row.kind != KeyKind::Password {
         // What differs is a part that is not shown.
-        return format!("{key}: {} -> the same with another password", worded(&from));
+        return format!("{key}: {} -> the same with other credentials", worded(&from));
     }
     format!("{key}: {} -> {}", worded(&from), worded(&to))
 }
@@ -331,14 +331,17 @@ mod tests {
         let lines = old.differences(&new);
         let expected = [
             "upstream: \"\" -> redis://h:6379/0",
-            "upstream_password: *** -> the same with another password",
+            "upstream_password: *** -> ***",
             "lanes: 2 -> 3",
             "log_areas: \"\" -> child=debug",
         ];
         assert_eq!(lines, expected);
         let mut other = new.clone();
         other.set("upstream", "redis://u:other@h").unwrap();
-        assert_eq!(new.differences(&other), ["upstream: redis://h:6379/0 -> the same with another password"]);
+        assert_eq!(
+            new.differences(&other),
+            ["upstream: redis://h:6379/0 -> the same with other credentials"]
+        );
         let debug = format!("{:?}", layered().with_override("upstream_password", "hunter9").unwrap());
         assert!(!debug.contains("hunter"), "{debug}");
     }

@@ -560,9 +560,12 @@ impl Broker {
         self.shared.env.draining
     }
 
-    /// Whether a drain has come to its end.
+    /// Whether a drain has come to its end: nobody is left but at the console, who is owed nothing.
     pub fn is_drained(&self) -> bool {
-        self.shared.env.draining && self.children.is_empty()
+        let env = &self.shared.env;
+        env.draining
+            && (self.children.is_empty()
+                || env.dismissing && self.children.iter().all(|(_, child)| child.is_idle_admin()))
     }
 
     /// Closes every child and lane at once.

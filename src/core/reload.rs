@@ -15,7 +15,7 @@ use crate::core::lease::state::LeaseState;
 use crate::core::notice::{ChildNotice, Notice};
 use crate::core::pubsub::SubscriberLoss;
 use crate::core::questions::ask::policy_of;
-use crate::core::questions::control::Question;
+use crate::core::questions::control::{Needed, Question};
 use crate::core::shared::Shared;
 use crate::core::sweeps::Sweep;
 use crate::core::timers::Timer;
@@ -76,6 +76,9 @@ impl Shared {
     fn move_to(&mut self, upstream: Upstream) {
         log::info!("upstream {} is followed by {upstream}", self.env.upstream);
         let same_home = Upstream { db: upstream.db, ..self.env.upstream.clone() } == upstream;
+        let password = upstream.password.clone();
+        // Redis does not ask who has authenticated again. What cannot be replaced unseen stays with the same user.
+        let same_user = Upstream { db: upstream.db, password, ..self.env.upstream.clone() } == upstream;
         self.env.upstream = upstream;
         if same_home {
             let pool = self.control_pool();
@@ -88,7 +91,7 @@ impl Shared {
         }
         self.env.upstream_number = self.env.next_upstream_number();
         self.lead_control();
-        self.move_lanes();
+        self.move_lanes(same_user);
         self.move_control();
     }
 
@@ -107,10 +110,15 @@ impl Shared {
         self.leases.upstream_replaced(self.env.now);
     }
 
-    /// All other connections that lead elsewhere, or were to, are left.
-    pub(crate) fn move_lanes(&mut self) {
+    /// All other connections that lead elsewhere, or were to, are left. Where it is the `same_user` at the same server, what cannot
+    /// be replaced unseen stays.
+    pub(crate) fn move_lanes(&mut self, same_user: bool) {
         let number = self.env.upstream_number;
         for key in self.connections.keys_where(|lane| lane.record().upstream_number != number) {
+            if same_user && self.cannot_be_replaced(key) {
+                self.connections.keep_for(key, number);
+                continue;
+            }
             match self.connections.find(key).map(Lane::role) {
                 Some(LaneRole::Shared) => self.move_shared(key),
                 Some(LaneRole::Lease) => self.move_lease(key),
@@ -119,6 +127,14 @@ impl Shared {
                 Some(LaneRole::Control) | None => {}
             }
         }
+    }
+
+    /// Whether the connection has a state that its child would miss: a subscription, tracking.
+    fn cannot_be_replaced(&self, key: LaneKey) -> bool {
+        let Some(lane) = self.connections.find(key) else { return false };
+        let is_session =
+            lane.lease().is_some_and(|lease| lease.kind() == LeaseKind::Session && !lease.is_over());
+        is_session || lane.role() == LaneRole::Subscriber && lane.is_ready()
     }
 
     /// What the new one publishes comes on a new connection, once what children have asked on this one is answered.
@@ -255,6 +271,10 @@ impl Broker {
         } else {
             // It is judged by what its own user may do, once that is known.
             self.shared.move_to(upstream);
+        }
+        if self.shared.env.settings.upstream_role != previous.upstream_role {
+            // Connections were let in by another rule: the server says again what it is.
+            self.shared.ask_fresh(Needed::Greeting);
         }
         self.shared.connections.mark_surplus_lanes(self.shared.env.settings.lanes);
         self.shared.remove_surplus_lanes();

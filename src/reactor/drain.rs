@@ -1,6 +1,7 @@
 //! The graceful end of a loop, in steps between which it serves as ever: the connections that wait are accepted, what every
 //! child has sent is read, then the core takes nothing more. Decides nothing about a child.
 
+use super::accept::Door;
 use super::pace::StepKind;
 use super::{Link, Loop, Owner};
 use crate::base::key::Key;
@@ -29,7 +30,7 @@ impl Draining {
 
 impl Loop {
     /// Ends the service gracefully: accepts the waiting connections, reads what every child has sent, and closes
-    /// the listeners. Complete requests are answered; blocked commands and open transactions have
+    /// the listeners, that of the console last. Complete requests are answered; blocked commands and open transactions have
     /// `drain_timeout`. With many children this takes some turns. `run` returns `Ok(false)` when the last child is closed.
     pub fn drain(&mut self) {
         self.drain_within(None);
@@ -60,11 +61,13 @@ impl Loop {
             let left = left.saturating_sub(self.accept_pending());
             self.draining = Draining::Accepting { left };
             for index in (0..self.listeners.len()).rev() {
-                if left == 0 || !self.listeners[index].may_accept() {
+                let listener = &self.listeners[index];
+                if listener.door != Door::Admin && (left == 0 || !listener.may_accept()) {
                     self.close_door(index);
                 }
             }
-            if self.listeners.is_empty() {
+            // The console is asked what the drain waits for, and may shorten it.
+            if self.listeners.iter().all(|listener| listener.door == Door::Admin) {
                 let links = self.links.keys().into();
                 self.draining = Draining::Reading { links, reads: limits::DRAIN_READS };
             }

@@ -60,8 +60,8 @@ pub use orders::Ordered;
 use pace::Pace;
 pub use pace::StepKind;
 use quiet::Quiet;
-pub use reload::Prepared;
 use reload::required_upstream;
+pub use reload::{Prepared, SettingsVeto};
 use secrets::{FilePrints, Secrets, is_guarded, warn_of_insecurity};
 use std::collections::VecDeque;
 use std::fmt;
@@ -173,6 +173,8 @@ pub struct Loop {
     local_events: Vec<LocalEvent>,
     sourced: Sourced,
     prints: FilePrints,
+    /// What the program has to say about new settings.
+    veto: Option<SettingsVeto>,
     /// Since somebody has asked.
     listeners_changed: bool,
     dialler: Dialler,
@@ -266,6 +268,7 @@ impl Loop {
             local_events: Vec::new(),
             sourced,
             prints: secrets.prints,
+            veto: None,
             listeners_changed: false,
             dialler: Dialler::new(secrets.upstream),
             handshakes: Handshakes::default(),

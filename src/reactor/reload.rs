@@ -1,10 +1,11 @@
 //! New settings in a running loop. All steps that can fail come first; a failure leaves the loop unchanged.
 
-use super::accept::PolledListener;
+use super::accept::{Door, PolledListener};
 use super::pace::StepKind;
 use super::secrets::{Secrets, is_guarded, warn_of_insecurity};
 use super::{Loop, doors, read_settings};
 use crate::base::error::{Error, Result};
+use crate::base::limits;
 use crate::config::accounts::Account;
 use crate::config::sources::Sourced;
 use crate::config::{ListenUrl, Settings, Upstream};
@@ -22,6 +23,9 @@ pub struct Prepared {
     pub(super) secrets: Secrets,
 }
 
+/// Why settings that are right by themselves cannot be served with in this process.
+pub type SettingsVeto = fn(&Settings) -> Result<()>;
+
 impl Prepared {
     /// Reads every file that the settings name. Blocks meanwhile, and needs no loop.
     pub fn new(sourced: impl Into<Sourced>) -> Result<Prepared> {
@@ -31,11 +35,6 @@ impl Prepared {
         let secrets = Secrets::read(&settings)?;
         Ok(Prepared { sourced, settings, upstream, accounts, secrets })
     }
-
-    /// All layers together.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
 }
 
 impl Loop {
@@ -43,6 +42,11 @@ impl Loop {
     pub fn reload(&mut self, sourced: impl Into<Sourced>) -> Result<Vec<String>> {
         self.expect_serving(ATTEMPT)?;
         self.apply(Prepared::new(sourced)?)
+    }
+
+    /// Has new settings refused that this refuses, whoever they come from.
+    pub fn refuse_what(&mut self, veto: SettingsVeto) {
+        self.veto = Some(veto);
     }
 
     /// The layers that the settings in force are made of, what the console has set among them.
@@ -77,6 +81,7 @@ impl Loop {
             return Err(Error::system("a move to another upstream is under way").within(ATTEMPT));
         }
         self.core.settings().same_fixed(&settings)?;
+        self.veto.map_or(Ok(()), |veto| veto(&settings))?;
         self.replace_listeners(&settings, &mut secrets)?;
         self.listeners_changed = true;
         let mut changes = self.core.settings().differences(&settings);
@@ -91,7 +96,7 @@ impl Loop {
         changes.extend(self.core.take_accounts(accounts));
         self.core.reload(settings, upstream);
         self.core.set_sources(self.sourced.sources());
-        changes.iter().for_each(|change| log::info!("changed: {change}"));
+        tell_of(&changes);
         self.forget_history();
         self.pace.step(StepKind::Reload);
         self.pace.end_turn();
@@ -162,10 +167,32 @@ impl Loop {
                     listener.url()
                 );
             }
+            if listener.door == Door::Http {
+                listener.close(registry);
+                continue;
+            }
             listener.retire();
             self.listeners.push(listener);
         }
         Ok(())
+    }
+}
+
+/// All changes in few lines: of many lines from one place the log would leave some out.
+fn tell_of(changes: &[String]) {
+    let mut line = String::new();
+    for change in changes {
+        if !line.is_empty() && line.len() + change.len() > limits::LOG_LINE_MAX / 2 {
+            log::info!("changed: {line}");
+            line.clear();
+        }
+        if !line.is_empty() {
+            line += "; ";
+        }
+        line += change;
+    }
+    if !line.is_empty() {
+        log::info!("changed: {line}");
     }
 }
 

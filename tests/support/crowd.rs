@@ -2,8 +2,8 @@
 //! order, and nobody else's. They end when they are told to, or at a close where one is expected.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -18,11 +18,23 @@ enum Halt {
 
 type Step = Result<(), Halt>;
 
-/// Rounds that went well, of all children.
+/// What all children share.
+#[derive(Default)]
+struct Common {
+    stop: AtomicBool,
+    may_close: AtomicBool,
+    /// A subscriber that is closed comes back.
+    may_lose_subscribers: AtomicBool,
+    subscribers_lost: AtomicU64,
+    /// Rounds that went well.
+    rounds: AtomicU64,
+    /// Where the socket of the Redis behind the broker is, and how often that has changed or may have restarted.
+    redis: RwLock<(PathBuf, u64)>,
+}
+
+/// All of them.
 pub(crate) struct Crowd {
-    stop: Arc<AtomicBool>,
-    may_close: Arc<AtomicBool>,
-    rounds: Arc<AtomicU64>,
+    common: Arc<Common>,
     threads: Vec<(String, JoinHandle<Result<(), String>>)>,
 }
 
@@ -32,8 +44,10 @@ struct Player {
     /// Of nobody else.
     name: String,
     round: u64,
-    /// Beside the broker.
-    redis: Raw,
+    /// Beside the broker: the number of where it is, and the connection.
+    redis: (u64, Raw),
+    socket: PathBuf,
+    common: Arc<Common>,
 }
 
 /// One round of a player.
@@ -52,19 +66,13 @@ const KINDS: [(&str, Play); 7] = [
 impl Crowd {
     /// So many of each kind, behind this socket.
     pub(crate) fn start(socket: &Path, redis: &Redis, of_each: usize) -> Crowd {
-        let crowd = Crowd {
-            stop: Arc::default(),
-            may_close: Arc::default(),
-            rounds: Arc::default(),
-            threads: Vec::new(),
-        };
+        let common = Common { redis: RwLock::new((redis.socket(), 0)), ..Common::default() };
+        let crowd = Crowd { common: Arc::new(common), threads: Vec::new() };
         (0..of_each).flat_map(|number| KINDS.map(|kind| (number, kind))).fold(crowd, |mut crowd, one| {
             let (number, (kind, play)) = one;
             let name = format!("{kind}:{number}");
-            let player = Player::new(socket.to_owned(), redis, name.clone(), kind);
-            let (stop, may_close, rounds) =
-                (Arc::clone(&crowd.stop), Arc::clone(&crowd.may_close), Arc::clone(&crowd.rounds));
-            let thread = thread::spawn(move || player.play(play, &stop, &may_close, &rounds));
+            let player = Player::new(socket.to_owned(), name.clone(), Arc::clone(&crowd.common));
+            let thread = thread::spawn(move || player.play(play));
             crowd.threads.push((name, thread));
             crowd
         })
@@ -72,59 +80,100 @@ impl Crowd {
 
     /// Rounds so far.
     pub(crate) fn rounds(&self) -> u64 {
-        self.rounds.load(Ordering::Relaxed)
+        self.common.rounds.load(Ordering::Relaxed)
     }
 
     /// From now on a close between two replies is no failure.
     pub(crate) fn expect_close(&self) {
-        self.may_close.store(true, Ordering::SeqCst);
+        self.common.may_close.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether subscribers may be closed from now on: they come back.
+    pub(crate) fn may_lose_subscribers(&self, may: bool) {
+        self.common.may_lose_subscribers.store(may, Ordering::SeqCst);
+    }
+
+    /// How many were.
+    pub(crate) fn subscribers_lost(&self) -> u64 {
+        self.common.subscribers_lost.load(Ordering::SeqCst)
+    }
+
+    /// While this is held nothing is written to Redis beside the broker. It may restart, and another one may be put in its
+    /// place.
+    pub(crate) fn hold_redis(&self) -> RwLockWriteGuard<'_, (PathBuf, u64)> {
+        let mut held = self.common.redis.write().unwrap_or_else(PoisonError::into_inner);
+        held.1 += 1;
+        held
     }
 
     /// Ends them, and fails for each of them that has seen anything wrong. Returns how many rounds went well.
     pub(crate) fn end(self) -> u64 {
-        self.stop.store(true, Ordering::SeqCst);
+        self.common.stop.store(true, Ordering::SeqCst);
         let outcomes = self.threads.into_iter().map(|(name, thread)| {
             let outcome = thread.join().unwrap_or_else(|_| Err("it has panicked".to_owned()));
             outcome.err().map(|why| format!("{name}: {why}"))
         });
         let wrong: Vec<String> = outcomes.flatten().collect();
         assert!(wrong.is_empty(), "{} children have failed:\n{}", wrong.len(), wrong.join("\n"));
-        self.rounds.load(Ordering::SeqCst)
+        self.common.rounds.load(Ordering::SeqCst)
     }
 }
 
 impl Player {
-    fn new(socket: PathBuf, redis: &Redis, name: String, kind: &str) -> Player {
-        let mut raw = Raw::unix(&socket);
-        raw.set_patience(PATIENCE);
-        match kind {
-            "resp3" => assert!(raw.ask("HELLO 3").starts_with('%')),
-            "subscriber" => assert!(raw.ask(&format!("SUBSCRIBE all {name}")).starts_with("*3")),
-            _ => {}
-        }
-        if kind == "subscriber" {
-            assert!(raw.read_text().starts_with("*3"));
-        }
-        Player { raw, name, round: 0, redis: redis.connect() }
+    fn new(socket: PathBuf, name: String, common: Arc<Common>) -> Player {
+        let place = common.redis.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let redis = (place.1, Raw::unix(&place.0));
+        let raw = Player::connect(&socket, &name);
+        Player { raw, name, round: 0, redis, socket, common }
     }
 
-    fn play(
-        mut self,
-        step: Play,
-        stop: &AtomicBool,
-        may_close: &AtomicBool,
-        rounds: &AtomicU64,
-    ) -> Result<(), String> {
-        while !stop.load(Ordering::SeqCst) {
+    fn connect(socket: &Path, name: &str) -> Raw {
+        let mut raw = Raw::unix(socket);
+        raw.set_patience(PATIENCE);
+        match name.split(':').next() {
+            Some("resp3") => assert!(raw.ask("HELLO 3").starts_with('%')),
+            Some("subscriber") => {
+                assert!(raw.ask(&format!("SUBSCRIBE all {name}")).starts_with("*3"));
+                assert!(raw.read_text().starts_with("*3"));
+            }
+            _ => {}
+        }
+        raw
+    }
+
+    fn play(mut self, step: Play) -> Result<(), String> {
+        while !self.common.stop.load(Ordering::SeqCst) {
             self.round += 1;
             match step(&mut self) {
-                Ok(()) => rounds.fetch_add(1, Ordering::Relaxed),
-                Err(Halt::Closed) if may_close.load(Ordering::SeqCst) => return Ok(()),
+                Ok(()) => drop(self.common.rounds.fetch_add(1, Ordering::Relaxed)),
+                Err(Halt::Closed) if self.comes_back() => {}
+                Err(Halt::Closed) if self.common.may_close.load(Ordering::SeqCst) => return Ok(()),
                 Err(Halt::Closed) => return Err(format!("closed in round {}", self.round)),
                 Err(Halt::Wrong(why)) => return Err(format!("round {}: {why}", self.round)),
             };
         }
         Ok(())
+    }
+
+    /// A subscriber that was closed, as it may be, is one again.
+    fn comes_back(&mut self) -> bool {
+        let is_meant = self.name.starts_with("subscriber:");
+        let may = is_meant && self.common.may_lose_subscribers.load(Ordering::SeqCst);
+        if may {
+            self.common.subscribers_lost.fetch_add(1, Ordering::SeqCst);
+            self.raw = Player::connect(&self.socket, &self.name);
+        }
+        may
+    }
+
+    /// Asks the Redis behind the broker, beside it.
+    fn ask_redis(&mut self, line: &str) {
+        let place = self.common.redis.read().unwrap_or_else(PoisonError::into_inner);
+        if self.redis.0 != place.1 {
+            self.redis = (place.1, Raw::unix(&place.0));
+        }
+        self.redis.1.send(line);
+        self.redis.1.read_reply();
     }
 
     fn write(&mut self, bytes: &[u8]) -> Step {
@@ -190,16 +239,14 @@ impl Player {
         self.write(&request(&["BLPOP", &name, "0"]))?;
         // Most of the time it waits when the element comes.
         thread::sleep(Duration::from_millis(self.round % 3));
-        self.redis.send(&format!("RPUSH {name} {value}"));
-        self.redis.read_reply();
+        self.ask_redis(&format!("RPUSH {name} {value}"));
         let element = format!("${}\r\n{name}\r\n${}\r\n{value}\r\n", name.len(), value.len());
         self.hear("BLPOP", &format!("*2\r\n{element}"))
     }
 
     fn subscriber(&mut self) -> Step {
         let (name, value) = (self.name.clone(), self.round.to_string());
-        self.redis.send(&format!("PUBLISH {name} {value}"));
-        self.redis.read_reply();
+        self.ask_redis(&format!("PUBLISH {name} {value}"));
         let message =
             format!("*3\r\n$7\r\nmessage\r\n${}\r\n{name}\r\n${}\r\n{value}\r\n", name.len(), value.len());
         self.hear("a message", &message)?;

@@ -27,11 +27,13 @@ fn as_text(rows: &[Row]) -> String {
     text
 }
 
+const HEAD: &str = "\
+# Configuration of broker. Every key is shown with its default; take away the '#' to set one.
+# Times are milliseconds or text such as \"5s\"; sizes are bytes or text such as \"64MiB\".
+";
+
 fn as_toml(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "# Configuration of broker. Every key is shown with its default; take away the '#' to set one.\n\
-         # Times are milliseconds or text such as \"5s\"; sizes are bytes or text such as \"64MiB\".\n",
-    );
+    let mut text = HEAD.to_owned();
     for row in rows {
         text += &format!("\n# {}\n# Allowed: {}\n", row.doc, row.allowed());
         text += &format!("#{} = {}\n", row.key, toml_value(row));
@@ -56,7 +58,35 @@ fn shown_default(row: &Row) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::man::compare;
     use broker::config::Settings;
+
+    /// What a service has to know.
+    const DECIDED: [(&str, &str); 2] = [
+        ("#upstream = \"\"\n", "upstream = \"redis://127.0.0.1:6379\"\n"),
+        ("#listen = []\n", "listen = [\"unix:///run/broker/broker.sock\"]\n"),
+    ];
+    const SERVICE_HEAD: &str = "\
+# Configuration of broker.service. What has to be decided is set: where Redis is (upstream), and where the processes of
+# this host connect (listen), as members of the group broker. All else is shown with its default; take away the '#' to set
+# it. Times are milliseconds or text such as \"5s\"; sizes are bytes or text such as \"64MiB\". `systemctl reload broker`
+# applies what has been changed, or says why not.
+";
+
+    #[test]
+    fn the_file_of_the_service_is_the_table_with_what_must_be_decided() {
+        let mut text = as_toml(rows()).replacen(HEAD, SERVICE_HEAD, 1);
+        for (default, decided) in DECIDED {
+            assert_eq!(text.matches(default).count(), 1, "{default}");
+            text = text.replacen(default, decided, 1);
+        }
+        compare("dist/systemd/broker.toml", &text);
+        let mut settings = Settings::default();
+        settings.load_toml(&text, "broker.toml").unwrap();
+        settings.validate().unwrap();
+        let set = rows().iter().filter(|row| settings.get_text(row.key).as_deref() != Some(row.default));
+        assert_eq!(set.map(|row| row.key).collect::<Vec<_>>(), ["upstream", "listen"]);
+    }
 
     #[test]
     fn the_printed_file_is_a_configuration_of_defaults() {

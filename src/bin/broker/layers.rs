@@ -2,7 +2,7 @@
 //! somebody asks for it. Watches no file.
 
 use crate::cli::ServeArgs;
-use crate::shared::{PASSWORD_VARIABLE, files};
+use crate::shared::PASSWORD_VARIABLE;
 use crate::systemd::UnitSockets;
 use broker::base::error::{Error, Result};
 use broker::config::endpoint::default_listen;
@@ -10,7 +10,7 @@ use broker::config::sources::{SettingSource, Sourced};
 use broker::config::value::AdminListen;
 use broker::config::{read_document, warn_of_mode};
 use broker::core::OrderOutcome;
-use broker::reactor::{Loop, Prepared};
+use broker::reactor::Loop;
 use std::env::VarError;
 
 /// The file and the flags that it was started with.
@@ -123,9 +123,7 @@ impl<'a> Layers<'a> {
         let sourced = self.gather()?.under(lp.sourced().overrides().clone());
         let kept: Vec<&str> = sourced.overrides().keys().collect();
         let kept = kept.join(", ");
-        let prepared = Prepared::new(sourced)?;
-        files::check_fits(files::raise_limit(), prepared.settings())?;
-        let mut lines = lp.apply(prepared)?;
+        let mut lines = lp.reload(sourced)?;
         if lines.is_empty() {
             log::info!("nothing has changed");
             lines.push("nothing has changed".to_owned());

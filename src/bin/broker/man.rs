@@ -1,5 +1,5 @@
-//! The man pages in dist/man, generated from the command line and the table of keys, in tests only: the tests compare the
-//! committed pages with the code. `BROKER_UPDATE_DOCS=1` rewrites them instead.
+//! The man pages in dist/man, generated from the command line and the table of keys, and how such files are compared, in
+//! tests only: the tests compare the committed pages with the code. `BROKER_UPDATE_DOCS=1` rewrites them instead.
 
 use std::path::Path;
 
@@ -204,11 +204,11 @@ fn entry(page: &mut Roff, name: &str, meaning: &str) {
     page.control("TP", []).text([bold(name)]).text([roman(meaning)]);
 }
 
-fn compare(name: &str, made: &str) {
+pub(crate) fn compare(name: &str, made: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("BROKER_UPDATE_DOCS").is_some_and(|value| value == "1") {
         return std::fs::write(&path, made).expect("write the page");
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == made, "{name} differs from the code: BROKER_UPDATE_DOCS=1 cargo test --bin broker man");
+    assert!(found == made, "{name} differs from the code: BROKER_UPDATE_DOCS=1 cargo test --bin broker");
 }

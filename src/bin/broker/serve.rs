@@ -74,6 +74,7 @@ fn begin(gathered: Sourced, inherited: Inherited, args: &ServeArgs) -> Result<Lo
 fn serve(mut lp: Loop, mut manager: Manager, mut signals: Signals, layers: &mut Layers<'_>) -> Result<()> {
     layers.warn();
     lp.take_orders();
+    lp.refuse_what(|settings| files::check_fits(files::raise_limit(), settings));
     signals.wake(&lp.wake_pipe()?)?;
     for url in lp.metrics_listeners() {
         say::line(&format!("metrics {url}"));

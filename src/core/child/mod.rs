@@ -557,6 +557,12 @@ impl Child {
         self.sent.in_flight() > 0 || self.sent.has_late()
     }
 
+    /// Whether it is at the console alone, has nothing to run, and has taken all it was owed.
+    pub(crate) fn is_idle_admin(&self) -> bool {
+        let rests = self.hold == Hold::None && !self.runnable && !self.is_under_way();
+        self.origin.kind() == ChildKind::Admin && rests && self.outbox.is_settled()
+    }
+
     pub(crate) fn lease(&self) -> Option<HeldLease> {
         self.lease
     }

@@ -64,6 +64,13 @@ impl Connections {
         env.actions.push(Action::Connect(key));
     }
 
+    /// The connection leads to the upstream of this number, though it was dialled for another.
+    pub(crate) fn keep_for(&mut self, key: LaneKey, upstream_number: u32) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.note_upstream(upstream_number);
+        }
+    }
+
     pub(super) fn back_off(&mut self, env: &mut Env, key: LaneKey, failures: u32) {
         let due = env.now + env.backoff(failures);
         self.change_state(key, LaneState::Backoff);

@@ -209,15 +209,17 @@ impl Broker {
 
     /// Tells those who wait for the end of a drain that it has come. Whether anybody was told.
     pub fn tell_of_drain(&mut self) -> bool {
-        if !self.shared.env.dismissing || self.children.len() > limits::ADMIN_CHILDREN {
-            return false;
-        }
-        let keys = self.children.keys();
         let waits = |child: &Child| child.hold() == Hold::Drain;
-        if keys.is_empty() || !keys.iter().all(|key| self.children.get(*key).is_some_and(waits)) {
+        let may_end = |child: &Child| waits(child) || child.is_idle_admin();
+        if !self.shared.env.dismissing || !self.children.iter().all(|(_, child)| may_end(child)) {
             return false;
         }
-        for key in keys {
+        let told = self.children.iter().filter(|(_, child)| waits(child)).map(|(key, _)| key);
+        let told: Vec<ChildKey> = told.collect();
+        if told.is_empty() {
+            return false;
+        }
+        for key in told {
             let Some(child) = self.children.get_mut(key) else { continue };
             *child.front_mut().answer_mut() = Some(Answer::Frame(frame_of(Ok(Vec::new()))));
             self.shared.lift(child);

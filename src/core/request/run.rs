@@ -4,6 +4,7 @@
 use crate::base::failure::Failure;
 use crate::base::limits;
 use crate::base::outgoing::Fragment;
+use crate::core::child::ChildKind;
 use crate::core::child::closing::CloseReason;
 use crate::core::child::front::Progress;
 use crate::core::child::hold::Hold;
@@ -133,6 +134,8 @@ impl Shared {
             && child.state() == ChildState::Open
             && child.hold() == Hold::None
             && !self.is_in_transaction(child)
+            // The console always answers: it goes with the broker.
+            && child.origin().kind() != ChildKind::Admin
         {
             child.set_state(ChildState::Ending);
         }

@@ -125,7 +125,9 @@ fn upstream(now: &StatusFigures) -> Option<StatusTrouble> {
     let who = now.address.clone();
     if now.is_draining {
         let after = setting(now, "drain_timeout");
-        let hint = format!("No new connections are taken. It ends with the last child, or after {after}.");
+        let hint = format!(
+            "No new connections are taken. It ends with the last child, or after {after} unless by DRAIN."
+        );
         return Some(trouble("draining", TroubleSeverity::Warning, "The broker is shutting down.", hint));
     }
     if !now.is_up {

@@ -95,7 +95,7 @@ impl Broker {
         }
         let upstream = self.shared.env.upstream.clone();
         log::info!("moved to upstream {upstream}");
-        self.shared.move_lanes();
+        self.shared.move_lanes(false);
         self.reload(settings, upstream);
         self.shared.end_pause_for_move("the move has been made");
         self.deliver_notices();
@@ -109,7 +109,7 @@ impl Broker {
         log::warn!("not moved to another upstream: {why}");
         if self.is_trying_move() {
             self.shared.change_places();
-            self.shared.move_lanes();
+            self.shared.move_lanes(false);
         }
         self.shared.moving.under_way = None;
         self.shared.end_pause_for_move("the move was not made");
