@@ -149,9 +149,9 @@ fn it_starts_the_broker_renews_it_and_leaves_nothing() {
 
         dpkg -r redis-broker
         [ -z "$(ls /run/units)" ] || fails 'all of them end'
+        [ ! -e /run/broker ] || fails 'sockets and locks'
         [ -e /etc/broker/broker.toml ] || fails 'a removed package keeps its configuration'
         dpkg -P redis-broker
-        [ ! -e /run/broker ] || fails 'sockets'
         [ "$(ls -A /etc/broker)" = other.toml ] || fails 'what is not the package'"'"'s stays'
         [ -z "$(find /etc/systemd /usr/lib/systemd /usr/lib/sysusers.d /usr/lib/tmpfiles.d -name '*broker*')" ] || fails links
         getent passwd broker | grep -q ':/usr/sbin/nologin$' || fails 'the account stays, and is locked'

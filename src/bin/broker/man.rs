@@ -108,6 +108,11 @@ fn end_of_command_page(page: &mut Roff) {
         "If it is greater than 0, listeners are given to the service manager, which keeps them while the broker restarts.",
     );
     page.control("SH", ["FILES"]);
+    entry(
+        page,
+        "/etc/broker/broker.toml, /etc/broker/NAME.toml",
+        "The configuration of broker.service, and of broker@NAME.service.",
+    );
     entry(page, "/run/broker/broker.sock", "The default socket when run by root.");
     entry(
         page,
