@@ -27,13 +27,19 @@ pub enum LaneReading {
 impl Shared {
     #[inline]
     pub(crate) fn lane_reading(&self, key: LaneKey) -> LaneReading {
-        if self.connections.standing().has(key) || self.moves.is_stilled(key) {
+        if self.connections.standing().has(key) || self.is_about_to_go(key) {
             LaneReading::WhenResumed
         } else if self.hubs.is_delivering_of(key) || self.connections.has_unread(key) {
             LaneReading::NextTurn
         } else {
             LaneReading::Now
         }
+    }
+
+    /// Whether the connection is to go as it stands: what it says next is for another process.
+    #[inline]
+    fn is_about_to_go(&self, key: LaneKey) -> bool {
+        self.moves.is_stilled(key) && self.connections.may_give(key)
     }
 
     /// A part of a long reply has been given to its child. Is memory short, the next one waits until the child has taken it.

@@ -30,6 +30,7 @@ impl Sim {
         self.finish_dials();
         self.finish_watcher_dials();
         self.broker.advance(now);
+        self.end_hub_move_in_time();
     }
 
     /// Everything moves until nothing does, and what must hold at rest is checked.

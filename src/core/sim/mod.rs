@@ -169,6 +169,8 @@ pub(super) struct Sim {
     pub(super) lingers: bool,
     /// Children read from replicas, which are the same server.
     reads_replicas: bool,
+    /// Until when the listeners of a connection that is to go are waited for.
+    hub_until: Option<Millis>,
 }
 
 impl Sim {
@@ -221,6 +223,7 @@ impl Sim {
             moves: 0,
             lingers: false,
             reads_replicas: false,
+            hub_until: None,
         }
     }
 

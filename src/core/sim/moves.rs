@@ -25,12 +25,21 @@ impl Sim {
         links.len()
     }
 
+    /// Listeners are not held up for ever.
+    pub(super) fn end_hub_move_in_time(&mut self) {
+        if self.hub_until.is_some_and(|until| until <= self.now) {
+            self.hub_until = None;
+            self.broker.keep_hub(None);
+        }
+    }
+
     /// Subscriptions that are at rest go with all who listen, and come back: to the same broker as to another one, or since they
     /// could not go. Returns how many children did.
     pub(crate) fn move_hub(&mut self, is_taken: bool) -> usize {
         if !self.broker.begin_hub_move() {
             return 0;
         }
+        self.hub_until.get_or_insert(self.now + 300);
         match self.broker.hub_rest() {
             HubRest::NotYet => return 0,
             HubRest::Never => {
@@ -39,6 +48,7 @@ impl Sim {
             }
             HubRest::Now => {}
         }
+        self.hub_until = None;
         let (lane, link, image) = self.broker.hub_image().expect("it rests");
         let image = decode_hub(&encode_hub(&image)).expect("it was just written");
         let mut given = Vec::new();
