@@ -331,6 +331,11 @@ impl Broker {
         process.wait().expect("reap the broker");
     }
 
+    /// Whether it runs no more.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.process_mut().try_wait(), Ok(Some(_)))
+    }
+
     /// Waits for its end.
     pub(crate) fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
         let status = end_within(self.process_mut(), limit);
