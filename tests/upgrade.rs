@@ -2,6 +2,7 @@
 //! other.
 
 use crate::support::raw::{End, pipeline};
+use crate::support::tls::{Certificates, TlsRaw};
 use crate::support::{Broker, PATIENCE, Raw, Redis, wait_until};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -652,4 +653,54 @@ fn accounts_that_are_gone_stay_with_the_former_broker() {
     follow(&mut broker, &["--set", &format!("auth_file={}", one.display())]);
     ann.expect("ACL WHOAMI", "$3\r\nann\r\n");
     assert!(bob.is_closed(), "the successor does not know him");
+}
+
+/// A pair of which the former has a child that stays: the process that it is, the one that follows, the child.
+fn pair_with_a_child_that_stays(redis: &Redis) -> (Broker, Broker, Raw) {
+    let broker = Broker::start(redis, &[("drain_timeout", "1s")]);
+    let mut watching = broker.connect();
+    watching.expect("WATCH k", "+OK\r\n");
+    let successor = broker.start_successor(&[]);
+    wait_until("the successor accepts", || broker.log().contains("the successor accepts"));
+    (broker, successor, watching)
+}
+
+#[test]
+fn either_side_may_be_asked_to_end_meanwhile() {
+    let redis = Redis::start();
+    let (mut broker, successor, mut watching) = pair_with_a_child_that_stays(&redis);
+    broker.term();
+    assert!(broker.wait_exit(PATIENCE).success());
+    assert!(watching.is_closed());
+    wait_until("it is alone", || successor.log().contains("everything has been taken over"));
+    broker.connect().expect("PING", "+PONG\r\n");
+    broker.become_successor(successor);
+
+    let (mut broker, mut successor, mut watching) = pair_with_a_child_that_stays(&redis);
+    successor.term();
+    assert!(successor.wait_exit(PATIENCE).success());
+    assert!(broker.wait_exit(PATIENCE).success(), "it has no listeners any more");
+    assert!(watching.is_closed() && !broker.socket().exists());
+}
+
+/// Whoever would have to be served with keys that are a library's own is served where it is, for a while.
+#[test]
+fn children_over_tls_stay_and_are_let_go_at_the_end_of_a_reply() {
+    let redis = Redis::start();
+    let certificates = Certificates::new();
+    let listen = certificates.listen("server", "");
+    let flags = ["--listen", &listen, "--set", "upgrade_timeout=2s", "--set", "drain_timeout=1s"];
+    let mut broker = Broker::start_flagged(&redis, &flags);
+    let url = broker.listening()[1].clone();
+    let mut child = TlsRaw::connect(&url, &certificates.client("ca", None));
+    child.expect("SET k v", "+OK\r\n");
+    let successor = broker.start_successor(&[]);
+    wait_until("the successor accepts", || broker.log().contains("the successor accepts"));
+    child.expect("GET k", "$1\r\nv\r\n");
+    let mut newcomer = TlsRaw::connect(&url, &certificates.client("ca", None));
+    newcomer.expect("GET k", "$1\r\nv\r\n");
+    assert!(broker.wait_exit(PATIENCE).success());
+    assert_eq!(child.end(), Ok(0), "closed as TLS has it");
+    newcomer.expect("GET k", "$1\r\nv\r\n");
+    broker.become_successor(successor);
 }

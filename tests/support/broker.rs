@@ -200,7 +200,8 @@ impl Broker {
         let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
         let (listen, url) = (format!("unix://{}", directory.path().join("b.sock").display()), redis.url());
         let args = [&["serve", "--listen", &listen, "--upstream", &url], flags].concat();
-        let mut broker = Broker::start_args(&args, 1);
+        let listeners = args.iter().filter(|arg| **arg == "--listen").count();
+        let mut broker = Broker::start_args(&args, listeners);
         broker.directory = directory;
         broker
     }

@@ -102,19 +102,20 @@ fn who_has_something_upstream_stays_until_that_ends() {
 /// A request that is upstream is answered first, and what stands behind it is not run.
 #[test]
 fn a_child_goes_when_its_last_reply_is_out() {
-    let (mut sim, [child]) = Sim::with(&[]);
+    let (mut sim, [child]) = Sim::with(&[("child_in_flight_max", "1")]);
     sim.ask(child, "GET warm");
     sim.frozen = vec![LaneRole::Shared];
-    sim.send(child, "GET a");
+    // The second one has been read.
+    sim.send(child, "GET a\nGET b");
     sim.broker.begin_moves(1);
-    sim.send(child, "GET b");
+    sim.send(child, "GET c");
     assert!(sim.broker.give_rested(1, usize::MAX).is_empty() && sim.broker.moving_len() == 1);
     sim.frozen.clear();
     sim.settle();
     assert_eq!(sim.received(child), "$1 a");
     sim.broker.end_moves();
     sim.settle();
-    assert_eq!(sim.received(child), "$1 b", "nobody goes after all");
+    assert_eq!(sim.received(child), "$1 b $1 c", "nobody goes after all");
 }
 
 #[test]

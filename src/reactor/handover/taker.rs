@@ -124,6 +124,16 @@ pub(super) struct Taker {
     taken: usize,
 }
 
+impl Taker {
+    /// This process ends in order, with whatever it has been given: the other one has no listeners any more.
+    pub(super) fn say_ending(&mut self) {
+        if self.is_committed {
+            self.channel.send(Message::new(name::ENDING));
+            let _ = self.channel.flush();
+        }
+    }
+}
+
 /// What has come and is not ours.
 #[derive(Debug)]
 struct TakenBatch {
