@@ -139,6 +139,9 @@ upgrade: deps build ## One side of a take-over killed at each of twenty steps, u
 failover: deps build ## Fail over 50 times under load, with sentinels, redis-py, Celery, BullMQ; by pip and npm
 	@BROKER=$(OUT)/release/broker scripts/failover $(OUT)/failover $(FAILOVER)
 
+steering: deps ## Reload, upgrade, pause and move under 200 children that check each reply
+	@scripts/steering $(OUT)/steering
+
 instructions: deps ## Count the instructions per GET in the core, with callgrind
 	@scripts/instructions
 

@@ -146,7 +146,10 @@ fn the_commands_of_the_page_of_operations_work() {
     assert!(commands.len() >= 20, "{commands:?}");
     let web = broker.metrics()[0].replace("tcp://", "http://");
     let at = format!("--timeout 20s --socket {}", broker.socket().display());
-    for command in commands {
+    // What is about other programs and machines.
+    let is_elsewhere =
+        |command: &str| command.starts_with("systemctl ") || command.ends_with("redis://10.0.0.8:6379");
+    for command in commands.into_iter().filter(|command| !is_elsewhere(command)) {
         let mut victim = broker.connect();
         let id = victim.ask("CLIENT ID").trim_start_matches(':').trim_end().to_owned();
         let line = command
@@ -164,6 +167,8 @@ fn the_commands_of_the_page_of_operations_work() {
         assert!(output.status.success() && !said.is_empty() && !is_error, "{command}: {said}");
         match command.contains(" ID") {
             true => assert!(victim.is_closed(), "{command}"),
+            // The next one resumes.
+            false if command.ends_with(" broker pause") => {}
             false => victim.expect("PING", "+PONG\r\n"),
         }
     }

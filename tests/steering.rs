@@ -246,7 +246,7 @@ fn whatever_the_operator_does_children_see_nothing_but_time() {
     }
     let other =
         std::env::var_os("BROKER_STEERING_OTHER").map_or_else(|| PathBuf::from(BINARY), PathBuf::from);
-    for round in 0..many("BROKER_STEERING_UPGRADES", 0) {
+    for round in 0..many("BROKER_STEERING_UPGRADES", 1) {
         // There, and back.
         steered.daemon.upgrade(if round % 5 == 1 { &other } else { Path::new(BINARY) });
         steered.goes_on();

@@ -250,6 +250,10 @@ fn who_may_not_follow_is_told_why() {
     let refused = broker.connect().ask("BROKER TAKEOVER 1 0.1");
     assert!(refused.contains("on admin_listen alone"), "{refused}");
     operator.expect("PING", "+PONG\r\n");
+    operator.expect("BROKER PAUSE", "+OK\r\n");
+    let refused = operator.ask("BROKER TAKEOVER 1 0.1");
+    assert!(refused.contains("this broker is paused"), "{refused}");
+    operator.expect("BROKER RESUME", "+OK\r\n");
     let lonely = Broker::run(&[
         "serve",
         "--takeover",

@@ -586,6 +586,8 @@ impl Player {
 
     /// Every child leaves: nothing of any of them stays.
     fn go_home(&mut self) {
+        // What stands on a lane during a pause is not given up.
+        self.sim.broker.shared.resume_all("everybody leaves");
         for script in &mut self.scripts {
             script.may_close = true;
             self.sim.broker.child_gone(self.sim.key(script.child));

@@ -20,9 +20,7 @@ impl Broker {
     /// it and to call `try_upstream`. The error says why it is not begun.
     pub fn begin_move(&mut self, to: Upstream) -> Result<(), String> {
         let shared = &mut self.shared;
-        if shared.env.draining {
-            return Err("the broker drains".to_owned());
-        }
+        shared.may_steer()?;
         if shared.moving.is_under_way() {
             return Err("another move is under way".to_owned());
         }

@@ -38,14 +38,25 @@ impl Shared {
         if self.moving.is_under_way() {
             return self.answer_asker(asker, Err("a move to another upstream is under way".to_owned()));
         }
-        if self.env.draining {
-            return self.answer_asker(asker, Err("the broker drains".to_owned()));
+        if let Err(why) = self.may_steer() {
+            return self.answer_asker(asker, Err(why));
         }
         self.begin_pause(timeout.unwrap_or(self.env.settings.pause_timeout));
         self.pause.by_hand = true;
         self.pause.askers.push(asker);
         if self.pause.is_at_rest() {
             self.tell_askers(&Ok(Vec::new()));
+        }
+    }
+
+    /// Whether requests may be held: not those that another process has taken over, or will.
+    pub(crate) fn may_steer(&self) -> Result<(), String> {
+        match () {
+            () if self.env.draining => Err("the broker drains".to_owned()),
+            () if self.connections.are_shared_out() => {
+                Err("a hand-over to another process is under way".to_owned())
+            }
+            () => Ok(()),
         }
     }
 

@@ -148,6 +148,9 @@ impl Loop {
         if !self.is_serving() {
             return Err("this broker drains".to_owned());
         }
+        if self.core.paused().is_some() {
+            return Err("this broker is paused: its requests would go on there".to_owned());
+        }
         if self.core.paused().is_some() || self.planned.is_some() {
             return Err("this broker is paused, or moves to another upstream".to_owned());
         }
