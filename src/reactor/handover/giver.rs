@@ -151,8 +151,8 @@ impl Loop {
         if self.core.paused().is_some() {
             return Err("this broker is paused: its requests would go on there".to_owned());
         }
-        if self.core.paused().is_some() || self.planned.is_some() {
-            return Err("this broker is paused, or moves to another upstream".to_owned());
+        if self.planned.is_some() {
+            return Err("this broker moves to another upstream".to_owned());
         }
         if format != HANDOVER_FORMAT {
             return Err(format!("the hand-over has format {HANDOVER_FORMAT} here, not {format}"));
