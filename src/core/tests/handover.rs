@@ -164,6 +164,22 @@ fn a_wait_that_is_taken_back_in_vain_is_asked_again() {
     assert_eq!(sim.received(waiter), "*2 $1 x $1 e");
 }
 
+/// One of them cannot go, and is served where it is.
+#[test]
+fn who_stays_of_those_who_wait_for_the_same_goes_on_waiting() {
+    let (mut sim, [stays, goes, pusher]) = Sim::with(&[]);
+    let id = sim.ask(stays, "CLIENT ID").trim_start_matches(':').parse().unwrap();
+    sim.broker.keep_child(id);
+    sim.send(goes, "BLPOP x 0");
+    sim.send(stays, "BLPOP x 0");
+    let id = sim.ask(pusher, "CLIENT ID").trim_start_matches(':').parse().unwrap();
+    sim.broker.keep_child(id);
+    let given = give_all(&mut sim);
+    assert_eq!(given.iter().map(|(link, _)| *link).collect::<Vec<_>>(), [goes]);
+    sim.ask(pusher, "RPUSH x e");
+    assert_eq!(sim.received(stays), "*2 $1 x $1 e");
+}
+
 /// Places that are another process' are given up, and nothing is dialled beyond.
 #[test]
 fn places_that_are_given_away_are_given_up_first() {
