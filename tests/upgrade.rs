@@ -2,6 +2,7 @@
 //! other.
 
 use crate::support::raw::{End, pipeline};
+use crate::support::tls::{Certificates, TlsRaw};
 use crate::support::{Broker, PATIENCE, Raw, Redis, wait_until};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -520,4 +521,190 @@ fn what_the_console_has_set_goes_on() {
     follow(&mut broker, &[]);
     let shown = operator.ask("BROKER SHOW CONFIG WHERE key lanes");
     assert!(shown.contains(" 3 "), "{shown}");
+}
+
+/// Listeners count what is published while `kills` lets one side of a take-over die. Whoever is not closed has heard all of it,
+/// once and in order. How many were closed.
+fn listeners_outlive(redis: &Redis, broker: &Broker, kills: impl FnOnce()) -> usize {
+    let (over, heard, socket) = (AtomicBool::new(false), AtomicU64::new(0), broker.socket());
+    thread::scope(|scope| {
+        let listeners: Vec<_> = (0..90)
+            .map(|number| {
+                let (mut child, heard) = (Raw::unix(socket), &heard);
+                let confirmed = child.ask(if number % 2 == 0 { "PSUBSCRIBE c*" } else { "SUBSCRIBE c1" });
+                assert!(confirmed.contains("subscribe"), "{confirmed}");
+                scope.spawn(move || {
+                    let mut next = 1;
+                    while let Ok(message) = child.try_reply() {
+                        let message = String::from_utf8_lossy(&message).into_owned();
+                        if message.contains("the-end") {
+                            return Some(next - 1);
+                        }
+                        assert_eq!(number_of(&message), next, "one was lost or heard twice");
+                        heard.fetch_max(next, Ordering::Relaxed);
+                        next += 1;
+                    }
+                    None
+                })
+            })
+            .collect();
+        let publisher = scope.spawn(|| {
+            let (mut raw, mut count) = (redis.connect(), 0u64);
+            while !over.load(Ordering::Relaxed) {
+                if count > heard.load(Ordering::Relaxed) + 50 {
+                    thread::yield_now();
+                    continue;
+                }
+                count += 1;
+                raw.ask(&format!("PUBLISH c1 m.{count}"));
+            }
+            raw.ask("PUBLISH c1 the-end");
+            count
+        });
+        let played = catch_unwind(AssertUnwindSafe(kills));
+        over.store(true, Ordering::Relaxed);
+        let count = publisher.join().expect("it has published");
+        let heard: Vec<Option<u64>> =
+            listeners.into_iter().map(|listener| listener.join().expect("in order")).collect();
+        played.unwrap_or_else(|panic| resume_unwind(panic));
+        assert!(heard.iter().flatten().all(|heard| *heard == count), "{count}: {heard:?}");
+        heard.iter().filter(|heard| heard.is_none()).count()
+    })
+}
+
+#[test]
+fn subscribers_outlive_either_side() {
+    let redis = Redis::start();
+    for step in steps() {
+        let broker = Broker::start(&redis, &[]);
+        let closed = listeners_outlive(&redis, &broker, || {
+            let mut successor = broker.start_successor(&["--sabotage-handover", &step.to_string()]);
+            // A take-over of subscriptions alone has fewer steps: it may live.
+            wait_until("it has ended, or all has", || {
+                successor.has_ended() || successor.log().contains("everything has been taken over")
+            });
+            drop(successor);
+        });
+        assert!(
+            [0, 90].contains(&closed),
+            "step {step}: {closed} of those who share a connection were closed"
+        );
+    }
+    for step in steps().into_iter().map(|step| step + 1) {
+        let mut broker = Broker::start_flagged(&redis, &["--sabotage-handover", &step.to_string()]);
+        let mut follower = None;
+        listeners_outlive(&redis, &broker, || {
+            let successor = broker.start_successor(&[]);
+            wait_until("it is alone", || successor.log().contains("everything has been taken over"));
+            follower = Some(successor);
+        });
+        broker.wait_exit(PATIENCE);
+        broker.become_successor(follower.expect("it was started"));
+    }
+}
+
+/// Whoever a child is to Redis, or to the broker, it is afterwards.
+#[test]
+fn users_stay_who_they_are() {
+    let redis = Redis::start_with(&["--requirepass", "pw"]);
+    redis.ask("ACL SETUSER ann on >secret ~ann* +@all");
+    let mut broker = Broker::start(&redis, &[("auth", "passthrough"), ("upstream_password", "pw")]);
+    let mut ann = broker.connect();
+    ann.expect("AUTH ann secret", "+OK\r\n");
+    let mut nobody = broker.connect();
+    assert!(nobody.ask("GET k").starts_with("-NOAUTH"));
+    let mut owner = broker.connect();
+    owner.expect("AUTH pw", "+OK\r\n");
+    owner.expect("SET other 1", "+OK\r\n");
+    follow(&mut broker, &[]);
+    ann.expect("SET ann1 v", "+OK\r\n");
+    assert!(ann.ask("GET other").starts_with("-NOPERM"), "her rights are hers");
+    ann.expect("ACL WHOAMI", "$3\r\nann\r\n");
+    owner.expect("GET other", "$1\r\n1\r\n");
+    assert!(nobody.ask("GET other").starts_with("-NOAUTH"));
+    redis.ask("ACL DELUSER ann");
+    assert!(ann.is_closed(), "who is removed is sent away");
+    assert!(!broker.log().contains("secret"));
+}
+
+#[test]
+fn accounts_that_are_gone_stay_with_the_former_broker() {
+    let redis = Redis::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (both, one) = (directory.path().join("both.toml"), directory.path().join("one.toml"));
+    // Of ann-pw and bob-pw.
+    let ann = "[[user]]\nname = 'ann'\npassword_sha256 = '8f33833fa807eed369067c921eb17f63da076bee801611245c4ad015916fed1b'\n";
+    let bob = "[[user]]\nname = 'bob'\npassword_sha256 = 'a023c4e07c00f0beb6f452a7da3699d38b42c3527ff00d9a9c65a65f254e768f'\n";
+    std::fs::write(&both, format!("{ann}{bob}")).expect("a file");
+    std::fs::write(&one, ann).expect("a file");
+    for file in [&both, &one] {
+        std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .expect("its mode");
+    }
+    let auth_file = both.display().to_string();
+    let settings = [
+        ("auth", "users"),
+        ("auth_file", auth_file.as_str()),
+        ("upgrade_timeout", "1s"),
+        ("drain_timeout", "1s"),
+    ];
+    let mut broker = Broker::start(&redis, &settings);
+    let [mut ann, mut bob] = ["ann", "bob"].map(|name| {
+        let mut child = broker.connect();
+        child.expect(&format!("AUTH {name} {name}-pw"), "+OK\r\n");
+        child
+    });
+    follow(&mut broker, &["--set", &format!("auth_file={}", one.display())]);
+    ann.expect("ACL WHOAMI", "$3\r\nann\r\n");
+    assert!(bob.is_closed(), "the successor does not know him");
+}
+
+/// A pair of which the former has a child that stays: the process that it is, the one that follows, the child.
+fn pair_with_a_child_that_stays(redis: &Redis) -> (Broker, Broker, Raw) {
+    let broker = Broker::start(redis, &[("drain_timeout", "1s")]);
+    let mut watching = broker.connect();
+    watching.expect("WATCH k", "+OK\r\n");
+    let successor = broker.start_successor(&[]);
+    wait_until("the successor accepts", || broker.log().contains("the successor accepts"));
+    (broker, successor, watching)
+}
+
+#[test]
+fn either_side_may_be_asked_to_end_meanwhile() {
+    let redis = Redis::start();
+    let (mut broker, successor, mut watching) = pair_with_a_child_that_stays(&redis);
+    broker.term();
+    assert!(broker.wait_exit(PATIENCE).success());
+    assert!(watching.is_closed());
+    wait_until("it is alone", || successor.log().contains("everything has been taken over"));
+    broker.connect().expect("PING", "+PONG\r\n");
+    broker.become_successor(successor);
+
+    let (mut broker, mut successor, mut watching) = pair_with_a_child_that_stays(&redis);
+    successor.term();
+    assert!(successor.wait_exit(PATIENCE).success());
+    assert!(broker.wait_exit(PATIENCE).success(), "it has no listeners any more");
+    assert!(watching.is_closed() && !broker.socket().exists());
+}
+
+/// Whoever would have to be served with keys that are a library's own is served where it is, for a while.
+#[test]
+fn children_over_tls_stay_and_are_let_go_at_the_end_of_a_reply() {
+    let redis = Redis::start();
+    let certificates = Certificates::new();
+    let listen = certificates.listen("server", "");
+    let flags = ["--listen", &listen, "--set", "upgrade_timeout=2s", "--set", "drain_timeout=1s"];
+    let mut broker = Broker::start_flagged(&redis, &flags);
+    let url = broker.listening()[1].clone();
+    let mut child = TlsRaw::connect(&url, &certificates.client("ca", None));
+    child.expect("SET k v", "+OK\r\n");
+    let successor = broker.start_successor(&[]);
+    wait_until("the successor accepts", || broker.log().contains("the successor accepts"));
+    child.expect("GET k", "$1\r\nv\r\n");
+    let mut newcomer = TlsRaw::connect(&url, &certificates.client("ca", None));
+    newcomer.expect("GET k", "$1\r\nv\r\n");
+    assert!(broker.wait_exit(PATIENCE).success());
+    assert_eq!(child.end(), Ok(0), "closed as TLS has it");
+    newcomer.expect("GET k", "$1\r\nv\r\n");
+    broker.become_successor(successor);
 }

@@ -44,6 +44,7 @@ impl Loop {
         }
         self.pace.begin_turn();
         self.tell_time();
+        self.end_handover();
         if !self.core.is_draining() {
             self.draining = Draining::Accepting { left: limits::LISTEN_BACKLOG as usize };
             self.listeners.iter_mut().for_each(|listener| listener.look_again());

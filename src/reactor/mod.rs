@@ -371,6 +371,7 @@ impl Loop {
             // A forked copy shares the poll and the sockets with its parent: the steps below would end them.
             return;
         }
+        self.end_handover();
         self.core.close_all();
         self.closed = true;
         self.close_doors();

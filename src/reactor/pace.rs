@@ -53,6 +53,8 @@ pub enum StepKind {
     Drain,
     /// Metrics or health were asked for.
     Http,
+    /// Children or connections went to another process, or came from one.
+    Handover,
 }
 
 impl fmt::Display for StepKind {
@@ -70,6 +72,7 @@ impl fmt::Display for StepKind {
             StepKind::Reload => "reload",
             StepKind::Drain => "drain",
             StepKind::Http => "http",
+            StepKind::Handover => "hand-over",
         })
     }
 }

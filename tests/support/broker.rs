@@ -200,7 +200,8 @@ impl Broker {
         let directory = tempfile::Builder::new().prefix("broker-").tempdir().expect("a directory");
         let (listen, url) = (format!("unix://{}", directory.path().join("b.sock").display()), redis.url());
         let args = [&["serve", "--listen", &listen, "--upstream", &url], flags].concat();
-        let mut broker = Broker::start_args(&args, 1);
+        let listeners = args.iter().filter(|arg| **arg == "--listen").count();
+        let mut broker = Broker::start_args(&args, listeners);
         broker.directory = directory;
         broker
     }
@@ -329,6 +330,11 @@ impl Broker {
         let process = self.process_mut();
         process.kill().expect("kill the broker");
         process.wait().expect("reap the broker");
+    }
+
+    /// Whether it runs no more.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.process_mut().try_wait(), Ok(Some(_)))
     }
 
     /// Waits for its end.

@@ -260,13 +260,13 @@ impl Connections {
         }
     }
 
-    /// From now on only so many of the places are this process': connections beyond are given up as soon as nothing is on
-    /// them. `None`: all that the settings allow.
     /// Whether another process has a part of what the settings allow.
     pub(crate) fn are_shared_out(&self) -> bool {
         self.capacity.granted.is_some()
     }
 
+    /// From now on only so many of the places are this process': connections beyond are given up as soon as nothing is on
+    /// them. `None`: all that the settings allow.
     pub(crate) fn grant(&mut self, env: &mut Env, places: Option<usize>) {
         self.capacity.granted = places;
         self.capacity.changed = true;

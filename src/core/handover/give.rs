@@ -44,13 +44,21 @@ impl Shared {
 
     /// The commands of its group end, and are not written again. False: the group is not at rest yet, or stays.
     fn begin_move_of_group(&mut self, child: &Child) -> bool {
-        let Some(wait) = child.front().wait() else { return false };
+        let Some(wait) = child.front().wait().filter(|_| child.may_move()) else { return false };
         let Some(group) = self.groups.get_mut(wait.group) else { return false };
         if group.restarts() && !group.is_moving() {
             group.set_moving(true);
             self.tend(wait.group);
         }
         false
+    }
+
+    /// Its command is written again.
+    fn end_move_of_group(&mut self, group: GroupKey) {
+        if let Some(found) = self.groups.get_mut(group) {
+            found.set_moving(false);
+        }
+        self.tend(group);
     }
 
     /// The child's command is out no more: it is at rest with its request, and keeps its place.
@@ -203,13 +211,23 @@ impl Broker {
         for group in self.shared.groups.keys() {
             let room = count.saturating_sub(self.shared.moves.moving.len());
             let ready = self.shared.groups.get(group).filter(|found| found.may_leave(self.shared.env.now));
-            let waiters: Vec<_> = ready.into_iter().flat_map(|found| found.waiters()).take(room).collect();
+            if room == 0 || ready.is_none() {
+                continue;
+            }
+            let may_go = |key: ChildKey| self.children.get(key).is_some_and(Child::may_move);
+            let waiters = ready.into_iter().flat_map(|found| found.waiters());
+            let waiters: Vec<_> = waiters.filter(|(_, key, _)| may_go(*key)).take(room).collect();
+            let before = self.shared.moves.moving.len();
             for (ticket, key, expires) in waiters {
                 if let Some(child) = self.children.get_mut(key)
                     && self.shared.take_from_group(child, group, ticket, expires)
                 {
                     self.shared.moves.moving.push(key);
                 }
+            }
+            if self.shared.moves.moving.len() == before {
+                // Those who are left stay, and wait here.
+                self.shared.end_move_of_group(group);
             }
         }
     }
@@ -288,10 +306,7 @@ impl Broker {
             }
         }
         for key in self.shared.groups.keys() {
-            if let Some(group) = self.shared.groups.get_mut(key) {
-                group.set_moving(false);
-            }
-            self.shared.tend(key);
+            self.shared.end_move_of_group(key);
         }
         self.deliver_notices();
     }

@@ -102,19 +102,20 @@ fn who_has_something_upstream_stays_until_that_ends() {
 /// A request that is upstream is answered first, and what stands behind it is not run.
 #[test]
 fn a_child_goes_when_its_last_reply_is_out() {
-    let (mut sim, [child]) = Sim::with(&[]);
+    let (mut sim, [child]) = Sim::with(&[("child_in_flight_max", "1")]);
     sim.ask(child, "GET warm");
     sim.frozen = vec![LaneRole::Shared];
-    sim.send(child, "GET a");
+    // The second one has been read.
+    sim.send(child, "GET a\nGET b");
     sim.broker.begin_moves(1);
-    sim.send(child, "GET b");
+    sim.send(child, "GET c");
     assert!(sim.broker.give_rested(1, usize::MAX).is_empty() && sim.broker.moving_len() == 1);
     sim.frozen.clear();
     sim.settle();
     assert_eq!(sim.received(child), "$1 a");
     sim.broker.end_moves();
     sim.settle();
-    assert_eq!(sim.received(child), "$1 b", "nobody goes after all");
+    assert_eq!(sim.received(child), "$1 b $1 c", "nobody goes after all");
 }
 
 #[test]
@@ -161,6 +162,22 @@ fn a_wait_that_is_taken_back_in_vain_is_asked_again() {
     sim.settle();
     sim.ask(pusher, "RPUSH x e");
     assert_eq!(sim.received(waiter), "*2 $1 x $1 e");
+}
+
+/// One of them cannot go, and is served where it is.
+#[test]
+fn who_stays_of_those_who_wait_for_the_same_goes_on_waiting() {
+    let (mut sim, [stays, goes, pusher]) = Sim::with(&[]);
+    let id = sim.ask(stays, "CLIENT ID").trim_start_matches(':').parse().unwrap();
+    sim.broker.keep_child(id);
+    sim.send(goes, "BLPOP x 0");
+    sim.send(stays, "BLPOP x 0");
+    let id = sim.ask(pusher, "CLIENT ID").trim_start_matches(':').parse().unwrap();
+    sim.broker.keep_child(id);
+    let given = give_all(&mut sim);
+    assert_eq!(given.iter().map(|(link, _)| *link).collect::<Vec<_>>(), [goes]);
+    sim.ask(pusher, "RPUSH x e");
+    assert_eq!(sim.received(stays), "*2 $1 x $1 e");
 }
 
 /// Places that are another process' are given up, and nothing is dialled beyond.

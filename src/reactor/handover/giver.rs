@@ -151,8 +151,8 @@ impl Loop {
         if self.core.paused().is_some() {
             return Err("this broker is paused: its requests would go on there".to_owned());
         }
-        if self.core.paused().is_some() || self.planned.is_some() {
-            return Err("this broker is paused, or moves to another upstream".to_owned());
+        if self.planned.is_some() {
+            return Err("this broker moves to another upstream".to_owned());
         }
         if format != HANDOVER_FORMAT {
             return Err(format!("the hand-over has format {HANDOVER_FORMAT} here, not {format}"));
@@ -242,6 +242,10 @@ impl Loop {
         match message.name() {
             name::READY if giver.phase == Phase::Preparing => giver.phase = Phase::Subscriptions,
             name::TAKEN => self.taken(giver, &message),
+            name::ENDING if giver.phase == Phase::Giving => {
+                log::info!("the successor ends");
+                self.let_the_rest_go(giver);
+            }
             name::ABORT => {
                 self.successor_lost(giver, &format!("the successor says: {}", message.text("why")))
             }
@@ -380,14 +384,22 @@ impl Loop {
             self.core.close_all();
         } else if giver.due <= self.told && giver.batch.is_none() {
             log::warn!("upgrade_timeout: {} children are let go", self.core.children_len());
-            giver.phase = Phase::Draining;
-            self.core.keep_hub(None);
-            self.core.end_moves();
-            self.leave_listeners();
-            self.core.drain(None);
-            self.core.dismiss();
-            self.draining = Draining::Dismissed;
+            self.let_the_rest_go(giver);
         }
+    }
+
+    /// Whoever has not gone ends here, as by a drain.
+    fn let_the_rest_go(&mut self, giver: &mut Giver) {
+        match giver.batch.take_if(|batch| !batch.is_committed) {
+            Some(batch) => self.put_back(batch.hub, batch.children),
+            None => self.core.keep_hub(None),
+        }
+        giver.phase = Phase::Draining;
+        self.core.end_moves();
+        self.leave_listeners();
+        self.core.drain(None);
+        self.core.dismiss();
+        self.draining = Draining::Dismissed;
     }
 
     /// The last connections are given up: the upstream has closed them when the other one hears of it.

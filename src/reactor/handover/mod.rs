@@ -12,6 +12,7 @@ mod giver;
 mod hubs;
 mod taker;
 
+use super::pace::StepKind;
 use super::{Loop, Owner, link_of};
 use crate::base::clock::Millis;
 use crate::base::error::Error;
@@ -36,6 +37,7 @@ mod name {
     pub(super) const BATCH: &str = "BATCH";
     pub(super) const TAKEN: &str = "TAKEN";
     pub(super) const COMMIT: &str = "COMMIT";
+    pub(super) const ENDING: &str = "ENDING";
     pub(super) const DONE: &str = "DONE";
     pub(super) const ABORT: &str = "ABORT";
 }
@@ -140,14 +142,30 @@ impl Loop {
         self.handover.dies_at = step;
     }
 
+    /// The process ends. What the other one has of the listeners stays as it is; and if this is the one that has followed, the
+    /// other one ends with it.
+    pub(super) fn end_handover(&mut self) {
+        if self.handover.giver.is_some() && self.handover.keeps_out {
+            self.leave_listeners();
+        }
+        if let Some(taker) = &mut self.handover.taker {
+            taker.say_ending();
+        }
+    }
+
     /// As much as a turn has room for.
     pub(super) fn hand_over(&mut self) {
+        if self.handover.giver.is_none() && self.handover.taker.is_none() {
+            return;
+        }
+        self.pace.before(StepKind::Handover);
         if let Some(giver) = self.handover.giver.take() {
             self.handover.giver = self.go_on_giving(giver);
         }
         if let Some(taker) = self.handover.taker.take() {
             self.handover.taker = self.go_on_taking(taker);
         }
+        self.pace.step(StepKind::Handover);
     }
 
     /// A child goes on here, from its image; one that listens, with the subscriptions that this connection carries.

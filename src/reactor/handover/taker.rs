@@ -124,6 +124,26 @@ pub(super) struct Taker {
     taken: usize,
 }
 
+impl Taker {
+    /// This process ends in order, with whatever it has been given: the other one has no listeners any more.
+    pub(super) fn say_ending(&mut self) {
+        if self.is_committed {
+            self.channel.send(Message::new(name::ENDING));
+            let _ = self.channel.flush();
+        }
+    }
+}
+
+/// What has been found in a message, or why it is none.
+type Looked<T> = std::result::Result<T, String>;
+
+/// The children of a message: those that can be taken, and the others with the reason.
+#[derive(Debug, Default)]
+struct LookedAt {
+    children: Vec<(ChildImage, Stream)>,
+    refused: Vec<(u64, String)>,
+}
+
 /// What has come and is not ours.
 #[derive(Debug)]
 struct TakenBatch {
@@ -244,7 +264,7 @@ impl Loop {
         let number = message.number("batch");
         let mut taken = Message::new(name::TAKEN).with("batch", number);
         match self.children_of(message) {
-            Ok((children, refused)) => {
+            Ok(LookedAt { children, refused }) => {
                 if let Some((_, why)) = refused.first() {
                     taken = taken.with("why", why);
                 }
@@ -275,7 +295,7 @@ impl Loop {
         self.handover.step();
     }
 
-    fn hub_of(&mut self, message: Message) -> std::result::Result<(HubImage, Stream), String> {
+    fn hub_of(&mut self, message: Message) -> Looked<(HubImage, Stream)> {
         let mut descriptors = message.into_descriptors().into_iter();
         let (memory, socket) =
             descriptors.next().zip(descriptors.next()).ok_or("subscriptions without a connection")?;
@@ -292,11 +312,7 @@ impl Loop {
     }
 
     /// The children of a message, and those that cannot be taken.
-    #[allow(clippy::type_complexity)]
-    fn children_of(
-        &mut self,
-        message: Message,
-    ) -> std::result::Result<(Vec<(ChildImage, Stream)>, Vec<(u64, String)>), String> {
+    fn children_of(&mut self, message: Message) -> Looked<LookedAt> {
         let mut descriptors = message.into_descriptors().into_iter();
         let memory = descriptors.next().ok_or("a batch without children")?;
         let bytes = read_memory(memory).map_err(|error| error.to_string())?;
@@ -304,15 +320,15 @@ impl Loop {
         if images.len() != descriptors.len() {
             return Err(format!("{} children and {} sockets", images.len(), descriptors.len()));
         }
-        let (mut children, mut refused) = (Vec::new(), Vec::new());
+        let mut looked = LookedAt::default();
         for (image, socket) in images.into_iter().zip(descriptors) {
             let checked = self.core.may_take(&image);
             match checked.and_then(|()| Stream::take_over(socket)) {
-                Ok(stream) => children.push((image, stream)),
-                Err(why) => refused.push((image.id, why)),
+                Ok(stream) => looked.children.push((image, stream)),
+                Err(why) => looked.refused.push((image.id, why)),
             }
         }
-        Ok((children, refused))
+        Ok(looked)
     }
 
     fn take_batch(&mut self, taker: &mut Taker, batch: TakenBatch) {
