@@ -65,12 +65,14 @@ impl MapWriter {
 }
 
 /// The images as bytes. They hold passwords, and are overwritten when they are dropped.
-pub fn encode_images(images: &[ChildImage]) -> Zeroizing<Vec<u8>> {
+pub fn encode_images<'i>(
+    images: impl ExactSizeIterator<Item = &'i ChildImage> + Clone,
+) -> Zeroizing<Vec<u8>> {
     // Where it grows, what it leaves behind is not overwritten.
     let mut bytes =
-        Zeroizing::new(Vec::with_capacity(images.iter().map(|image| 2 * image.about_bytes()).sum()));
+        Zeroizing::new(Vec::with_capacity(images.clone().map(|image| 2 * image.about_bytes()).sum()));
     encode::array_header(&mut bytes, images.len());
-    images.iter().for_each(|image| image_map(image).end(&mut bytes));
+    images.for_each(|image| image_map(image).end(&mut bytes));
     bytes
 }
 
@@ -474,7 +476,7 @@ mod tests {
             [UserImage::Default, UserImage::Nobody, UserImage::Undecided, UserImage::Account("a".into())];
         let users = users.map(|user| ChildImage { user, ..plain.clone() });
         let images = [[full(), plain].as_slice(), &users].concat();
-        assert_eq!(decode_images(&encode_images(&images)), Ok(images));
+        assert_eq!(decode_images(&encode_images(images.iter())), Ok(images));
         assert!(
             !format!("{:?}", full()).contains("s3cr3t") && !format!("{:?}", full().user).contains("s3cr3t")
         );
@@ -500,7 +502,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_an_error() {
         for image in [ChildImage { proto: 4, ..full() }, ChildImage { bytes_in: 3, ..full() }] {
-            assert!(decode_images(&encode_images(&[image])).is_err());
+            assert!(decode_images(&encode_images([image].iter())).is_err());
         }
         for bytes in ["", "+OK\r\n", "*1\r\n:1\r\n", "*1\r\n%0\r\n", "*1\r\n%1\r\n$2\r\nid\r\n$1\r\nx\r\n"] {
             assert!(decode_images(bytes.as_bytes()).is_err(), "{bytes}");
@@ -511,7 +513,7 @@ mod tests {
         /// Whatever a damaged memory holds, it is an error or a list of children.
         #[test]
         fn damaged_images_are_survived(at in 0usize..4096, with in any::<u8>(), cut in 0usize..4096) {
-            let mut bytes = encode_images(&[full()]).to_vec();
+            let mut bytes = encode_images([full()].iter()).to_vec();
             let len = bytes.len();
             bytes[at % len] = with;
             let _ = decode_images(&bytes);

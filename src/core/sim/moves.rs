@@ -16,7 +16,7 @@ impl Sim {
     /// Those that are at rest go, and come back. Returns how many did.
     pub(crate) fn move_rested(&mut self) -> usize {
         let (links, images): (Vec<usize>, Vec<_>) = self.broker.give_rested(8, 4096).into_iter().unzip();
-        let again = decode_images(&encode_images(&images)).expect("it was just written");
+        let again = decode_images(&encode_images(images.iter())).expect("it was just written");
         assert_eq!(again, images);
         for (link, image) in links.iter().zip(again) {
             assert_eq!(self.broker.may_take(&image), Ok(()));
@@ -60,7 +60,7 @@ impl Sim {
             given.extend(some);
         }
         let images: Vec<ChildImage> = given.iter().map(|(_, image)| image.clone()).collect();
-        let again = decode_images(&encode_images(&images)).expect("it was just written");
+        let again = decode_images(&encode_images(images.iter())).expect("it was just written");
         let lane = if is_taken {
             self.broker.forget_hub();
             assert_eq!(self.broker.may_take_hub(&image), Ok(()));

@@ -463,8 +463,8 @@ fn memory_of(overrides: &Overrides) -> io::Result<OwnedFd> {
 
 /// The message that brings these children.
 pub(super) fn message_of(number: u64, children: &[(ChildImage, Stream)]) -> io::Result<Message> {
-    let images: Vec<ChildImage> = children.iter().map(|(image, _)| image.clone()).collect();
-    let mut descriptors = vec![sealed_memory(&encode_images(&images))?];
+    let images = children.iter().map(|(image, _)| image);
+    let mut descriptors = vec![sealed_memory(&encode_images(images))?];
     for (_, stream) in children {
         descriptors.push(stream.as_fd().try_clone_to_owned()?);
     }
