@@ -133,7 +133,7 @@ fn reload_finds_the_broker_by_its_configuration() {
         let (code, out, err) = reload();
         assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
         assert!(err.contains(":4: lanes = \"0\": out of range"), "{err}");
-        assert!(broker.log().contains("the former settings go on: "), "{}", broker.log());
+        wait_until("the log says so", || broker.log().contains("the former settings go on: "));
         fs::write(&file, "listen = ").expect("a file");
         assert_eq!(reload().0, Some(1));
         broker.term();

@@ -408,7 +408,7 @@ fn a_socket_unit_starts_it_and_keeps_its_socket() {
     raw.expect("PING", "+PONG\r\n");
     let admin = activated.path("b.sock.admin");
     assert!(admin.exists(), "beside the socket, as ever");
-    assert!(activated.log().contains(&format!("listening {}\n", unix(&path))), "{}", activated.log());
+    wait_until("it says where", || activated.log().contains(&format!("listening {}\n", unix(&path))));
     stop(&mut activated.process);
     assert!(path.exists() && !admin.exists(), "each is removed by whoever has made it");
     assert!(!activated.path("b.sock.lock").exists());

@@ -85,9 +85,8 @@ fn a_reload_says_what_has_changed_and_keeps_what_the_console_has_set() {
     let expected =
         ["leases_warm: 1 -> 4", "log_level: info -> error", "kept as the console has set them: lanes"];
     assert_eq!(said_lines, expected);
-    let log = broker.broker.log();
-    assert!(log.contains("changed: leases_warm: 1 -> 4; log_level: info -> error"), "{log}");
-    assert!(log.contains(expected[2]), "{log}");
+    let lines = ["changed: leases_warm: 1 -> 4; log_level: info -> error", expected[2]];
+    wait_until("the log has them", || lines.iter().all(|line| broker.broker.log().contains(line)));
     is_from(&mut admin, "lanes", "5", "console");
     is_from(&mut admin, "leases_warm", "4", "file");
     admin.expect("BROKER UNSET lanes", "+OK\r\n");
