@@ -3,6 +3,7 @@
 use crate::support::console::{rows, said};
 use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn admin(broker: &Broker) -> Raw {
@@ -239,11 +240,24 @@ fn a_server_that_does_not_serve_is_not_moved_to() {
     let (mut child, mut subscriber, mut admin) = (broker.connect(), broker.connect(), admin(&broker));
     subscriber.ask("SUBSCRIBE news");
     child.expect("GET who", "$4\r\nfrom\r\n");
+    let mut busy = broker.connect();
+    busy.expect("SELECT 15", "+OK\r\n");
+    busy.expect("GETDEL nothing", "$-1\r\n");
     let before = ids(&from).len();
     let mut refused = |url: &str, why: &str| {
-        child.send("GET who");
-        child.read_text();
-        let said = said(&mut admin, &format!("BROKER UPSTREAM {url}"));
+        let over = AtomicBool::new(false);
+        let said = std::thread::scope(|scope| {
+            // What the other server knows or does not is nothing to a child.
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    busy.expect("GETDEL nothing", "$-1\r\n");
+                    busy.expect("SELECT 15", "+OK\r\n");
+                }
+            });
+            let said = said(&mut admin, &format!("BROKER UPSTREAM {url}"));
+            over.store(true, Ordering::SeqCst);
+            said
+        });
         assert!(said.starts_with("-ERR not moved: ") && said.contains(why), "{url}: {said}");
         child.expect("GET who", "$4\r\nfrom\r\n");
     };
@@ -258,6 +272,16 @@ fn a_server_that_does_not_serve_is_not_moved_to() {
     hangs.stop();
     refused(&hangs.url(), "");
     hangs.cont();
+    let loading = Redis::start_with(&["--rename-command", "GETDEL", ""]);
+    let mut direct = loading.connect();
+    for batch in 0..40 {
+        let values: Vec<String> = (0..50).map(|number| format!("key:{batch}:{number} value")).collect();
+        direct.ask(&format!("MSET {}", values.join(" ")));
+    }
+    direct.expect("SAVE", "+OK\r\n");
+    drop(direct);
+    loading.restart_loading();
+    refused(&loading.url(), "LOADING");
     assert!(said(&mut admin, "BROKER UPSTREAM http://x").starts_with("-ERR "));
     wait_until("as many connections as before", || ids(&from).len() == before);
     from.ask("PUBLISH news still");

@@ -36,6 +36,11 @@ impl Hash {
         Hash(Sha256::digest(password).into())
     }
 
+    /// In hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn from_hex(text: &str) -> Option<Hash> {
         digest_from_hex(text).map(Hash)
     }

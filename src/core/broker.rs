@@ -201,7 +201,7 @@ impl Broker {
         if self.go_on_delivering() || self.enforce_memory() {
             return true;
         }
-        let changed = self.shared.note_rest() || self.go_on_moving();
+        let changed = !self.is_session_in_multi() && self.shared.note_rest() || self.go_on_moving();
         self.deliver_notices();
         changed
     }

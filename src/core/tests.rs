@@ -12,6 +12,7 @@ mod ready;
 mod refusals;
 mod roles;
 mod standing;
+mod steering;
 mod turns;
 mod upstream_loss;
 mod users;

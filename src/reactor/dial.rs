@@ -109,6 +109,11 @@ impl Loop {
         if self.closed {
             return;
         }
+        if let Caller::Lane(lane) = caller
+            && self.core.waits_for_move(lane)
+        {
+            return self.core.lane_failed(lane, "another upstream is being tried");
+        }
         let (target, host) = match self.destination(caller) {
             Ok(found) => found,
             // It is dialled afresh when they have spoken, or given up in its time.

@@ -36,8 +36,15 @@ impl Loop {
     pub(super) fn plan_move(&mut self, asker: ChildKey, url: &str) -> std::result::Result<(), String> {
         self.expect_serving("cannot move").map_err(|error| error.to_string())?;
         let prepared = sourced_at(self.sourced(), url).and_then(Prepared::new);
-        let Prepared { sourced, settings, upstream, secrets, .. } =
+        let Prepared { sourced, settings, upstream, accounts, secrets } =
             prepared.map_err(|error| error.to_string())?;
+        let sends_others = accounts.iter().any(|account| account.upstream.is_some());
+        if sends_others && is_other_host(self.settings(), &settings) {
+            return Err(
+                "auth_file has passwords for the present host; write those of the other one, and RELOAD"
+                    .to_owned(),
+            );
+        }
         self.core.begin_move(upstream)?;
         let Secrets { upstream: tls, prints, .. } = secrets;
         self.planned = Some(MoveWithSettings { asker, sourced, settings, prints, tls });
@@ -89,14 +96,21 @@ impl Loop {
 fn sourced_at(present: &Sourced, url: &str) -> Result<Sourced> {
     let mut sourced = present.with_override("upstream", url)?;
     let (before, after) = (present.settings()?, sourced.settings()?);
-    let hosts = |settings: &Settings| settings.upstream.as_ref().map(|upstream| hosts_of(&upstream.place));
-    let (known, named) = (hosts(&before).unwrap_or_default(), hosts(&after).unwrap_or_default());
-    if named.iter().any(|host| !known.contains(host)) {
+    let tls = |settings: &Settings| settings.upstream.as_ref().is_some_and(|upstream| upstream.tls);
+    // Nor do they go in the clear where they did not before.
+    if is_other_host(&before, &after) || tls(&before) && !tls(&after) {
         for key in CREDENTIALS {
             sourced = sourced.with_override(key, "")?;
         }
     }
     Ok(sourced)
+}
+
+/// Whether the second settings lead to a host that the first do not name.
+fn is_other_host(known: &Settings, named: &Settings) -> bool {
+    let hosts = |settings: &Settings| settings.upstream.as_ref().map(|upstream| hosts_of(&upstream.place));
+    let known = hosts(known).unwrap_or_default();
+    hosts(named).unwrap_or_default().iter().any(|host| !known.contains(host))
 }
 
 fn hosts_of(place: &UpstreamPlace) -> Vec<String> {
@@ -131,5 +145,8 @@ mod tests {
         assert_eq!(password("redis://app:given@two:1").as_deref(), Some("given"));
         assert_eq!(password("redis+sentinel://one:1,two:1/name"), None);
         assert!(at("http://one").is_err());
+        let secured = sourced_at(&sourced, "rediss://one:1").unwrap();
+        let plain = sourced_at(&secured, "redis://one:1").and_then(|sourced| sourced.settings()).unwrap();
+        assert_eq!(plain.upstream_password, None, "in the clear");
     }
 }

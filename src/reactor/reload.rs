@@ -19,7 +19,7 @@ pub struct Prepared {
     pub(super) sourced: Sourced,
     pub(super) settings: Settings,
     pub(super) upstream: Upstream,
-    accounts: Vec<Account>,
+    pub(super) accounts: Vec<Account>,
     pub(super) secrets: Secrets,
 }
 

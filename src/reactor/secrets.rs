@@ -30,6 +30,12 @@ impl FilePrints {
     }
 
     /// One line for each file in both in which something else stands now.
+    /// What stood in the file that this key names, as a hash; empty where it names none.
+    pub(super) fn print_of(&self, key: &str) -> String {
+        let found = self.0.iter().find(|(known, ..)| *known == key);
+        found.and_then(|(_, _, print)| print.as_ref()).map(Hash::to_hex).unwrap_or_default()
+    }
+
     pub(super) fn changes_to(&self, new: &FilePrints) -> Vec<String> {
         let former =
             |path: &PathBuf| self.0.iter().find(|(_, other, _)| other == path).map(|(.., print)| print);

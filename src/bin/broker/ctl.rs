@@ -89,9 +89,10 @@ fn place_in(path: &Path) -> Result<ListenUrl> {
     }
 }
 
-/// `SET key -`: the value is no affair of the process list.
+/// `SET key -` and `UPSTREAM -`: the value is no affair of the process list.
 fn is_read_from_input(words: &[String]) -> bool {
-    words.len() == 3 && words[0].eq_ignore_ascii_case("SET") && words[2] == "-"
+    let takes = |verb: &str, count: usize| words.len() == count && words[0].eq_ignore_ascii_case(verb);
+    (takes("SET", 3) || takes("UPSTREAM", 2)) && words.last().is_some_and(|word| word == "-")
 }
 
 /// The first line of standard input.
@@ -215,6 +216,7 @@ mod tests {
     fn a_password_may_come_from_standard_input_alone_where_it_is_one_value() {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert!(is_read_from_input(&words("set upstream_password -")));
+        assert!(is_read_from_input(&words("UPSTREAM -")) && !is_read_from_input(&words("PAUSE -")));
         assert!(!is_read_from_input(&words("SHOW CHILDREN -")) && !is_read_from_input(&words("SET a b")));
     }
 }

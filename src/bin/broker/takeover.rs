@@ -26,6 +26,7 @@ pub(crate) fn begin_takeover(gathered: Sourced) -> Result<Loop> {
     // What has been set there until a restart goes on: this is none.
     let gathered = gathered.under(takeover.overrides().clone());
     let mut lp = Loop::with_listeners(gathered, listeners)?;
+    lp.expect_agreement(&takeover)?;
     lp.take_over(takeover);
     Ok(lp)
 }

@@ -11,6 +11,7 @@ use crate::core::connection::role::RoleData;
 use crate::core::handover::image::{ChildImage, HubImage};
 use crate::core::handover::moves::MovingHub;
 use crate::core::keys::{ChildKey, LaneKey, PoolKey, UserId};
+use crate::core::notice::{ChildNotice, Notice};
 use crate::core::shared::Shared;
 
 /// Whether subscriptions may go.
@@ -41,11 +42,24 @@ impl Shared {
     /// Whether a child that begins to listen waits until it is elsewhere: the connection that would carry it has gone there,
     /// or is about to.
     pub(crate) fn subscribes_elsewhere(&mut self, child: &Child) -> bool {
+        let user = child.topics().map_or(child.user(), |own| own.user());
+        if let Some(lane) = self.hubs.lane_of_user(user)
+            && self.moves.wait_while_stilled(lane, child.key())
+        {
+            return true;
+        }
         let goes = self.moves.is_under_way && child.topics().is_none() && child.may_move();
         if goes {
             self.moves.held.push(child.key());
         }
         goes
+    }
+
+    /// The connection of a hub that was about to go has gone, or is read again.
+    fn end_stillness(&mut self) {
+        for child in self.moves.end_stillness() {
+            self.env.notify(Notice::Child(child, ChildNotice::Lift(Hold::Moving)));
+        }
     }
 }
 
@@ -101,9 +115,15 @@ impl Broker {
         }
         let (user, lane) = (*user, *lane);
         let rests = |key: &ChildKey| self.children.get(*key).is_some_and(Child::is_at_rest);
-        let is_in_large = self.shared.connections.find(lane).is_some_and(Lane::is_in_large);
+        // What it still owes has to be read.
+        let owes = |lane: &Lane| lane.is_in_large() || !lane.is_idle();
+        let owes = self.shared.connections.find(lane).is_some_and(owes);
         // Messages may come faster than any moment without one: those that have been read are given first.
-        self.shared.moves.is_still = listeners.iter().all(rests) && !is_in_large;
+        let is_still = listeners.iter().all(rests) && !owes;
+        if !is_still {
+            self.shared.end_stillness();
+        }
+        self.shared.moves.is_still = is_still;
         match self.shared.moves.is_still && self.shared.hubs.is_at_rest(user, &self.shared.connections) {
             true => HubRest::Now,
             false => {
@@ -139,7 +159,7 @@ impl Broker {
 
     /// The connection has gone to another process.
     pub fn forget_hub(&mut self) {
-        self.shared.moves.is_still = false;
+        self.shared.end_stillness();
         let Some(MovingHub { user, lane, .. }) = self.shared.moves.hub.take() else { return };
         let Shared { connections, env, hubs, .. } = &mut self.shared;
         connections.forget_given(env, lane);
@@ -162,7 +182,7 @@ impl Broker {
     }
 
     fn end_hub_move(&mut self) {
-        self.shared.moves.is_still = false;
+        self.shared.end_stillness();
         self.shared.moves.let_read_on();
         let Some(hub) = self.shared.moves.hub.take() else { return };
         for key in hub.listeners {

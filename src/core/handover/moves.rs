@@ -26,6 +26,8 @@ pub(crate) struct Moves {
     pub(super) hub: Option<MovingHub>,
     /// Their connection is not read.
     pub(super) is_still: bool,
+    /// Those whose requests would have stood on it meanwhile.
+    still_for: Vec<ChildKey>,
     /// It may be read again, for the driver.
     resumed: Option<LaneKey>,
     /// Users whose subscriptions could not be taken.
@@ -37,6 +39,21 @@ impl Moves {
     #[inline]
     pub(crate) fn is_stilled(&self, lane: LaneKey) -> bool {
         self.is_still && self.hub.as_ref().is_some_and(|hub| hub.lane == lane)
+    }
+
+    /// The child's request would stand on this connection: it waits until that has gone, or has come back.
+    pub(crate) fn wait_while_stilled(&mut self, lane: LaneKey, child: ChildKey) -> bool {
+        let waits = self.is_stilled(lane);
+        if waits {
+            self.still_for.push(child);
+        }
+        waits
+    }
+
+    /// The connection has gone, or is read again. Who has waited for that.
+    pub(super) fn end_stillness(&mut self) -> Vec<ChildKey> {
+        self.is_still = false;
+        std::mem::take(&mut self.still_for)
     }
 
     /// Unless it is still.

@@ -42,6 +42,11 @@ impl Shared {
     pub(crate) fn send_count(&mut self, child: &mut Child, decided: Decided<'_>, count: Count) -> Flow {
         let Decided { request, id, .. } = decided;
         let heard = self.heard(child, request, count);
+        if let Heard::On(lane) = heard
+            && self.moves.wait_while_stilled(lane, child.key())
+        {
+            return Flow::Hold(Hold::Moving);
+        }
         let lane = match heard {
             Heard::On(lane) => self.topics_lane_for(child, lane),
             Heard::Elsewhere | Heard::Nowhere => self.shared_lane_for(child, id, request.bytes.len()),

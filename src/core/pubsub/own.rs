@@ -108,7 +108,7 @@ impl SharedSubscriptions {
         self.child
     }
 
-    pub(super) fn user(&self) -> UserId {
+    pub(crate) fn user(&self) -> UserId {
         self.user
     }
 

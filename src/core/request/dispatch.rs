@@ -41,6 +41,10 @@ impl Shared {
             }
             None => {}
         }
+        if self.moving.is_elsewhere() && !is_console(request) {
+            // The table, and all that is asked, is of a server that may not be moved to.
+            return Flow::Hold(Hold::Paused);
+        }
         let Some(table) = self.commands.table() else {
             return if is_console(request) {
                 self.console(child, request)

@@ -130,6 +130,7 @@ impl Sim {
             match *action {
                 // The action that says so is still to come.
                 Action::Connect(lane) if self.broker.has_given_up(lane) => {}
+                Action::Connect(lane) if self.broker.waits_for_move(lane) => self.refuse(lane, "refused"),
                 Action::Connect(lane) if self.refuses => self.refuse(lane, "refused"),
                 Action::Connect(lane) => self.dial(lane),
                 Action::CloseLane { lane, link: None } => self.cancel_dial(lane),

@@ -5,6 +5,8 @@ use crate::base::clock::Millis;
 use crate::base::limits;
 use crate::config::{Settings, Upstream};
 use crate::core::broker::Broker;
+use crate::core::connection::role::LaneRole;
+use crate::core::keys::{LaneKey, LeaseKind};
 use crate::core::questions::ready::Readiness;
 use crate::core::steering::moves::{MoveStage, PlannedMove};
 
@@ -14,6 +16,24 @@ impl Broker {
         let (began, until) = self.shared.pause.times()?;
         let now = self.shared.env.now;
         Some((now - began, until.saturating_sub(now)))
+    }
+
+    /// Whether this lane may not be connected now: the upstream is one that is only being tried, by the control connection.
+    pub fn waits_for_move(&self, lane: LaneKey) -> bool {
+        let is_other =
+            || self.shared.connections.find(lane).is_some_and(|lane| lane.role() != LaneRole::Control);
+        self.shared.moving.is_elsewhere() && is_other()
+    }
+
+    /// Whether a pause has to wait for a MULTI that is open on the lane of a session.
+    pub(crate) fn is_session_in_multi(&self) -> bool {
+        let children = self.shared.connections.lanes().filter_map(|(_, lane)| {
+            let lease =
+                lane.lease().filter(|lease| lease.kind() == LeaseKind::Session && !lease.is_over())?;
+            self.children.get(lease.child())
+        });
+        self.shared.pause.is_settling()
+            && children.into_iter().any(|child| child.session().transaction.is_leased())
     }
 
     /// Begins a move: once all is at rest, `Action::TryUpstream` asks the driver to have connections secured as `to` wants
@@ -26,7 +46,8 @@ impl Broker {
         }
         log::info!("moving from upstream {} to {to}", shared.env.upstream);
         let number = shared.env.next_upstream_number();
-        shared.moving.under_way = Some(PlannedMove { other: (to, number), stage: MoveStage::Settling });
+        shared.moving.under_way =
+            Some(PlannedMove { other: (to, number), stage: MoveStage::Settling, is_elsewhere: false });
         shared.begin_pause_for_move();
         self.deliver_notices();
         Ok(())

@@ -20,6 +20,8 @@ pub(crate) struct PlannedMove {
     /// Where to; where from, once it is tried. With the number by which lanes know it.
     pub(crate) other: (Upstream, u32),
     pub(crate) stage: MoveStage,
+    /// It is being tried, or was and all is not settled yet.
+    pub(crate) is_elsewhere: bool,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +32,12 @@ pub(crate) struct Moving {
 impl Moving {
     pub(crate) fn is_trying(&self) -> bool {
         self.under_way.as_ref().is_some_and(|one| matches!(one.stage, MoveStage::Trying { .. }))
+    }
+
+    /// Whether the control connection leads to the other server, and nobody else is to.
+    #[inline]
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.under_way.as_ref().is_some_and(|one| one.is_elsewhere)
     }
 
     pub(crate) fn is_under_way(&self) -> bool {

@@ -242,9 +242,17 @@ impl Shared {
     pub(crate) fn change_places(&mut self) {
         let Some(one) = &mut self.moving.under_way else { return };
         let (other, number) = one.other.clone();
+        one.is_elsewhere = !one.is_elsewhere;
         one.other = (std::mem::replace(&mut self.env.upstream, other), self.env.upstream_number);
         self.env.upstream_number = number;
         self.lead_control();
+        // Whatever is being connected would greet one server as the other wants it.
+        let control = self.control.lane();
+        for key in self.connections.keys_where(Lane::is_connecting) {
+            if key != control {
+                self.connections.dial_afresh(&mut self.env, key);
+            }
+        }
         self.move_control();
     }
 

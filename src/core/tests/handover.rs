@@ -3,6 +3,7 @@
 use super::super::sim::Sim;
 use crate::base::limits;
 use crate::core::connection::role::LaneRole;
+use crate::core::handover::hubs::HubRest;
 use crate::core::handover::image::ChildImage;
 
 /// Has everybody who may go come to rest and taken out.
@@ -223,5 +224,34 @@ fn what_cannot_be_taken_is_said_before() {
     let id = sim.ask(child, "CLIENT ID").trim_start_matches(':').parse().unwrap();
     for wrong in [ChildImage { id, ..image.clone() }, ChildImage { id: limits::CHILD_ID_MAX, ..image }] {
         assert!(sim.broker.may_take(&wrong).is_err(), "{wrong:?}");
+    }
+}
+
+/// What would stand on a connection that is about to go waits until it has gone, or has come back.
+#[test]
+fn nothing_stands_on_a_connection_that_is_about_to_go() {
+    for goes in [true, false] {
+        let (mut sim, [listener, publisher, watching]) = Sim::with(&[]);
+        sim.ask(listener, "SUBSCRIBE news");
+        sim.ask(publisher, "GET a");
+        sim.ask(watching, "WATCH k");
+        assert!(sim.broker.begin_hub_move());
+        assert_eq!(sim.broker.hub_rest(), HubRest::Now);
+        let (_, link, _) = sim.broker.hub_image().expect("a connection");
+        sim.frozen = vec![LaneRole::Subscriber];
+        assert_eq!(sim.ask(publisher, "PUBLISH news x"), "");
+        assert_eq!(sim.ask(watching, "SUBSCRIBE other"), "");
+        if goes {
+            assert_eq!(sim.broker.give_listeners(64).len(), 1);
+            sim.broker.forget_hub();
+        } else {
+            sim.broker.keep_hub(Some(link));
+        }
+        sim.frozen.clear();
+        sim.settle();
+        sim.pass(100);
+        assert!(sim.received(publisher).starts_with(':'), "goes: {goes}");
+        assert_eq!(sim.received(watching), "*3 $9 subscribe $5 other :1", "goes: {goes}");
+        assert_eq!(sim.ask(publisher, "GET a"), "$1 a");
     }
 }

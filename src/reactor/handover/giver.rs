@@ -21,6 +21,9 @@ use zeroize::Zeroizing;
 /// Places for connections that a broker needs to be ready: its own connection, and one for children.
 const PLACES_FIRST: usize = 2;
 
+/// For so many milliseconds a batch may be under way: its children are served by nobody meanwhile.
+pub(super) const BATCH_PATIENCE: Millis = 3_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The other one is not ready.
@@ -46,11 +49,13 @@ pub(super) struct Batch {
     pub(super) hub: Option<GivenHub>,
     /// The commit stands in line.
     is_committed: bool,
+    /// When it has been under way for too long.
+    due: Millis,
 }
 
 impl Batch {
-    pub(super) fn of_hub(number: u64, hub: GivenHub) -> Batch {
-        Batch { number, children: Vec::new(), hub: Some(hub), is_committed: false }
+    pub(super) fn of_hub(number: u64, hub: GivenHub, due: Millis) -> Batch {
+        Batch { number, children: Vec::new(), hub: Some(hub), is_committed: false, due }
     }
 }
 
@@ -113,7 +118,8 @@ impl Loop {
             .with("pid", std::process::id())
             .with("last-id", id)
             .with("last-ticket", ticket)
-            .with("listeners", lines.join("\n"));
+            .with("listeners", lines.join("\n"))
+            .with("agreement", self.agreement());
         let sockets = copies.into_iter().flat_map(|copy| [Some(copy.socket), copy.lock]).flatten();
         let descriptors = std::iter::once(overrides).chain(sockets).collect();
         let mut channel = HandoverChannel::new(stream);
@@ -190,6 +196,9 @@ impl Loop {
                     self.successor_lost(&mut giver, &format!("the successor says: {why}"))
                 }
             }
+        }
+        if giver.batch.as_ref().is_some_and(|batch| batch.due <= self.told) {
+            self.successor_lost(&mut giver, "the successor does not go on");
         }
         match giver.phase {
             Phase::Preparing if giver.due <= self.told => {
@@ -279,7 +288,8 @@ impl Loop {
         match message_of(number, &children) {
             Ok(message) => {
                 giver.channel.send(message);
-                giver.batch = Some(Batch { number, children, hub: None, is_committed: false });
+                let due = self.told + BATCH_PATIENCE;
+                giver.batch = Some(Batch { number, children, hub: None, is_committed: false, due });
                 self.handover.step();
             }
             Err(error) => {
@@ -344,9 +354,12 @@ impl Loop {
             self.core.refuse_hub();
             return self.put_back(batch.hub, batch.children);
         }
-        if !self.give_listeners(giver)
-            && let Some(batch) = &mut giver.batch
-        {
+        let goes_on = self.give_listeners(giver);
+        let due = self.told + BATCH_PATIENCE;
+        if let Some(batch) = &mut giver.batch {
+            batch.due = due;
+        }
+        if !goes_on && let Some(batch) = &mut giver.batch {
             batch.is_committed = true;
             let commit = Message::new(name::COMMIT).with("batch", batch.number);
             giver.channel.send(commit.with("places", giver.places + 1));
@@ -429,7 +442,7 @@ impl Loop {
         log::warn!("the hand-over has failed: {why}; {} children had gone", giver.given);
         self.handover.state = HandoverState::Failed(why.to_owned());
         giver.phase = Phase::Orphaned;
-        giver.due = self.told + self.core.settings().upgrade_timeout;
+        giver.due = self.told + BATCH_PATIENCE;
         match giver.batch.take() {
             Some(batch) => self.put_back(batch.hub, batch.children),
             None => self.core.keep_hub(None),
@@ -441,15 +454,23 @@ impl Loop {
     /// listeners, its places.
     fn outlive(&mut self, giver: Box<Giver>) -> Option<Box<Giver>> {
         if !giver.successor.has_ended() {
+            if giver.due <= self.told && self.handover.keeps_out {
+                // Both have the listeners; it keeps what it was given, and may wake up.
+                self.accept_again("the successor lives and does not go on");
+            }
             return Some(giver);
         }
         self.core.set_places(None);
         if self.handover.keeps_out {
-            self.handover.keeps_out = false;
-            self.listeners.iter_mut().for_each(|listener| listener.look_again());
-            log::warn!("the successor has ended; this process accepts again");
+            self.accept_again("the successor has ended");
         }
         None
+    }
+
+    fn accept_again(&mut self, why: &str) {
+        self.handover.keeps_out = false;
+        self.listeners.iter_mut().for_each(|listener| listener.look_again());
+        log::warn!("{why}; this process accepts again");
     }
 }
 

@@ -2,7 +2,7 @@
 //! as many messages as it takes. From the moment at which it leaves the poll here, nobody reads it before it has been committed
 //! there. One that cannot come to rest stays, and ends with its listeners.
 
-use super::giver::{Batch, Giver};
+use super::giver::{BATCH_PATIENCE, Batch, Giver};
 use super::name;
 use crate::base::clock::Millis;
 use crate::base::limits;
@@ -70,7 +70,8 @@ impl Loop {
         match message_of(number, &image, &stream) {
             Ok(message) => {
                 giver.channel.send(message);
-                giver.batch = Some(Batch::of_hub(number, GivenHub { lane, stream }));
+                giver.batch =
+                    Some(Batch::of_hub(number, GivenHub { lane, stream }, self.told + BATCH_PATIENCE));
                 self.handover.step();
             }
             Err(error) => {

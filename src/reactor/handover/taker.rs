@@ -23,6 +23,7 @@ pub struct Takeover {
     listeners: Vec<InheritedListener>,
     numbers: (u64, u64),
     overrides: Overrides,
+    agreement: String,
 }
 
 impl Takeover {
@@ -58,6 +59,7 @@ impl Takeover {
         let predecessor = WatchedProcess::of_pid(pid).map_err(|error| format!("process {pid}: {error}"))?;
         let numbers = (hello.number("last-id"), hello.number("last-ticket"));
         let lines = hello.text("listeners");
+        let agreement = hello.text("agreement");
         let mut descriptors = hello.into_descriptors().into_iter();
         let overrides = overrides_of(descriptors.next().ok_or("its settings are missing")?)?;
         let mut listeners = Vec::new();
@@ -74,7 +76,7 @@ impl Takeover {
                 listeners.push(InheritedListener { socket, lock, owner, door });
             }
         }
-        Ok(Takeover { channel, predecessor, pid, listeners, numbers, overrides })
+        Ok(Takeover { channel, predecessor, pid, listeners, numbers, overrides, agreement })
     }
 
     /// Its listeners, for `Loop::with_listeners`.
@@ -154,6 +156,29 @@ struct TakenBatch {
 }
 
 impl Loop {
+    /// What both have to agree about, since children take it along and are not asked again: the server and who is whom at it, how
+    /// children say who they are, and which users there are. One line for each, without secrets.
+    pub(super) fn agreement(&self) -> String {
+        let (settings, upstream) = (self.core.settings(), self.core.upstream());
+        let texts = [
+            format!("upstream {upstream}"),
+            format!("upstream_username {}", upstream.username.as_deref().unwrap_or_default()),
+            format!("auth {}", settings.get_text("auth").unwrap_or_default()),
+            format!("auth_file {}", self.prints.print_of("auth_file")),
+        ];
+        texts.join("\n")
+    }
+
+    /// Whether children of that broker could go on here; or what has to be changed there first.
+    pub fn expect_agreement(&self, takeover: &Takeover) -> Result<()> {
+        let own = self.agreement();
+        let differs = own.lines().find(|line| !takeover.agreement.lines().any(|other| other == *line));
+        let Some(key) = differs.and_then(|line| line.split(' ').next()) else { return Ok(()) };
+        let why =
+            format!("{key} is not what it is there: let the running broker reload it first, or restart it");
+        Err(Error::config(why).within("cannot take over"))
+    }
+
     /// Takes over from the broker whose listeners this loop was made with. Before it has been given something it serves
     /// nobody; if that fails it closes, and `takeover_failure` says why.
     pub fn take_over(&mut self, takeover: Takeover) {
