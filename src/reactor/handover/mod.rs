@@ -10,6 +10,7 @@
 
 mod giver;
 mod hubs;
+mod store;
 mod taker;
 
 use super::{Loop, Owner, link_of};
@@ -18,6 +19,8 @@ use crate::base::error::Error;
 use crate::core::{ChildImage, LaneKey};
 use crate::transport::stream::{Peer, Stream};
 use giver::Giver;
+use store::{Returning, Storing};
+pub use store::{StoredBatch, StoredChildren};
 pub use taker::Takeover;
 use taker::Taker;
 
@@ -63,6 +66,12 @@ pub(super) struct Handover {
     taker: Option<Box<Taker>>,
     /// Another process accepts what comes to the listeners.
     keeps_out: bool,
+    /// Descriptors that the program has a store for, which outlives this process; 0: none.
+    store_room: usize,
+    /// This process ends, and children go into the store.
+    storing: Option<Box<Storing>>,
+    /// Children that a store has had.
+    returning: Option<Box<Returning>>,
     state: HandoverState,
     /// Why taking over has failed.
     failure: Option<String>,
@@ -85,7 +94,8 @@ impl Handover {
     }
 
     pub(super) fn timeout(&self) -> Option<Millis> {
-        (self.giver.is_some() || self.taker.is_some()).then_some(LOOK)
+        let is_under_way = self.giver.is_some() || self.taker.is_some();
+        (is_under_way || self.storing.is_some() || self.returning.is_some()).then_some(LOOK)
     }
 
     /// A point at which a test lets the process die.
@@ -148,6 +158,7 @@ impl Loop {
         if let Some(taker) = self.handover.taker.take() {
             self.handover.taker = self.go_on_taking(taker);
         }
+        self.bring_back();
     }
 
     /// A child goes on here, from its image; one that listens, with the subscriptions that this connection carries.
