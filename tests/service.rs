@@ -20,31 +20,31 @@ use crate::support::raw::Raw;
 use crate::support::{Broker, PATIENCE, Redis, Running, end_within, signal, wait_until};
 
 /// What the program tells, and what it would have kept.
-struct Manager {
+pub(crate) struct Manager {
     _directory: TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     socket: UnixDatagram,
 }
 
 #[derive(Debug)]
-struct Message {
+pub(crate) struct Message {
     text: String,
-    fd: Option<OwnedFd>,
+    pub(crate) fd: Option<OwnedFd>,
 }
 
 impl Message {
-    fn has(&self, line: &str) -> bool {
+    pub(crate) fn has(&self, line: &str) -> bool {
         self.text.lines().any(|own| own == line)
     }
 
-    fn value(&self, name: &str) -> &str {
+    pub(crate) fn value(&self, name: &str) -> &str {
         let value = self.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         value.unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
 }
 
 impl Manager {
-    fn new() -> Manager {
+    pub(crate) fn new() -> Manager {
         let directory = tempfile::Builder::new().prefix("manager-").tempdir().expect("a directory");
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
@@ -52,12 +52,12 @@ impl Manager {
     }
 
     /// As systemd starts a service.
-    fn start(&self, command: &mut Command) {
+    pub(crate) fn start(&self, command: &mut Command) {
         command.env("NOTIFY_SOCKET", &self.path);
     }
 
     /// The next message, if there is one within this time.
-    fn next_within(&self, limit: Duration) -> Option<Message> {
+    pub(crate) fn next_within(&self, limit: Duration) -> Option<Message> {
         self.socket.set_read_timeout(Some(limit)).expect("settable");
         let mut bytes = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -72,12 +72,12 @@ impl Manager {
         Some(Message { text: String::from_utf8_lossy(&bytes[..got.bytes]).into_owned(), fd })
     }
 
-    fn next(&self) -> Message {
+    pub(crate) fn next(&self) -> Message {
         self.next_within(PATIENCE).expect("a message")
     }
 
     /// Reads on to the message with this line.
-    fn wait_for(&self, line: &str) -> Message {
+    pub(crate) fn wait_for(&self, line: &str) -> Message {
         let start = Instant::now();
         loop {
             let message = self.next();

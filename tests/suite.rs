@@ -69,6 +69,7 @@ mod lifecycle;
 mod log;
 mod reload;
 mod service;
+mod service_store;
 mod shutdown;
 mod steer;
 mod steering;

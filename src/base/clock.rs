@@ -40,6 +40,12 @@ pub fn time_of_day() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Milliseconds since the system was started, the same in all its processes. Monotonic.
+pub fn time_of_system() -> Millis {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    time.as_millis() as Millis
+}
+
 /// The processor time of the calling thread is asked for at most this often: it takes a system call.
 const SAMPLE_AFTER: Duration = Duration::from_micros(500);
 

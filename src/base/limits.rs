@@ -13,6 +13,9 @@ pub const MOVES_LOOKS: usize = 256;
 pub const MOVES_BATCH: usize = 64;
 /// Bytes that they have between them, but for one that has more alone.
 pub const MOVES_BYTES: usize = 1024 * 1024;
+/// For how long a broker that ends gives children to a store, and waits for some to come to rest, ms: less than the spare time
+/// that the service manager is asked for.
+pub const STORE_MAX: u64 = 3000;
 /// Bytes read from one socket in one turn. One shared buffer of this size serves every read.
 pub const READ_TURN: usize = 64 * 1024;
 /// Reads of one lane in one turn, if each finds as much as it takes.

@@ -42,7 +42,7 @@ pub static LOG_AREAS: [LogArea; LOG_AREA_COUNT] = [
     area("config", &["config", "core::reload", "reactor::reload"]),
     area("client", &["client"]),
     area("ffi", &["ffi"]),
-    area("program", &["serve", "takeover", "layers", "logger", "shared", "systemd"]),
+    area("program", &["serve", "takeover", "layers", "logger", "shared", "systemd", "fd_store"]),
     area("other", &[]),
 ];
 

@@ -32,14 +32,19 @@ impl Loop {
     /// Ends the service gracefully: accepts the waiting connections, reads what every child has sent, and closes
     /// the listeners, that of the console last. Complete requests are answered; blocked commands and open transactions have
     /// `drain_timeout`. With many children this takes some turns. `run` returns `Ok(false)` when the last child is closed.
+    ///
+    /// Where the program has a store (`store_children`), children at rest go there first.
     pub fn drain(&mut self) {
-        self.drain_within(None);
+        if !self.begin_storing() {
+            self.drain_within(None);
+        }
     }
 
     /// As `drain`, with its own timeout in milliseconds; `None` is `drain_timeout`. A second call can
     /// only shorten it.
     pub fn drain_within(&mut self, timeout_ms: Option<u64>) {
-        if self.closed {
+        // One that stores drains afterwards.
+        if self.closed || self.is_storing() {
             return;
         }
         self.pace.begin_turn();

@@ -161,7 +161,7 @@ impl Loop {
 
     /// Whether it accepts new children, apart from `children_max`: neither closed nor draining.
     pub fn is_serving(&self) -> bool {
-        !self.closed && !self.core.is_draining()
+        !self.closed && !self.core.is_draining() && !self.is_storing()
     }
 
     /// Makes the descriptor readable and the timeout zero: there is work that no event announces. Wakes a thread that

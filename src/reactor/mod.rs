@@ -46,7 +46,7 @@ use adopt::Handed;
 use dial::{Caller, Dialler};
 use drain::Draining;
 use handover::Handover;
-pub use handover::{HandoverState, Takeover};
+pub use handover::{HandoverState, StoredBatch, StoredChildren, Takeover};
 use handshakes::Handshakes;
 use history::History;
 use http::Http;
@@ -374,6 +374,7 @@ impl Loop {
         self.end_handover();
         self.core.close_all();
         self.closed = true;
+        self.forget_store();
         self.close_doors();
         self.carry_out_all();
         for key in self.links.keys() {

@@ -56,8 +56,8 @@ impl Loop {
                 },
                 Order::Set { key, value } => self.set_one(&key, &value),
                 Order::Unset { key } => self.unset_one(&key),
-                Order::Drain => self.end_gracefully(asker, Some(FOR_EVER)),
-                Order::Shutdown { waits: true } => self.end_gracefully(asker, None),
+                Order::Drain => self.end_gracefully(asker, |lp| lp.drain_within(Some(FOR_EVER))),
+                Order::Shutdown { waits: true } => self.end_gracefully(asker, Loop::drain),
                 Order::Shutdown { waits: false } => self.end_at_once(asker),
             };
             match outcome {
@@ -92,9 +92,9 @@ impl Loop {
     }
 
     /// Who has asked hears of it when all others have been let go, and is let go last.
-    fn end_gracefully(&mut self, asker: ChildKey, timeout_ms: Option<u64>) -> Obeyed {
+    fn end_gracefully(&mut self, asker: ChildKey, end: impl FnOnce(&mut Loop)) -> Obeyed {
         self.core.wait_for_drain(asker);
-        self.drain_within(timeout_ms);
+        end(self);
         Ok(None)
     }
 

@@ -119,6 +119,7 @@ impl Loop {
         (self.turning, self.woken) = (false, false);
         self.pace.end_turn();
         self.obey_orders();
+        self.go_on_storing();
         let is_over = self.core.is_drained() && !self.handover.is_ending();
         if is_over && !self.draining.is_under_way() && self.handshakes.have_parted() {
             self.close();

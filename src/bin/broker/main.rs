@@ -4,6 +4,7 @@
 
 mod cli;
 mod ctl;
+mod fd_store;
 mod journal;
 mod keys;
 mod layers;

@@ -105,7 +105,7 @@ fn end_of_command_page(page: &mut Roff) {
     entry(
         page,
         "FDSTORE",
-        "If it is greater than 0, listeners are given to the service manager, which keeps them while the broker restarts.",
+        "So many descriptors the service manager keeps while the broker restarts: listeners, and children as far as there is room. 0: none.",
     );
     page.control("SH", ["FILES"]);
     entry(

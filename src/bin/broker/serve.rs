@@ -41,9 +41,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     }
     // Before the socket files exist: a signal must not leave them behind.
     let signals = Signals::watch()?;
-    let manager = Manager::find(&mut inherited);
+    let mut manager = Manager::find(&mut inherited);
+    let children = std::mem::take(&mut inherited.children);
     let lp = begin(gathered, inherited, args);
-    let outcome = lp.and_then(|lp| serve(lp, manager, signals, &mut layers));
+    let outcome = lp.and_then(|mut lp| {
+        lp.take_stored(manager.take_back(children));
+        serve(lp, manager, signals, &mut layers)
+    });
     logger::finish();
     // After the loop, which has closed its upstream connections by then.
     drop(redis);
@@ -126,12 +130,14 @@ fn serve(mut lp: Loop, mut manager: Manager, mut signals: Signals, layers: &mut 
         }
         if !is_ready && lp.is_accepting() {
             is_ready = true;
-            manager.ready(&lp);
+            manager.ready(&mut lp);
         }
         if let Some(pid) = successions.follow(&mut lp) {
             manager.handed_to(pid);
+            lp.store_children(0);
         }
         manager.turn(&lp);
+        manager.store(&mut lp);
         log_settings.follow(lp.settings());
         if lp.take_trim() {
             heap::trim();

@@ -2,11 +2,14 @@
 //! loop is about (NOTIFY_SOCKET). Without these variables nothing of it happens. Sends from the loop's own thread and never
 //! waits: a manager that is busy holds up nobody, and a loop that hangs feeds no watchdog.
 
+use crate::fd_store::{FoundChildren, STORED_MAX, child_name, images_name};
 use broker::base::clock::Millis;
 use broker::base::error::{Error, Result};
 use broker::config::value::AdminListen;
 use broker::config::{ListenUrl, Settings};
-use broker::reactor::{Door, InheritedListener, ListenerCopy, Loop, SocketOwner};
+use broker::reactor::{
+    Door, InheritedListener, ListenerCopy, Loop, SocketOwner, StoredBatch, StoredChildren,
+};
 use listenfd::ListenFd;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
@@ -25,6 +28,10 @@ use std::time::{Duration, Instant};
 const WAITING_MAX: usize = 256;
 /// When a busy manager is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// The same of a message with a child, who is served by nobody meanwhile.
+const CHILD_RETRY: Duration = Duration::from_millis(10);
+/// How long a busy manager may take for some children at the end, and for all names at the beginning.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks at what STATUS= says.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than `drain_timeout` an end may take.
@@ -44,10 +51,13 @@ pub(crate) fn inherited() -> Result<Inherited> {
     let mut passed = ListenFd::from_env();
     let mut inherited = Inherited::default();
     for index in 0..passed.len() {
+        let name = names.next().unwrap_or_default();
+        if inherited.children.take(name, index, &mut passed) {
+            continue;
+        }
         let socket = take(&mut passed, index).map_err(|error| {
             Error::system(format!("a socket of LISTEN_FDS cannot be a listener: {error}"))
         })?;
-        let name = names.next().unwrap_or_default();
         let stored = Door::ALL.into_iter().find(|door| is_stored_name(*door, name));
         let door = stored.or_else(|| Door::ALL.into_iter().find(|door| door.key() == name));
         let owner = if stored.is_some() { SocketOwner::Own } else { SocketOwner::Another };
@@ -59,7 +69,8 @@ pub(crate) fn inherited() -> Result<Inherited> {
     Ok(inherited)
 }
 
-fn take(passed: &mut ListenFd, index: usize) -> io::Result<OwnedFd> {
+/// A stream socket, whatever is connected to it.
+pub(crate) fn take(passed: &mut ListenFd, index: usize) -> io::Result<OwnedFd> {
     if let Ok(Some(socket)) = passed.take_unix_listener(index) {
         return Ok(socket.into());
     }
@@ -71,7 +82,9 @@ fn take(passed: &mut ListenFd, index: usize) -> io::Result<OwnedFd> {
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     pub(crate) listeners: Vec<InheritedListener>,
-    /// The names in the store.
+    /// What the store has of children.
+    pub(crate) children: FoundChildren,
+    /// The names of listeners in the store.
     stored: BTreeSet<String>,
 }
 
@@ -128,9 +141,12 @@ pub(crate) fn prepare_successor(command: &mut Command) {
 #[derive(Debug)]
 pub(crate) struct Manager {
     channel: Option<NotifySocket>,
-    /// It keeps copies of our listeners while this service restarts, under these names.
-    keeps: bool,
+    /// So many descriptors it keeps while this service restarts; 0: none.
+    store_max: usize,
+    /// The names of our listeners there.
     stored: BTreeSet<String>,
+    /// Children that are on their way there.
+    leaving: Option<LeavingBatch>,
     watchdog: Option<Watchdog>,
     /// What was said last, and what may be said next and when.
     said: Status,
@@ -143,11 +159,28 @@ pub(crate) struct Manager {
 struct NotifySocket {
     socket: UnixDatagram,
     address: UnixAddr,
-    waiting: VecDeque<(String, Option<OwnedFd>)>,
+    waiting: VecDeque<ManagerMessage>,
     /// When to try again what waits.
     retry: Option<Instant>,
     /// It was told that something could not be sent.
     complained: bool,
+    /// Descriptors of the present batch of children that have been sent.
+    children_sent: usize,
+}
+
+#[derive(Debug)]
+struct ManagerMessage {
+    text: String,
+    fd: Option<OwnedFd>,
+    /// The descriptor is a child's, or the images of some. What is not sent is closed.
+    of_child: bool,
+}
+
+/// Children whose messages wait.
+#[derive(Debug)]
+struct LeavingBatch {
+    len: usize,
+    due: Instant,
 }
 
 #[derive(Debug)]
@@ -178,7 +211,8 @@ impl Manager {
         let every = period.filter(|_| channel.is_some()).map(|period| Duration::from_micros(period) / 2);
         Manager {
             // systemd says so from version 254 on; our units do for those before.
-            keeps: channel.is_some() && number("FDSTORE").is_some_and(|max| max > 0),
+            store_max: number("FDSTORE").filter(|_| channel.is_some()).unwrap_or_default() as usize,
+            leaving: None,
             channel,
             stored: std::mem::take(&mut inherited.stored),
             watchdog: every.map(|every| Watchdog { every, due: now }),
@@ -189,11 +223,12 @@ impl Manager {
     }
 
     /// The loop listens: after a start, a reload or a hand-over. Also brings the store up to date.
-    pub(crate) fn ready(&mut self, lp: &Loop) {
+    pub(crate) fn ready(&mut self, lp: &mut Loop) {
         if self.channel.is_none() {
             return;
         }
         self.keep(lp);
+        lp.store_children(self.store_max.saturating_sub(self.stored.len()).min(STORED_MAX));
         self.said = Status::of(lp);
         self.tell(format!("READY=1\nSTATUS={}", self.said.text()), None);
     }
@@ -209,7 +244,7 @@ impl Manager {
         if self.channel.is_none() {
             return;
         }
-        if self.keeps {
+        if self.store_max > 0 {
             lp.keep_listeners();
         }
         let longest = Duration::from_millis(lp.settings().drain_timeout) + STOP_SPARE;
@@ -223,7 +258,7 @@ impl Manager {
         self.tell(format!("MAINPID={pid}"), None);
         // What is told from here on is that one's.
         self.watchdog = None;
-        self.keeps = false;
+        self.store_max = 0;
         self.look_at_status = None;
     }
 
@@ -263,13 +298,72 @@ impl Manager {
         Some(due.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000) as Millis)
     }
 
+    /// What the store has of children, which it has no more when this returns: whoever starts next must not find them there
+    /// again. Waits for a manager that is busy; where it is for too long they are closed.
+    pub(crate) fn take_back(&mut self, found: FoundChildren) -> StoredChildren {
+        let (names, children) = found.into_parts();
+        let due = Instant::now() + STORE_PATIENCE;
+        for name in names {
+            let text = format!("FDSTOREREMOVE=1\nFDNAME={name}\n");
+            let outcome =
+                self.channel.as_ref().map_or(Err(Errno::ENOTCONN), |one| one.send_until(&text, due));
+            if let Err(error) = outcome {
+                log::warn!("the children of the store are closed: they cannot be taken out of it: {error}");
+                return StoredChildren::default();
+            }
+        }
+        children
+    }
+
+    /// After each turn of the loop: children that it gives away go into the store.
+    pub(crate) fn store(&mut self, lp: &mut Loop) {
+        loop {
+            if self.leaving.is_some() && !self.end_batch(lp) {
+                return;
+            }
+            let Some(batch) = lp.next_stored() else { return };
+            self.begin_batch(batch);
+        }
+    }
+
+    fn begin_batch(&mut self, batch: StoredBatch) {
+        let Some(channel) = &mut self.channel else { return };
+        self.leaving = Some(LeavingBatch { len: batch.children.len(), due: Instant::now() + STORE_PATIENCE });
+        let images = (images_name(batch.number), batch.images);
+        let children = batch.children.into_iter().map(|(id, socket)| (child_name(id), socket));
+        channel.children_sent = 0;
+        for (name, fd) in std::iter::once(images).chain(children) {
+            let text = format!("FDSTORE=1\nFDNAME={name}\n");
+            channel.waiting.push_back(ManagerMessage { text, fd: Some(fd), of_child: true });
+        }
+        channel.send_waiting(Instant::now());
+    }
+
+    /// Whether all of the batch has been sent, or is closed.
+    fn end_batch(&mut self, lp: &mut Loop) -> bool {
+        let (Some(channel), Some(batch)) = (&mut self.channel, &self.leaving) else { return true };
+        let waits = channel.waiting.iter().any(|told| told.of_child);
+        if waits && Instant::now() < batch.due {
+            return false;
+        }
+        channel.waiting.retain(|told| !told.of_child);
+        // The images come first.
+        let stored = channel.children_sent.saturating_sub(1);
+        if stored < batch.len {
+            log::warn!("{} children are closed: the service manager does not take them", batch.len - stored);
+        }
+        lp.stored(stored, stored == batch.len);
+        self.leaving = None;
+        true
+    }
+
     /// Gives the store what is new, and takes back what has gone.
     fn keep(&mut self, lp: &Loop) {
         let copies = match lp.listener_copies() {
             Ok(copies) => copies,
             Err(error) => return log::warn!("the service manager keeps no listeners: {error}"),
         };
-        let ours = copies.into_iter().filter(|copy| self.keeps && copy.owner == SocketOwner::Own);
+        let ours = copies.into_iter().filter(|copy| self.store_max > 0 && copy.owner == SocketOwner::Own);
         let ours: Vec<_> = ours.map(|copy| (stored_name(&copy), copy.socket)).collect();
         let names: BTreeSet<String> = ours.iter().map(|(name, _)| name.clone()).collect();
         let former = std::mem::replace(&mut self.stored, names);
@@ -290,7 +384,7 @@ impl Manager {
         if channel.waiting.len() == WAITING_MAX {
             return log::warn!("the service manager takes no more messages: {text:?} is lost");
         }
-        channel.waiting.push_back((text, fd));
+        channel.waiting.push_back(ManagerMessage { text, fd, of_child: false });
         channel.send_waiting(Instant::now());
     }
 }
@@ -303,24 +397,42 @@ impl NotifySocket {
             _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "not the path of a Unix socket")),
         };
         let (socket, waiting) = (UnixDatagram::unbound()?, VecDeque::new());
-        Ok(NotifySocket { socket, address, waiting, retry: None, complained: false })
+        Ok(NotifySocket { socket, address, waiting, retry: None, complained: false, children_sent: 0 })
     }
 
     /// What has waited, in order. What cannot be sent at all is lost, with a warning.
     fn send_waiting(&mut self, now: Instant) {
         self.retry = None;
-        while let Some((text, fd)) = self.waiting.front() {
+        while let Some(ManagerMessage { text, fd, of_child }) = self.waiting.front() {
+            let of_child = *of_child;
             match self.send(text, fd.as_ref()) {
-                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => {
-                    self.retry = Some(now + RETRY);
+                Err(error) if is_busy(error) => {
+                    self.retry = Some(now + if of_child { CHILD_RETRY } else { RETRY });
                     return;
                 }
-                Err(error) if !std::mem::replace(&mut self.complained, true) => {
-                    log::warn!("the service manager cannot be told {:?}: {error}", text.trim_end());
+                Ok(()) => self.children_sent += usize::from(of_child),
+                Err(error) => {
+                    if !std::mem::replace(&mut self.complained, true) {
+                        log::warn!("the service manager cannot be told {:?}: {error}", text.trim_end());
+                    }
+                    if of_child {
+                        // No child goes without its image.
+                        self.waiting.retain(|told| !told.of_child);
+                        continue;
+                    }
                 }
-                Ok(()) | Err(_) => {}
             }
             self.waiting.pop_front();
+        }
+    }
+
+    /// Sends it, and waits for a manager that is busy. For a program that has nothing else to do yet.
+    fn send_until(&self, text: &str, due: Instant) -> nix::Result<()> {
+        loop {
+            match self.send(text, None) {
+                Err(error) if is_busy(error) && Instant::now() < due => std::thread::sleep(CHILD_RETRY),
+                outcome => return outcome,
+            }
         }
     }
 
@@ -332,6 +444,11 @@ impl NotifySocket {
         let parts = [IoSlice::new(text.as_bytes())];
         sendmsg(self.socket.as_raw_fd(), &parts, control, flags, Some(&self.address)).map(drop)
     }
+}
+
+/// The manager's queue is full, or too many descriptors are under way: later it may take it.
+fn is_busy(error: Errno) -> bool {
+    [Errno::EAGAIN, Errno::ENOBUFS, Errno::EINTR, Errno::ETOOMANYREFS].contains(&error)
 }
 
 impl Status {
@@ -361,7 +478,8 @@ mod tests {
     fn manager(path: &std::path::Path) -> Manager {
         Manager {
             channel: Some(NotifySocket::open(path.as_os_str()).unwrap()),
-            keeps: true,
+            store_max: 8,
+            leaving: None,
             stored: BTreeSet::new(),
             watchdog: Some(Watchdog { every: Duration::from_secs(1), due: Instant::now() }),
             said: Status::default(),

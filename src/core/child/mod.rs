@@ -352,15 +352,24 @@ impl Child {
         self.topics.is_none() && self.may_move_listening()
     }
 
-    /// The same, together with the connection of what it listens to.
-    pub(crate) fn may_move_listening(&self) -> bool {
+    /// Whether it may do so once its request has come to its end, as far as can be told.
+    pub(crate) fn may_be_taken_off(&self) -> bool {
+        self.is_movable() && self.topics.is_none() && self.subscriptions.is_none()
+    }
+
+    /// Whether it is one of those that another process could serve at all.
+    fn is_movable(&self) -> bool {
         let is_plain =
             self.state == ChildState::Open && !self.stays && !self.ignored && self.ends_at.is_none();
-        let is_on_a_socket = self.origin.kind().is_accepted() && self.origin.secured().is_none();
+        is_plain && self.origin.kind().is_accepted() && self.origin.secured().is_none()
+    }
+
+    /// The same, together with the connection of what it listens to.
+    pub(crate) fn may_move_listening(&self) -> bool {
         let owns_nothing = self.lease.is_none() && self.subscriptions.is_none();
         let is_unbound = !self.session.is_pinned() && self.session.transaction.may_move();
         let is_read = self.claim.as_ref().is_none_or(|claim| !claim.is_skipped);
-        is_plain && is_on_a_socket && owns_nothing && is_unbound && is_read && self.front_is_fresh()
+        self.is_movable() && owns_nothing && is_unbound && is_read && self.front_is_fresh()
     }
 
     /// Whether it has all that it was owed but for what its socket has not taken, and nothing of it is upstream.

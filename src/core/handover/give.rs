@@ -42,6 +42,20 @@ impl Shared {
         true
     }
 
+    /// Whether `begin_move` may have the child come to rest, now or when a reply has come.
+    fn may_rest_soon(&self, child: &Child) -> bool {
+        match child.hold() {
+            Hold::Reply | Hold::Question => child.may_be_taken_off(),
+            Hold::Element => {
+                let group = child.front().wait().and_then(|wait| self.groups.get(wait.group));
+                child.may_move() && group.is_some_and(|group| group.restarts())
+            }
+            Hold::None | Hold::InFlightMax | Hold::OwnReplies => child.may_move(),
+            Hold::OutputFull | Hold::LaneFull | Hold::LeaseQueue | Hold::Moving => child.may_move(),
+            _ => false,
+        }
+    }
+
     /// The commands of its group end, and are not written again. False: the group is not at rest yet, or stays.
     fn begin_move_of_group(&mut self, child: &Child) -> bool {
         let Some(wait) = child.front().wait().filter(|_| child.may_move()) else { return false };
@@ -291,6 +305,12 @@ impl Broker {
     /// How many children are about to go, and have not come to rest.
     pub fn moving_len(&self) -> usize {
         self.shared.moves.moving.len()
+    }
+
+    /// Whether somebody is about to go, or may come to rest before long who has not been asked to.
+    pub fn may_give_more(&self) -> bool {
+        !self.shared.moves.moving.is_empty()
+            || self.children.iter().any(|(_, child)| self.shared.may_rest_soon(child))
     }
 
     /// Nobody goes any more: those that were about to go on here.

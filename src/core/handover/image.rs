@@ -115,6 +115,18 @@ pub struct ChildImage {
 }
 
 impl ChildImage {
+    /// So much time has passed since it was made.
+    pub fn grow_older(&mut self, by: Millis) {
+        self.age_ms = self.age_ms.saturating_add(by);
+        self.idle_ms = self.idle_ms.saturating_add(by);
+        self.own_writes_ms = self.own_writes_ms.saturating_sub(by);
+        if let Some(wait) = &mut self.wait {
+            wait.waited_ms = wait.waited_ms.saturating_add(by);
+            wait.present_ms = wait.present_ms.saturating_add(by);
+            wait.left_ms = wait.left_ms.map(|left| left.saturating_sub(by));
+        }
+    }
+
     /// Bytes that its image takes, about.
     pub fn about_bytes(&self) -> usize {
         let multi = self.multi.as_ref().map_or(0, |multi| {

@@ -10,6 +10,7 @@
 
 mod giver;
 mod hubs;
+mod store;
 mod taker;
 
 use super::pace::StepKind;
@@ -19,6 +20,8 @@ use crate::base::error::Error;
 use crate::core::{ChildImage, LaneKey};
 use crate::transport::stream::{Peer, Stream};
 use giver::Giver;
+use store::{Returning, Storing};
+pub use store::{StoredBatch, StoredChildren};
 pub use taker::Takeover;
 use taker::Taker;
 
@@ -65,6 +68,12 @@ pub(super) struct Handover {
     taker: Option<Box<Taker>>,
     /// Another process accepts what comes to the listeners.
     keeps_out: bool,
+    /// Descriptors that the program has a store for, which outlives this process; 0: none.
+    store_room: usize,
+    /// This process ends, and children go into the store.
+    storing: Option<Box<Storing>>,
+    /// Children that a store has had.
+    returning: Option<Box<Returning>>,
     state: HandoverState,
     /// Why taking over has failed.
     failure: Option<String>,
@@ -87,7 +96,8 @@ impl Handover {
     }
 
     pub(super) fn timeout(&self) -> Option<Millis> {
-        (self.giver.is_some() || self.taker.is_some()).then_some(LOOK)
+        let is_under_way = self.giver.is_some() || self.taker.is_some();
+        (is_under_way || self.storing.is_some() || self.returning.is_some()).then_some(LOOK)
     }
 
     /// A point at which a test lets the process die.
@@ -155,6 +165,7 @@ impl Loop {
 
     /// As much as a turn has room for.
     pub(super) fn hand_over(&mut self) {
+        self.bring_back();
         if self.handover.giver.is_none() && self.handover.taker.is_none() {
             return;
         }
