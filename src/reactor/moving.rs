@@ -145,8 +145,15 @@ mod tests {
         assert_eq!(password("redis://app:given@two:1").as_deref(), Some("given"));
         assert_eq!(password("redis+sentinel://one:1,two:1/name"), None);
         assert!(at("http://one").is_err());
-        let secured = sourced_at(&sourced, "rediss://one:1").unwrap();
-        let plain = sourced_at(&secured, "redis://one:1").and_then(|sourced| sourced.settings()).unwrap();
-        assert_eq!(plain.upstream_password, None, "in the clear");
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn what_went_by_tls_is_not_sent_in_the_clear() {
+        let mut settings = Settings::default();
+        settings.set("upstream", "rediss://one:1").unwrap();
+        settings.set("upstream_password", "stored").unwrap();
+        let plain = sourced_at(&Sourced::from(settings), "redis://one:1").unwrap();
+        assert_eq!(plain.settings().unwrap().upstream_password, None);
     }
 }
