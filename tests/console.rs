@@ -1,20 +1,17 @@
 //! The console: who may look, who may change something, what the tables say, and that nobody waits for them.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::support::broker::BINARY;
 use crate::support::console::{lines, rows, said};
 use crate::support::native_child::NativeChild;
-use crate::support::{Broker, Raw, Redis, Running, show, wait_until};
+use crate::support::{Broker, Raw, Redis, Running, admin_beside, show, wait_until};
 
 const REFUSED: &str = "-NOPERM this user has no permissions to run the 'broker' command";
 
 fn admin(broker: &Broker) -> Raw {
-    let mut path = broker.socket().as_os_str().to_owned();
-    path.push(".admin");
-    Raw::unix(&PathBuf::from(path))
+    Raw::unix(&admin_beside(broker.socket()))
 }
 
 #[test]

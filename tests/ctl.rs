@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::broker::BINARY;
 use crate::support::console::{rows, said};
 use crate::support::native_child::NativeChild;
-use crate::support::{Broker, PATIENCE, Raw, Redis, wait_until};
+use crate::support::{Broker, PATIENCE, Raw, Redis, admin_beside, wait_until};
 
 fn ctl(broker: &Broker, words: &str) -> Output {
     let socket = broker.socket().display().to_string();
@@ -29,12 +29,6 @@ fn done(broker: &Broker, words: &str) -> String {
     let (code, out, err) = told(&ctl(broker, words));
     assert_eq!((code, err.as_str()), (Some(0), ""), "{words}: {out}");
     out
-}
-
-fn admin_of(broker: &Broker) -> PathBuf {
-    let mut path = broker.socket().as_os_str().to_owned();
-    path.push(".admin");
-    path.into()
 }
 
 #[test]
@@ -71,7 +65,7 @@ fn a_process_is_closed_as_a_whole() {
     let mut own: Vec<Raw> = (0..300).map(|_| broker.connect()).collect();
     own.iter_mut().for_each(|raw| raw.expect("ECHO a", "$1\r\na\r\n"));
     let pid = std::process::id();
-    let mut admin = Raw::unix(&admin_of(&broker));
+    let mut admin = Raw::unix(&admin_beside(broker.socket()));
     assert_eq!(rows(&mut admin, &format!("PROCESSES WHERE pid {pid}"))[0]["children"], "301");
     assert_eq!(done(&broker, &format!("KILL PID {pid}")), "301\n");
     assert!(own.iter_mut().all(Raw::is_closed) && admin.is_closed());
@@ -79,10 +73,10 @@ fn a_process_is_closed_as_a_whole() {
     for wrong in ["0", "-3", "x"] {
         assert_eq!(told(&ctl(&broker, &format!("KILL PID {wrong}"))).0, Some(1), "{wrong}");
     }
-    let mut admin = Raw::unix(&admin_of(&broker));
+    let mut admin = Raw::unix(&admin_beside(broker.socket()));
     admin.expect(&format!("BROKER KILL PID {pid}"), ":1\r\n");
     assert!(admin.is_closed(), "its own child goes last");
-    let left = rows(&mut Raw::unix(&admin_of(&broker)), "CHILDREN WHERE waits_for -");
+    let left = rows(&mut Raw::unix(&admin_beside(broker.socket())), "CHILDREN WHERE waits_for -");
     assert!(left.iter().any(|row| row["pid"] == other.pid().to_string()), "{left:?}");
 }
 

@@ -1,16 +1,13 @@
 //! PAUSE, RESUME, RECONNECT and UPSTREAM: whatever happens to Redis meanwhile, children see nothing of it but time.
 
 use crate::support::console::{rows, said};
-use crate::support::{Broker, Raw, Redis, upstream_clients, wait_until};
-use std::path::PathBuf;
+use crate::support::{Broker, Raw, Redis, admin_beside, upstream_clients, wait_until};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn admin(broker: &Broker) -> Raw {
-    let mut path = broker.socket().as_os_str().to_owned();
-    path.push(".admin");
     wait_until("the upstream", || broker.log().contains("is up"));
-    Raw::unix(&PathBuf::from(path))
+    Raw::unix(&admin_beside(broker.socket()))
 }
 
 /// Waits until so many children wait for the end of a pause.

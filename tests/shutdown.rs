@@ -2,7 +2,6 @@
 //! neither a file nor a connection to Redis is left; and how long nobody can connect while another one takes its place.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,19 +9,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::console::rows;
-use crate::support::{Broker, Crowd, End, PATIENCE, Raw, Redis, request, upstream_clients, wait_until};
+use crate::support::{
+    Broker, Crowd, End, PATIENCE, Raw, Redis, admin_beside, request, upstream_clients, wait_until,
+};
 
 /// How an end is asked for.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Sent(Signal),
     Asked(&'static str),
-}
-
-fn admin_path(broker: &Broker) -> PathBuf {
-    let mut path = broker.socket().as_os_str().to_owned();
-    path.push(".admin");
-    path.into()
 }
 
 fn send(broker: &Broker, signal: Signal) {
@@ -35,7 +30,7 @@ fn ask_for_end(broker: &Broker, way: Way) -> Option<Raw> {
     match way {
         Way::Sent(signal) => send(broker, signal),
         Way::Asked(words) => {
-            let mut admin = Raw::unix(&admin_path(broker));
+            let mut admin = Raw::unix(&admin_beside(broker.socket()));
             admin.send(words);
             return Some(admin);
         }
@@ -44,7 +39,10 @@ fn ask_for_end(broker: &Broker, way: Way) -> Option<Raw> {
 }
 
 fn nothing_is_left(broker: &Broker, redis: &Redis, about: &str) {
-    assert!(!broker.socket().exists() && !admin_path(broker).exists(), "{about}: a socket file is left");
+    assert!(
+        !broker.socket().exists() && !admin_beside(broker.socket()).exists(),
+        "{about}: a socket file is left"
+    );
     wait_until("no upstream connection is left", || upstream_clients(redis).is_empty());
 }
 
@@ -161,7 +159,7 @@ fn a_signal_shortens_a_drain() {
     let mut held = hold(&broker, &redis);
     let mut asker = ask_for_end(&broker, Way::Asked("BROKER DRAIN")).expect("who asks");
     wait_until("it drains", || Raw::try_unix(broker.socket()).is_err());
-    let mut second = Raw::unix(&admin_path(&broker));
+    let mut second = Raw::unix(&admin_beside(broker.socket()));
     assert_eq!(rows(&mut second, "UPSTREAM")[0]["state"], "draining");
     let children = rows(&mut second, "CHILDREN");
     assert_eq!(children.len(), 5, "who is waited for, and the console: {children:?}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::support::console::{lines, rows, said};
-use crate::support::{Broker, Crowd, Raw, Redis, upstream_clients, wait_until};
+use crate::support::{Broker, Crowd, Raw, Redis, admin_beside, upstream_clients, wait_until};
 
 /// SHA-256 of "p" and of "q".
 const P: &str = "148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940";
@@ -38,7 +38,7 @@ impl Filed {
     }
 
     fn admin(&self) -> Raw {
-        Raw::unix(&beside(self.broker.socket()))
+        Raw::unix(&admin_beside(self.broker.socket()))
     }
 
     fn hang_up(&self) {
@@ -49,12 +49,6 @@ impl Filed {
 
 fn write(file: &Path, upstream: &str, listen: &str, more: &str) {
     fs::write(file, format!("upstream = '{upstream}'\nlisten = ['{listen}']\n{more}\n")).expect("a file");
-}
-
-fn beside(socket: &Path) -> PathBuf {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".admin");
-    path.into()
 }
 
 /// A key's value and where it is from.

@@ -5,7 +5,7 @@ use crate::support::broker::BINARY;
 use crate::support::console::{lines, rows, said};
 use crate::support::native::{C99, Mode, Native};
 use crate::support::run::variable;
-use crate::support::{Crowd, PATIENCE, Raw, Redis, is_running, wait_until};
+use crate::support::{Crowd, PATIENCE, Raw, Redis, admin_beside, is_running, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -68,9 +68,7 @@ impl Daemon {
     }
 
     fn admin(&self) -> Raw {
-        let mut path = self.socket.clone().into_os_string();
-        path.push(".admin");
-        let mut admin = Raw::unix(&PathBuf::from(path));
+        let mut admin = Raw::unix(&admin_beside(&self.socket));
         admin.set_patience(PATIENCE);
         admin
     }

@@ -151,6 +151,13 @@ pub(crate) fn is_running(pid: u32) -> bool {
     }
 }
 
+/// Where the console's verbs are heard, unless `admin_listen` says otherwise: beside the first listener.
+pub(crate) fn admin_beside(socket: &std::path::Path) -> std::path::PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".admin");
+    path.into()
+}
+
 /// A process that ends with the test.
 pub(crate) struct Running(pub(crate) std::process::Child);
 

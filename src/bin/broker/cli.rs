@@ -140,14 +140,9 @@ pub(crate) struct StatusArgs {
     pub(crate) timeout: Duration,
 }
 
-/// Flags of `broker upgrade`.
+/// The broker that a verb is for, and how long it is waited for.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The same as broker ctl UPGRADE. The broker starts its own program again, as it is on disk now, with its own \
-    arguments, and hands everything over to it; if that one fails, it serves as before. Exit code 0: the new one accepts, and \
-    children follow. 1: it does not, and why. 2: the broker does not answer, or the usage is wrong."
-)]
-pub(crate) struct UpgradeArgs {
+pub(crate) struct WhichBroker {
     /// The broker's configuration file, which says where its admin_listen is
     #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
     pub(crate) config: Option<PathBuf>,
@@ -162,11 +157,23 @@ pub(crate) struct UpgradeArgs {
     pub(crate) timeout: Duration,
 }
 
+/// Flags of `broker upgrade`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The same as broker ctl UPGRADE. The broker starts its own program again, as it is on disk now, with its own \
+    arguments, and hands everything over to it; if that one fails, it serves as before. Exit code 0: the new one accepts, and \
+    children follow. 1: it does not, and why. 2: the broker does not answer, or the usage is wrong."
+)]
+pub(crate) struct UpgradeArgs {
+    #[command(flatten)]
+    pub(crate) of: WhichBroker,
+}
+
 /// Flags of `broker ctl`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "The words are those behind BROKER in docs/console.md: broker ctl SHOW CHILDREN, broker ctl SET lanes 4, \
-    broker ctl DRAIN. As the last word of SET, - reads the value from standard input, where it is not in the process list. \
+    broker ctl DRAIN. As the last word of SET or UPSTREAM, - reads it from standard input, where it is not in the process list. \
     RELOAD, SET, UNSET, PAUSE, RECONNECT, UPSTREAM, UPGRADE, DRAIN and SHUTDOWN take their time: once the broker has shown \
     that it answers, their end is waited for, and --timeout does not bound it. DRAIN and SHUTDOWN WAIT end when the broker \
     has let all others go. Exit code 0: done. 1: the broker refuses, and says why. 2: it does not answer, or the usage is \
@@ -194,18 +201,8 @@ pub(crate) struct CtlArgs {
     has, and the broker says why. 2: it does not answer, or the usage is wrong."
 )]
 pub(crate) struct ReloadArgs {
-    /// The broker's configuration file, which says where its admin_listen is
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
-    pub(crate) config: Option<PathBuf>,
-    /// Where the broker listens: a path, unix:///path or tcp://host:port [default: as broker serve without --listen]
-    #[arg(long, value_name = "PATH|URL")]
-    pub(crate) socket: Option<String>,
-    /// Where its admin_listen is [default: the socket's path with .admin behind it]
-    #[arg(long, value_name = "PATH|URL")]
-    pub(crate) admin: Option<String>,
-    /// How long the broker may take to show that it answers
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) of: WhichBroker,
 }
 
 /// A time as in the configuration: a plain number is milliseconds.

@@ -1,7 +1,7 @@
 //! `broker ctl`, `broker reload` and `broker upgrade`: one command of the console from the shell, its answer as text, and an exit code. Knows
 //! no command: what the words mean is the broker's.
 
-use crate::cli::{CtlArgs, ReloadArgs, UpgradeArgs};
+use crate::cli::{CtlArgs, ReloadArgs, UpgradeArgs, WhichBroker};
 use crate::complain;
 use crate::shared::say;
 use crate::top::client::{ConsoleClient, Trouble, admin_of, harmless, lines_of, socket_of};
@@ -39,22 +39,17 @@ pub(crate) fn run(args: &CtlArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn reload(args: &ReloadArgs) -> Result<ExitCode> {
-    let ReloadArgs { config, socket, admin, timeout } = args;
-    carry_out_at(config.as_deref(), (socket.as_deref(), admin.as_deref()), *timeout, "RELOAD")
+    carry_out_at(&args.of, "RELOAD")
 }
 
 pub(crate) fn upgrade(args: &UpgradeArgs) -> Result<ExitCode> {
-    let UpgradeArgs { config, socket, admin, timeout } = args;
-    carry_out_at(config.as_deref(), (socket.as_deref(), admin.as_deref()), *timeout, "UPGRADE")
+    carry_out_at(&args.of, "UPGRADE")
 }
 
 /// A verb of the broker that has this configuration, or these sockets.
-fn carry_out_at(
-    config: Option<&Path>,
-    (socket, admin): (Option<&str>, Option<&str>),
-    timeout: Duration,
-    verb: &str,
-) -> Result<ExitCode> {
+fn carry_out_at(of: &WhichBroker, verb: &str) -> Result<ExitCode> {
+    let (config, timeout) = (of.config.as_deref(), of.timeout);
+    let (socket, admin) = (of.socket.as_deref(), of.admin.as_deref());
     let place = match config {
         Some(path) => match place_in(path) {
             Ok(place) => place,
