@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// The broker is followed by one with more arguments; the former has ended well.
 fn follow(broker: &mut Broker, more: &[&str]) {
@@ -665,6 +666,37 @@ fn who_may_come_in_is_changed_by_a_reload_and_not_by_an_upgrade() {
     follow(&mut broker, &[]);
     ann.expect("ACL WHOAMI", "$3\r\nann\r\n");
     bob.expect("ACL WHOAMI", "$3\r\nbob\r\n");
+}
+
+/// One that hangs keeps what it was given, and nothing else: neither those who were on their way, nor newcomers.
+#[test]
+fn a_successor_that_hangs_holds_nobody_but_its_own() {
+    let redis = Redis::start();
+    redis.ask("SET k v");
+    let broker = Broker::start(&redis, &[]);
+    let mut children: Vec<Raw> = (0..CHILDREN).map(|_| broker.connect()).collect();
+    children.iter_mut().for_each(|child| child.expect("GET k", "$1\r\nv\r\n"));
+    let successor = broker.start_successor(&["--sabotage-handover", "-22"]);
+    wait_until("it is given up", || broker.log().contains("the successor does not go on"));
+    let gone = number_before(&broker.log(), " children had gone");
+    assert!((1..CHILDREN).contains(&gone), "it stops in the middle: {gone}");
+    children.iter_mut().for_each(|child| child.send("GET k"));
+    wait_until("it accepts again", || broker.log().contains("this process accepts again"));
+    broker.connect().expect("GET k", "$1\r\nv\r\n");
+    let (mut answered, mut silent) = (0, Vec::new());
+    for mut child in children {
+        child.set_patience(Duration::from_millis(if silent.len() < gone { 20 } else { 20_000 }));
+        match child.try_reply() {
+            Ok(reply) => answered += usize::from(reply == b"$1\r\nv\r\n"),
+            Err(_) => silent.push(child),
+        }
+    }
+    assert_eq!((answered, silent.len()), (CHILDREN - gone, gone));
+    successor.go_on();
+    for mut child in silent {
+        child.set_patience(PATIENCE);
+        assert_eq!(child.read_text(), "$1\r\nv\r\n", "its own are served when it wakes up");
+    }
 }
 
 /// A pair of which the former has a child that stays: the process that it is, the one that follows, the child.

@@ -325,6 +325,11 @@ impl Broker {
         signal(self.process_mut(), Signal::TERM);
     }
 
+    /// Lets it run again that has been stopped.
+    pub(crate) fn go_on(&self) {
+        signal(self.process.as_ref().expect("a broker process"), Signal::CONT);
+    }
+
     /// Ends it with SIGKILL.
     pub(crate) fn kill(&mut self) {
         let process = self.process_mut();

@@ -71,8 +71,8 @@ pub(crate) struct ServeArgs {
     pub(crate) takeover: bool,
     /// Die at the step of this number of a hand-over, to check that nothing is lost
     #[cfg(feature = "sabotage")]
-    #[arg(long, hide = true, value_name = "STEP")]
-    pub(crate) sabotage_handover: Option<u32>,
+    #[arg(long, allow_negative_numbers = true, hide = true, value_name = "STEP")]
+    pub(crate) sabotage_handover: Option<i32>,
     /// Swap the replies of two children, to check that the demo detects it
     #[cfg(feature = "sabotage")]
     #[arg(long, hide = true)]

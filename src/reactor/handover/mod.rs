@@ -79,7 +79,7 @@ pub(super) struct Handover {
     failure: Option<String>,
     /// The process kills itself at the step of this number.
     #[cfg(feature = "sabotage")]
-    dies_at: u32,
+    dies_at: i32,
     #[cfg(feature = "sabotage")]
     steps: u32,
 }
@@ -100,14 +100,15 @@ impl Handover {
         (is_under_way || self.storing.is_some() || self.returning.is_some()).then_some(LOOK)
     }
 
-    /// A point at which a test lets the process die.
+    /// A point at which a test lets the process die, or stop.
     fn step(&mut self) {
         #[cfg(feature = "sabotage")]
         {
+            use rustix::process::{Signal, getpid, kill_process};
             self.steps += 1;
-            if self.steps == self.dies_at {
-                let _ =
-                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            if self.steps == self.dies_at.unsigned_abs() {
+                let signal = if self.dies_at > 0 { Signal::KILL } else { Signal::STOP };
+                let _ = kill_process(getpid(), signal);
             }
         }
     }
@@ -148,7 +149,7 @@ impl Loop {
 
     /// Kills the process at the step of this number, to test that nothing is lost.
     #[cfg(feature = "sabotage")]
-    pub fn sabotage_handover(&mut self, step: u32) {
+    pub fn sabotage_handover(&mut self, step: i32) {
         self.handover.dies_at = step;
     }
 
