@@ -357,6 +357,21 @@ impl Sim {
         self.settle();
     }
 
+    /// Goes on in small steps until this holds, which it returns, or nothing moves any more.
+    pub(super) fn go_on_until(&mut self, holds: impl Fn(&Broker) -> bool) -> bool {
+        for _ in 0..1_000 {
+            self.turn();
+            if holds(&self.broker) {
+                return true;
+            }
+            for link in self.all_links() {
+                self.read_redis(link, usize::MAX);
+                self.read_lane(link, usize::MAX);
+            }
+        }
+        false
+    }
+
     pub(super) fn thaw(&mut self) {
         self.frozen.clear();
         self.silent.clear();
